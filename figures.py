@@ -1,0 +1,142 @@
+"""Every drawing of the repository; each function returns a matplotlib Figure, `save` writes it.
+
+Only `matplotlib.figure.Figure` is used, never pyplot: importing this file selects no backend and opens no window.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from files import whole
+
+# Colour-blind-safe (Okabe and Ito), in an order whose lightness also differs in print.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
+
+
+def save(figure, path):
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
+
+
+def confusion_matrix(counts, title):
+    """Counts (10, 10), row = true digit, column = predicted digit, as a heat map with the numbers written in.
+
+    The colours show the errors: the diagonal is left out of the scale, it would drown everything else.
+    """
+    counts = np.asarray(counts)
+    errors = counts * (1 - np.eye(len(counts), dtype=int))
+    figure = Figure(figsize=(6, 5.4))
+    axes = figure.add_subplot()
+    image = axes.imshow(errors, cmap="Blues", vmin=0, vmax=max(1, errors.max()))
+    for (row, column), count in np.ndenumerate(counts):
+        dark = row != column and count > 0.6 * errors.max()
+        weight = "bold" if row == column else "normal"
+        axes.text(
+            column,
+            row,
+            count or "·",
+            ha="center",
+            va="center",
+            weight=weight,
+            color="white" if dark else "black",
+        )
+    axes.set(xlabel="predicted", ylabel="true", xticks=range(len(counts)), yticks=range(len(counts)))
+    axes.set_title(f"{title}\n{counts.trace()} of {counts.sum()} correct", fontsize=10)
+    figure.colorbar(image, ax=axes, label="errors", shrink=0.8)
+    return figure
+
+
+def transformed_digits(before, after, title):
+    """64 images (64, 28, 28) in [0, 1] as an 8×8 grid, and beside it the same images transformed."""
+    figure = Figure(figsize=(9, 4.8))
+    for axes, images, name in zip(figure.subplots(1, 2), (before, after), ("test images", "transformed"), strict=True):
+        axes.imshow(grid_of(images), cmap="gray", vmin=0, vmax=1)
+        axes.set_title(name)
+        axes.axis("off")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def grid_of(images, columns=8, gap=2):
+    """Images (N, H, W) -> one picture, `columns` to a row, `gap` pixels of mid-grey between them."""
+    images = np.asarray(images)
+    framed = np.pad(images, ((0, -len(images) % columns), (0, gap), (0, gap)), constant_values=0.5)
+    n, height, width = framed.shape
+    rows = framed.reshape(n // columns, columns, height, width).swapaxes(1, 2)
+    return np.pad(rows.reshape(-1, columns * width), ((gap, 0), (gap, 0)), constant_values=0.5)
+
+
+def accuracy_bars(rows):
+    """Horizontal bars of test accuracy in percent, first row on top; rows: (label, mean, half width or None, runs).
+
+    The axis does not start at 0, and says so.
+    """
+    figure = Figure(figsize=(8, 0.5 * len(rows) + 1.4))
+    axes = figure.add_subplot()
+    lowest = min(mean - (half or 0) for _, mean, half, _ in rows)
+    left = max(0, np.floor(lowest * 2 - 0.5) / 2)
+    for y, (_, mean, half, runs) in enumerate(rows):
+        axes.barh(y, mean - left, left=left, color=BLUE if runs else GREY, xerr=half, capsize=4)
+        text = f"{mean:.2f}" + (f" ± {half:.2f} ({runs} runs)" if half is not None else "")
+        axes.text(mean + (half or 0), y, f"  {text}", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(left, max(mean + (half or 0) for _, mean, half, _ in rows) * 1.001 + 0.35)
+    axes.set_xlabel(f"test accuracy in % (the axis is cut: it starts at {left:g})")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure
+
+
+def loss_curves(curves, ylabel):
+    """Lines over epochs; curves: (label, [value of epoch 1, 2, ...])."""
+    figure = Figure(figsize=(7, 4))
+    axes = figure.add_subplot()
+    styles = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"), (GREY, "-."))
+    for (label, values), (colour, style) in zip(curves, styles, strict=False):
+        axes.plot(range(1, len(values) + 1), values, style, color=colour, label=label, linewidth=2)
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def network_diagram(title, *, coordconv_localisation, coordconv_classifier, bypass, transform):
+    """Block diagram of one experiment: which part is CoordConv, which is absent, and which transform is used."""
+    figure = Figure(figsize=(8, 2.2))
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 16), ylim=(0, 4))
+    axes.axis("off")
+
+    def block(x, y, width, text, colour, absent=False):
+        style = {"linestyle": "--", "facecolor": "white", "edgecolor": GREY} if absent else {"facecolor": colour}
+        axes.add_patch(FancyBboxPatch((x, y), width, 1, boxstyle="round,pad=0.08", linewidth=1.2, **style))
+        text_colour = GREY if absent else "black"
+        axes.text(x + width / 2, y + 0.5, text, ha="center", va="center", fontsize=9, color=text_colour)
+
+    def arrow(start, end, absent=False):
+        style = {
+            "arrowstyle": "->",
+            "color": GREY if absent else "black",
+            "linestyle": "--" if absent else "-",
+        }
+        axes.annotate("", xy=end, xytext=start, arrowprops=style)
+
+    def convolution(coordconv):
+        return ("CoordConv", "#F6C667") if coordconv else ("Conv", "#BBD7EA")
+
+    loc_name, loc_colour = convolution(coordconv_localisation)
+    cls_name, cls_colour = convolution(coordconv_classifier)
+    block(0.2, 1, 1.7, "image\n28×28", "#EEEEEE")
+    block(3.4, 2.8, 3.2, "no localisation" if bypass else f"localisation\n2 × {loc_name}", loc_colour, bypass)
+    block(7.4, 1, 2.4, "no warp" if bypass else f"{transform}\nwarp", "#CFE8DC", bypass)
+    block(11, 1, 2.7, f"classifier\n2 × {cls_name}", cls_colour)
+    block(14.4, 1, 1.4, "digit\n0–9", "#EEEEEE")
+    arrow((2.0, 1.8), (3.3, 3.2), bypass)
+    arrow((6.7, 3.2), (8.6, 2.1), bypass)
+    arrow((2.0, 1.5), (7.3, 1.5))
+    arrow((9.9, 1.5), (10.9, 1.5))
+    arrow((13.8, 1.5), (14.3, 1.5))
+    axes.set_title(title, fontsize=10)
+    return figure

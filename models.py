@@ -1,0 +1,85 @@
+"""The networks of the study: a spatial transformer before a small classifier of 28×28 digits.
+
+`Net` is the network of the PyTorch tutorial (pytorch.org/tutorials/intermediate/spatial_transformer_tutorial.html),
+`Net_CoordConv` the same with CoordConv layers where the flags ask for them, and `Net_CoordConv_Homography` the same
+with a homography in place of the affine transform. All map (B, 1, 28, 28) to log-probabilities (B, 10).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import stn
+from coordconv import CoordConv2d
+
+
+class Net(nn.Module):
+    """Spatial transformer and classifier with ordinary convolutions.
+
+    The keyword arguments are what the experiments vary: the kind of convolution in each part, and whether there is
+    a transformer at all. Without one there is no localisation network either, so no parameter is ever dead.
+    """
+
+    transform_identity = stn.AFFINE_IDENTITY
+    warp = staticmethod(stn.affine_warp)
+
+    def __init__(self, *, localisation_conv=nn.Conv2d, classifier_conv=nn.Conv2d, bypass_localisation=False):
+        super().__init__()
+        # The classifier comes first: with the same seed it starts with the same weights with and without a transformer.
+        self.conv1 = classifier_conv(1, 10, kernel_size=5)
+        self.conv2 = classifier_conv(10, 20, kernel_size=5)
+        self.fc1 = nn.Linear(320, 50)
+        self.fc2 = nn.Linear(50, 10)
+        self.bypass_localisation = bypass_localisation
+        if not bypass_localisation:
+            self.loc_conv1 = localisation_conv(1, 8, kernel_size=7)
+            self.loc_conv2 = localisation_conv(8, 10, kernel_size=5)
+            self.loc_fc1 = nn.Linear(90, 32)
+            self.loc_fc2 = nn.Linear(32, len(self.transform_identity))
+            with torch.no_grad():  # start from the identity transform
+                self.loc_fc2.weight.zero_()
+                self.loc_fc2.bias.copy_(torch.tensor(self.transform_identity))
+
+    def localise(self, x):
+        """The transform of each image: (B, 1, 28, 28) -> parameters (B, 6), or (B, 8) for a homography."""
+        x = F.relu(F.max_pool2d(self.loc_conv1(x), 2))  # (B, 8, 11, 11)
+        x = F.relu(F.max_pool2d(self.loc_conv2(x), 2))  # (B, 10, 3, 3)
+        x = F.relu(self.loc_fc1(x.flatten(1)))  # (B, 32)
+        return self.loc_fc2(x)
+
+    def transform(self, x):
+        """The images as the classifier sees them: (B, 1, 28, 28) -> (B, 1, 28, 28)."""
+        return x if self.bypass_localisation else self.warp(x, self.localise(x))
+
+    def classify(self, x):
+        """(B, 1, 28, 28) -> log-probabilities (B, 10)."""
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))  # (B, 10, 12, 12)
+        x = F.dropout2d(self.conv2(x), training=self.training)  # (B, 20, 8, 8)
+        x = F.relu(F.max_pool2d(x, 2))  # (B, 20, 4, 4)
+        x = F.dropout(F.relu(self.fc1(x.flatten(1))), training=self.training)  # (B, 50)
+        return F.log_softmax(self.fc2(x), dim=1)
+
+    def forward(self, x):
+        return self.classify(self.transform(x))
+
+
+class Net_CoordConv(Net):
+    """`Net` with both convolutions of the localisation network, of the classifier, or of both as CoordConv.
+
+    `bypass_localisation` feeds the image straight to the classifier. With all flags off it is `Net`: the same seed
+    gives the same weights and outputs. ("coordconf" is the original's spelling, kept as a public name.)
+    """
+
+    def __init__(self, use_coordconf_localisation=False, use_coordconf_classifier=False, bypass_localisation=False):
+        super().__init__(
+            localisation_conv=CoordConv2d if use_coordconf_localisation else nn.Conv2d,
+            classifier_conv=CoordConv2d if use_coordconf_classifier else nn.Conv2d,
+            bypass_localisation=bypass_localisation,
+        )
+
+
+class Net_CoordConv_Homography(Net_CoordConv):
+    """`Net_CoordConv` whose transformer is a homography with eight free numbers (see `stn.homography_warp_8`)."""
+
+    transform_identity = stn.HOMOGRAPHY_IDENTITY
+    warp = staticmethod(stn.homography_warp_8)

@@ -1,0 +1,441 @@
+"""Run the experiments of the study, as many at a time as there are cores.
+
+    python run_experiments.py                         the seven experiments, into experiments/
+    python run_experiments.py --list                  what they are
+    python run_experiments.py --only exp_03 exp_06    some of them
+    python run_experiments.py --runs 5                five runs of each, with different seeds
+    python run_experiments.py --epochs 2              a short look
+
+A finished run is skipped and an unfinished one continued, so the same command also goes on after an interruption.
+Exit code: 0 all done, 1 a run failed, 2 wrong usage or a folder with another run in it, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import argparse
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+
+# torch is imported late, by the functions that need it: --help and --list answer at once.
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of the study; run `r` of it lives in <out>/<id>_run_<r>_<title>."""
+
+    id: str
+    title: str
+    model: str  # the name of a class in models.py
+    epochs: int
+    question: str
+    arguments: dict = field(default_factory=dict)  # of that class
+
+    def directory(self, run):
+        return f"{self.id}_run_{run:02d}_{self.title}"
+
+
+# The spellings "coordconf" and "localistation" are the original's; they are names that people may have stored.
+EXPERIMENTS = (
+    Experiment(
+        "exp_01",
+        "reproduce_baseline",
+        "Net",
+        20,
+        "Does the network of the PyTorch tutorial reach the accuracy that the tutorial claims?",
+    ),
+    Experiment(
+        "exp_02",
+        "reproduce_baseline",
+        "Net_CoordConv",
+        30,
+        "The same network without any CoordConv layer: do ten more epochs help?",
+    ),
+    Experiment(
+        "exp_03",
+        "bypass_localisation",
+        "Net_CoordConv",
+        30,
+        "What does the classifier reach alone, without the spatial transformer?",
+        {"bypass_localisation": True},
+    ),
+    Experiment(
+        "exp_04",
+        "coordconf_classifier_bypass_localisation",
+        "Net_CoordConv",
+        30,
+        "Without the transformer, do CoordConv layers in the classifier make up for it?",
+        {"use_coordconf_classifier": True, "bypass_localisation": True},
+    ),
+    Experiment(
+        "exp_05",
+        "coordconf_classifier",
+        "Net_CoordConv",
+        30,
+        "With the transformer, do CoordConv layers help in the classifier?",
+        {"use_coordconf_classifier": True},
+    ),
+    Experiment(
+        "exp_06",
+        "coordconf_localistation",
+        "Net_CoordConv",
+        30,
+        "Do CoordConv layers help in the localisation network?",
+        {"use_coordconf_localisation": True},
+    ),
+    Experiment(
+        "exp_07",
+        "coordconf_localistation_coordconf_classifier",
+        "Net_CoordConv",
+        30,
+        "Do CoordConv layers help in both parts together?",
+        {"use_coordconf_localisation": True, "use_coordconf_classifier": True},
+    ),
+)
+
+
+def seed_of(run):
+    """Run 01 has the original's seed. All experiments share the seed of a run, and so the order of its images."""
+    return 122 + run
+
+
+@dataclass
+class Job:
+    """One run of one experiment, and what became of it."""
+
+    experiment: Experiment
+    run: int
+    epochs: int
+    status: str = "not started"  # then: skipped, finished, failed: why, interrupted
+    results: dict | None = None
+
+    @property
+    def name(self):
+        return self.experiment.directory(self.run)
+
+
+def run_job(job, options, report=None):
+    """Train one job in this process; returns its results."""
+    import torch
+
+    import data
+    import models
+    from train import train
+
+    seed = seed_of(job.run)
+    torch.manual_seed(seed)  # before the model is built: it decides the initial weights
+    return train(
+        model=getattr(models, job.experiment.model)(**job.experiment.arguments),
+        experiment_name=job.name,
+        n_epochs=job.epochs,
+        run=job.run,
+        seed=seed,
+        arguments=job.experiment.arguments,
+        data=data.load(options.data),
+        out=options.out,
+        device=options.device,
+        overwrite=options.force,
+        report=report,
+    )
+
+
+def worker(job, options, connection):
+    """The main function of a run's own process: train, and tell the parent how it goes."""
+
+    def leave_with_parent():  # nobody else would end this process if the parent is killed
+        wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    import data
+    import train
+
+    try:
+        results = run_job(job, options, lambda *progress: connection.send(("progress", progress)))
+        connection.send(("finished", {key: results[key] for key in ("test_accuracy", "test_correct", "test_total")}))
+    except (train.RunError, data.DataError) as error:
+        connection.send(("failed", str(error)))
+    except Exception as error:  # told in the summary and by the exit code; the traceback is for a bug report
+        traceback.print_exc()
+        connection.send(("failed", f"{type(error).__name__}: {error}"))
+
+
+def run_all(jobs, options, display):
+    """Run the jobs in processes of their own, `options.jobs` at a time; sets the status of each."""
+    context = multiprocessing.get_context("spawn")  # works on every system and with CUDA
+    # The longest first, so that no core waits long for a last one.
+    waiting = sorted(jobs, key=lambda job: (job.epochs, len(job.experiment.arguments)))
+    running = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < options.jobs:
+                job = waiting.pop()
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=worker, args=(job, options, theirs), name=job.name)
+                # Ctrl-C reaches the whole terminal; only the parent shall act on it. Workers inherit the "ignore".
+                before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+                process.start()
+                signal.signal(signal.SIGINT, before)
+                theirs.close()
+                running[ours] = job, process
+                display.start(job)
+            for connection in wait(running):
+                job, process = running[connection]
+                try:
+                    kind, content = connection.recv()
+                except EOFError:  # the process has ended
+                    del running[connection]
+                    process.join()
+                    if job.status == "not started":
+                        job.status = f"failed: its process ended with exit code {process.exitcode}"
+                    display.end(job)
+                    continue
+                if kind == "progress":
+                    display.progress(job, *content)
+                elif kind == "finished":
+                    job.status, job.results = "finished", content
+                else:
+                    job.status = f"failed: {content}"
+    finally:  # after an interrupt; nothing is running otherwise
+        for job, process in running.values():
+            job.status = "interrupted"
+            process.terminate()
+        for _, process in running.values():
+            process.join(1)
+            process.kill()
+
+
+class Display:
+    """A progress bar per running job and one for all; plain lines now and then where there is no terminal."""
+
+    def __init__(self, jobs, stream=sys.stderr, seconds_between_lines=30):
+        from tqdm import tqdm
+
+        self.bar = tqdm
+        self.interactive = stream.isatty()
+        self.stream = stream
+        self.seconds_between_lines = seconds_between_lines
+        self.last_line = {}
+        self.bars = {}
+        self.total = self.new_bar("all", sum(job.epochs for job in jobs)) if self.interactive else None
+
+    def new_bar(self, name, epochs):
+        form = "{desc:<{width}} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}".replace("{width}", "44")
+        return self.bar(total=epochs, desc=name[:44], bar_format=form, file=self.stream, leave=False, smoothing=0.05)
+
+    def start(self, job):
+        if self.interactive:
+            self.bars[job.name] = self.new_bar(job.name, job.epochs)
+        else:
+            self.line(job, "started")
+
+    def progress(self, job, epoch, step, steps, accuracy):
+        done = epoch - 1 + step / steps
+        if self.interactive:
+            bar = self.bars[job.name]
+            self.total.update(done - bar.n)
+            bar.set_postfix_str(f"{accuracy:.2f} %" if accuracy is not None else "", refresh=False)
+            bar.update(done - bar.n)
+        elif time.monotonic() - self.last_line[job.name] > self.seconds_between_lines:
+            self.line(
+                job,
+                f"epoch {epoch} of {job.epochs}" + (f", {accuracy:.2f} %" if accuracy is not None else ""),
+            )
+
+    def end(self, job):
+        if self.interactive:
+            bar = self.bars.pop(job.name)
+            self.total.update(job.epochs - bar.n)
+            bar.close()
+        else:
+            self.line(job, job.status)
+
+    def line(self, job, text):
+        print(f"{time.strftime('%H:%M:%S')} {job.name}: {text}", file=self.stream, flush=True)
+        self.last_line[job.name] = time.monotonic()
+
+    def close(self):
+        for bar in (*self.bars.values(), self.total):
+            if bar is not None:
+                bar.close()
+
+
+def print_summary(jobs):
+    width = max(len(job.name) for job in jobs)
+    print(f"\n{'experiment':<{width}}  accuracy  correct         status")
+    for job in jobs:
+        figures = " " * 24
+        if job.results:
+            correct = f"{job.results['test_correct']} of {job.results['test_total']}"
+            figures = f"{job.results['test_accuracy']:6.2f} %  {correct:<14}"
+        print(f"{job.name:<{width}}  {figures}  {job.status}")
+
+
+def experiment_id(text):
+    """argparse type: a known experiment by its id."""
+    for experiment in EXPERIMENTS:
+        if text == experiment.id:
+            return experiment
+    known = ", ".join(experiment.id for experiment in EXPERIMENTS)
+    raise argparse.ArgumentTypeError(f"unknown experiment {text!r}; the known ones are {known}")
+
+
+def at_least_one(limit):
+    """argparse type: a whole number from 1 to `limit`."""
+
+    def convert(text):
+        if re.fullmatch(r"\d{1,9}", text) and 1 <= int(text) <= limit:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"a whole number from 1 to {limit} is needed, not {text!r}")
+
+    return convert
+
+
+def device_name(text):
+    """argparse type: cpu, cuda or cuda:N."""
+    if re.fullmatch(r"cpu|cuda(:\d{1,2})?", text):
+        return text
+    raise argparse.ArgumentTypeError(f"cpu, cuda or cuda:N is needed, not {text!r}")
+
+
+def parse_arguments(arguments=None):
+    usage, _, rest = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=usage,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--list", action="store_true", help="list the experiments and the question that each asks, then stop")
+    add(
+        "--only",
+        nargs="+",
+        type=experiment_id,
+        metavar="EXP",
+        help="run these experiments, by id (exp_03 exp_06)",
+    )
+    add(
+        "--runs",
+        type=at_least_one(99),
+        default=1,
+        metavar="N",
+        help="runs 01 to N of each; the run decides the seed",
+    )
+    add("--epochs", type=at_least_one(10_000), metavar="N", help="train N epochs instead of 20 or 30")
+    add(
+        "--jobs",
+        type=at_least_one(1024),
+        metavar="N",
+        help="processes at a time (default: one a core; on a GPU one)",
+    )
+    add("--device", type=device_name, help="cpu, cuda or cuda:N (default: cuda if there is one)")
+    add("--data", metavar="FOLDER", help="another data set: a folder with four IDX files named like MNIST's")
+    add("--out", default="experiments", metavar="FOLDER", help="where the runs go (default: experiments)")
+    add("--force", action="store_true", help="start the selected runs again and replace what is there")
+    return parser.parse_args(arguments)
+
+
+def prepare(options, jobs):
+    """Find out before any training what would go wrong; marks the finished jobs as skipped. Raises RunError."""
+    import json
+    from pathlib import Path
+
+    import torch
+
+    import data
+    from train import RunError, run_settings, state_of
+
+    if options.device is None:
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.device != "cpu" and not torch.cuda.is_available():
+        raise RunError(f"--device {options.device}: torch finds no CUDA device here; use --device cpu")
+    if options.jobs is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        options.jobs = cores if options.device == "cpu" else 1
+    description = data.load(options.data).description  # also unpacks MNIST once for all workers
+    Path(options.out).mkdir(parents=True, exist_ok=True)
+    if options.force:
+        return
+    conflicts = []
+    for job in jobs:
+        experiment = job.experiment
+        settings = run_settings(
+            job.name,
+            experiment.model,
+            experiment.arguments,
+            job.epochs,
+            job.run,
+            seed_of(job.run),
+            description,
+            options.device,
+        )
+        folder = Path(options.out) / job.name
+        try:
+            if state_of(folder, settings) == "finished":
+                job.results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+                job.status = "skipped: already finished"
+        except RunError as error:
+            conflicts.append(str(error))
+    if conflicts:
+        raise RunError("\n".join(conflicts))
+
+
+class Interrupted(BaseException):
+    """Raised by the first SIGINT or SIGTERM; `args[0]` is the exit code that belongs to it."""
+
+
+def interrupt(signal_number, _frame):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the tidying up
+    raise Interrupted(128 + signal_number)
+
+
+def main():
+    options = parse_arguments()
+    if options.list:
+        for experiment in EXPERIMENTS:
+            print(f"{experiment.id}  {experiment.title}, {experiment.epochs} epochs\n        {experiment.question}")
+        return 0
+    selected = [experiment for experiment in EXPERIMENTS if not options.only or experiment in options.only]
+    jobs = [Job(e, run, options.epochs or e.epochs) for run in range(1, options.runs + 1) for e in selected]
+    print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} into {options.out}", flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+
+    from data import DataError
+    from train import RunError
+
+    display = None
+    exit_code = 0
+    try:
+        prepare(options, jobs)
+        for job in jobs:
+            if job.results:
+                print(f"{job.name}: {job.status}")
+        todo = [job for job in jobs if not job.results]
+        if todo:
+            display = Display(todo)
+            run_all(todo, options, display)
+    except (RunError, DataError, OSError) as error:
+        print(f"run_experiments.py: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as signal_received:
+        exit_code = signal_received.args[0]
+    finally:
+        if display:
+            display.close()
+    print_summary(jobs)
+    if exit_code:
+        print("Interrupted: the same command goes on after the last complete epoch of each run.")
+        return exit_code
+    return 1 if any(job.status.startswith("failed") for job in jobs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""Train one network, and leave behind all that is needed to look at it, to trust it and to go on with it.
+
+    python train.py
+
+trains `Net_CoordConv_Homography` into experiments/test, over whatever is there (20 epochs, a few minutes on a CPU).
+`train()` does the same with any network of yours; it writes into <out>/<experiment_name>/
+
+    events.out.tfevents.*         TensorBoard: average train and test loss (nats per image) and test accuracy
+    settings.json                 what the run depends on
+    checkpoint.pt                 weights, optimiser and history after the last complete epoch
+    weights.pt                    the final state_dict
+    confusion_matrix.png, visualized_transformation.png
+    results.json                  written last: a run that has it is finished
+"""
+
+import contextlib
+import json
+import math
+import platform
+import re
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.tensorboard import SummaryWriter
+
+import figures
+from data import epoch_order, epoch_seed, load
+from files import whole, write_json
+
+BATCH_SIZE = 64  # with the learning rate and plain SGD: the tutorial's recipe
+LEARNING_RATE = 0.01
+SEED = 123  # the original's; of run 01
+THREADS = 1  # results differ between thread counts, so it is pinned; the cores are used by running side by side
+TEST_BATCH_SIZE = 500
+N_CLASSES = 10
+PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy")
+WRITTEN = ("settings.json", "checkpoint.pt", "weights.pt", "results.json", "*.png", "events.out.tfevents.*")
+
+
+class RunError(Exception):
+    """A run that cannot be made or went wrong; the message says which, why and what to do."""
+
+
+def train(
+    model,
+    experiment_name,
+    n_epochs=20,
+    *,
+    run=1,
+    seed=SEED,
+    arguments=None,
+    data=None,
+    out="experiments",
+    device="cpu",
+    overwrite=False,
+    report=None,
+):
+    """Train `model` by the recipe and return the content of its results.json.
+
+    model: maps images (B, 1, 28, 28) to log-probabilities (B, 10); with a method `transform` (images -> images of
+        the same shape) what the transformer does is drawn too. Seed before you build it, for reproducible weights.
+    experiment_name: the directory under `out`. If it holds the same run unfinished, that is continued after its last
+        complete epoch, to the same result bit for bit; finished, its results are returned; a run with other settings
+        raises RunError unless `overwrite` asks for it to be replaced.
+    run, arguments: recorded only (the run's number; the keyword arguments that made the model).
+    seed: decides the order of the images and the dropout of every epoch. Sets torch's global seed.
+    data: a `data.Dataset`; MNIST if None.
+    report: called as report(epoch, steps done, steps in all, last epoch's accuracy in % or None) now and then.
+    """
+    torch.set_num_threads(THREADS)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # the same arithmetic on every device, up to rounding
+    data = (load() if data is None else data).to(device)
+    settings = run_settings(
+        experiment_name, type(model).__name__, arguments or {}, n_epochs, run, seed, data.description, device
+    )
+    folder = Path(out) / experiment_name
+    if overwrite:
+        remove_run(folder)
+    elif state_of(folder, settings) == "finished":
+        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "settings.json", settings)
+
+    model.to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    history = load_checkpoint(folder / "checkpoint.pt", model, optimizer, device)
+    # Points of an epoch that was logged but not completed are dropped by TensorBoard.
+    with SummaryWriter(folder, purge_step=len(history) + 1 if history else None) as writer:
+        for epoch in range(len(history) + 1, n_epochs + 1):
+            started = time.perf_counter()
+            torch.manual_seed(epoch_seed(seed, epoch))  # dropout; an epoch depends on (seed, epoch) alone
+            order = epoch_order(len(data.train_labels), seed, epoch)
+            accuracy = history[-1]["test_accuracy"] if history else None
+            progress = report and (lambda *steps, epoch=epoch, last=accuracy: report(epoch, *steps, last))
+            train_loss = train_epoch(model, optimizer, data, order.to(device), progress)
+            test_loss, predictions = evaluate(model, data.test_images, data.test_labels)
+            if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
+                raise RunError(
+                    f"{experiment_name}: the loss of epoch {epoch} is not finite (train {train_loss}, test {test_loss})"
+                    f"; the checkpoint of epoch {epoch - 1} is kept"
+                )
+            correct = int((predictions == data.test_labels).sum())
+            history.append(
+                {
+                    "epoch": epoch,
+                    "train_loss": train_loss,
+                    "test_loss": test_loss,
+                    "test_correct": correct,
+                    "test_accuracy": 100 * correct / len(predictions),
+                    "seconds": round(time.perf_counter() - started, 3),
+                }
+            )
+            writer.add_scalar("Average loss train", train_loss, epoch)
+            writer.add_scalar("Average loss test", test_loss, epoch)
+            writer.add_scalar("Accuracy test", history[-1]["test_accuracy"], epoch)
+            writer.flush()  # before the checkpoint: a complete epoch is never missing its points
+            with whole(folder / "checkpoint.pt") as path:
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+                torch.save(state, path)
+    return finish(folder, settings, model, data, history)
+
+
+def train_epoch(model, optimizer, data, order, progress=None):
+    """One pass over the training images in `order` (N,). Returns the mean loss per image, in training mode."""
+    model.train()
+    batches = order.split(BATCH_SIZE)
+    total = torch.zeros((), device=order.device)  # on the device: reading it at every step would stall a GPU
+    for step, batch in enumerate(batches):
+        optimizer.zero_grad()
+        loss = F.nll_loss(model(data.train_images[batch]), data.train_labels[batch])
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(batch)
+        if progress and step % 50 == 0:
+            progress(step, len(batches))
+    return total.item() / len(order)
+
+
+@torch.inference_mode()
+def evaluate(model, images, labels):
+    """Mean loss per image, and the predicted class of each (N,)."""
+    model.eval()
+    scores = torch.cat([model(batch) for batch in images.split(TEST_BATCH_SIZE)])
+    return F.nll_loss(scores, labels).item(), scores.argmax(dim=1)
+
+
+def finish(folder, settings, model, data, history):
+    """Write the weights, the figures and, last of all, results.json; return the content of the latter."""
+    name = settings["experiment_name"]
+    test_loss, predictions = evaluate(model, data.test_images, data.test_labels)
+    confusion = torch.bincount(data.test_labels * N_CLASSES + predictions, minlength=N_CLASSES**2)
+    confusion = confusion.view(N_CLASSES, N_CLASSES).tolist()
+    correct = sum(confusion[digit][digit] for digit in range(N_CLASSES))
+    with whole(folder / "weights.pt") as path:
+        torch.save(model.state_dict(), path)
+    figures.save(figures.confusion_matrix(confusion, name), folder / "confusion_matrix.png")
+    if hasattr(model, "transform"):
+        images = data.test_images[:64]
+        with torch.inference_mode():
+            both = torch.cat([images, model.transform(images)]).squeeze(1).cpu()
+        before, after = (both * data.description["std"] + data.description["mean"]).clamp(0, 1).chunk(2)
+        figures.save(figures.transformed_digits(before, after, name), folder / "visualized_transformation.png")
+    results = {
+        "experiment_name": name,
+        "avg_test_loss": test_loss,
+        "test_accuracy": 100 * correct / len(predictions),
+        "test_correct": correct,
+        "test_total": len(predictions),
+        **{key: value for key, value in settings.items() if key != "experiment_name"},
+        "live_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
+        "device_name": torch.cuda.get_device_name() if settings["device"] == "cuda" else processor_name(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+        },
+        "git_commit": git_commit(),
+        "confusion_matrix": confusion,
+        "history": history,
+        "predictions": "".join(map(str, predictions.tolist())),  # one digit per test image, in the set's order
+    }
+    write_json(folder / "results.json", results)
+    return results
+
+
+def run_settings(experiment_name, model, arguments, n_epochs, run, seed, data, device):
+    """What the result of a run depends on; a run may only be continued with the same. Raises RunError."""
+    if not re.fullmatch(r"\w[\w.-]*", experiment_name):
+        raise RunError(f"an experiment's name is letters, digits, '_', '-' and '.', not {experiment_name!r}")
+    if n_epochs < 1:
+        raise RunError(f"{experiment_name}: at least one epoch is needed, not {n_epochs}")
+    return {
+        "experiment_name": experiment_name,
+        "model": model,
+        "arguments": arguments,
+        "n_epochs": n_epochs,
+        "run": run,
+        "seed": seed,
+        "batch_size": BATCH_SIZE,
+        "learning_rate": LEARNING_RATE,
+        "data": data,
+        "device": torch.device(device).type,
+        "threads": THREADS,
+    }
+
+
+def state_of(folder, settings):
+    """ "new", "unfinished" or "finished". Raises RunError if `folder` holds a run with other settings."""
+    if not any((folder / name).exists() for name in ("settings.json", "checkpoint.pt", "results.json")):
+        return "new"
+    there = {}
+    with contextlib.suppress(OSError, ValueError):  # no readable settings differ from any
+        there = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    different = [key for key in settings if there.get(key) != settings[key]]
+    if different:
+        what = ", ".join(f"{key} {there.get(key, 'unknown')} instead of {settings[key]}" for key in different)
+        raise RunError(
+            f"{folder} holds a run with {what}; to replace it, run again with --force (in Python: overwrite=True), "
+            f"to keep it, choose another folder with --out"
+        )
+    return "finished" if (folder / "results.json").exists() else "unfinished"
+
+
+def remove_run(folder):
+    """Delete the files that a run writes into its folder, and nothing else."""
+    for pattern in WRITTEN:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def load_checkpoint(path, model, optimizer, device):
+    """Put the state after the last complete epoch into `model` and `optimizer`; return the history, [] if none."""
+    if not path.exists():
+        return []
+    state = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["history"]
+
+
+def git_commit():
+    """The commit of this code, "-dirty" appended if a tracked file differs from it; None outside a repository."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def processor_name():
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def main():
+    import sys
+
+    from tqdm import tqdm
+
+    from data import DataError
+    from models import Net_CoordConv_Homography
+
+    torch.manual_seed(SEED)
+    model = Net_CoordConv_Homography()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tqdm(total=1.0, desc="test", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}") as bar:
+
+        def report(epoch, step, steps, accuracy):
+            bar.set_description(f"test, epoch {epoch}" + (f" ({accuracy:.2f} %)" if accuracy else ""))
+            bar.update((epoch - 1 + step / steps) / 20 - bar.n)
+
+        try:
+            results = train(model, "test", n_epochs=20, device=device, overwrite=True, report=report)
+        except (RunError, DataError) as error:
+            sys.exit(f"train.py: {error}")
+    print(f"test accuracy {results['test_accuracy']:.2f} % after {results['n_epochs']} epochs; see experiments/test")
+
+
+if __name__ == "__main__":
+    main()
