@@ -5,31 +5,30 @@ faults of the original are mended: the layer owns one convolution instead of two
 size instead of at every call, and the radius is measured from the centre, where the coordinates are 0.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def coordinates(size, with_r=False, dtype=torch.float32, device=None):
     """Coordinate channels (1, C, *size): one per axis, in the order of the axes, from -1 to 1.
 
     For an image of `size` (H, W) the first channel is the row and the second the column. An axis of length 1 has
     the coordinate 0. `with_r` adds the Euclidean distance from the centre as a last channel. The tensor is shared
-    between calls: do not write into it.
+    between calls: do not write into it. (Made outside inference mode, whose tensors could not be trained with later.)
     """
-    with torch.inference_mode(False):  # a first call in inference mode must not spoil a later training
-        axes = [
-            torch.linspace(-1, 1, n, dtype=dtype, device=device)
-            if n > 1
-            else torch.zeros(n, dtype=dtype, device=device)
-            for n in size
-        ]
-        channels = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-        if with_r:
-            channels = torch.cat([channels, channels.norm(dim=0, keepdim=True)])
-        return channels.unsqueeze(0)
+    axes = [
+        torch.linspace(-1, 1, n, dtype=dtype, device=device) if n > 1 else torch.zeros(n, dtype=dtype, device=device)
+        for n in size
+    ]
+    channels = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    if with_r:
+        channels = torch.cat([channels, channels.norm(dim=0, keepdim=True)])
+    return channels.unsqueeze(0)
 
 
 class AddCoords(nn.Module):
@@ -57,7 +56,7 @@ class AddCoords(nn.Module):
 
 
 class _CoordConv(nn.Module):
-    """A convolution over the input and its coordinates; `rank` and `convolution` are set by the subclasses."""
+    """A convolution over the input and its coordinates; the subclasses say in how many dimensions."""
 
     def __init__(
         self,
@@ -85,22 +84,29 @@ class _CoordConv(nn.Module):
         )
 
     def forward(self, x):
-        return self.conv(self.addcoords(x))
+        """`conv(addcoords(x))`, with the coordinates' part computed once instead of for every image of the batch."""
+        conv = self.conv
+        if conv.groups > 1 or x.dim() != self.rank + 2:
+            return conv(self.addcoords(x))
+        channels = coordinates(tuple(x.shape[2:]), self.addcoords.with_r, x.dtype, x.device)
+        on_x, on_coordinates = conv.weight.split([x.shape[1], channels.shape[1]], dim=1)
+        convolve = partial(self.functional, stride=conv.stride, padding=conv.padding, dilation=conv.dilation)
+        return convolve(x, on_x) + convolve(channels, on_coordinates, conv.bias)
 
 
 class CoordConv1d(_CoordConv):
     """`nn.Conv1d` over (B, in_channels, L) and its coordinate; same arguments, and `with_r` for the radius."""
 
-    rank, convolution = 1, nn.Conv1d
+    rank, convolution, functional = 1, nn.Conv1d, staticmethod(F.conv1d)
 
 
 class CoordConv2d(_CoordConv):
     """`nn.Conv2d` over (B, in_channels, H, W) and its coordinates; same arguments, and `with_r` for the radius."""
 
-    rank, convolution = 2, nn.Conv2d
+    rank, convolution, functional = 2, nn.Conv2d, staticmethod(F.conv2d)
 
 
 class CoordConv3d(_CoordConv):
     """`nn.Conv3d` over (B, in_channels, D, H, W) and its coordinates; same arguments, and `with_r` for the radius."""
 
-    rank, convolution = 3, nn.Conv3d
+    rank, convolution, functional = 3, nn.Conv3d, staticmethod(F.conv3d)

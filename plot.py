@@ -9,6 +9,12 @@ reads every <out>/*/results.json and writes, into <out> unless --figures says ot
     diagram_<experiment>.png      what each experiment's network looks like
 
 It takes a few seconds. The run `test` of train.py is left out; what cannot be read is named and passed over.
+
+    python plot.py --readme
+
+is for those who maintain this repository: it also copies the seven results to results/, and redraws every figure and
+rewrites every table of the README from them.
+
 Exit code 1 if there is no result at all, 2 for wrong usage.
 """
 
@@ -16,15 +22,26 @@ import argparse
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import figures
+from files import whole
 from run_experiments import EXPERIMENTS
 from stats import mean_and_half_width
 
+ROOT = Path(__file__).resolve().parent
 BASELINE = ("baseline (tutorial's claim)", 98.69)
-KEYS = {"experiment_name": str, "test_accuracy": (int, float), "run": int, "n_epochs": int, "history": list}
+# The original's test accuracies in %: exp_02 and exp_06 exact, the others read off its bar chart (± 0.02).
+ORIGINAL = dict(zip((e.id for e in EXPERIMENTS), (98.70, 98.84, 98.55, 98.54, 98.86, 99.06, 98.84), strict=True))
+KEYS = {
+    "experiment_name": (str,),
+    "test_accuracy": (int, float),
+    "run": (int,),
+    "n_epochs": (int,),
+    "history": (list,),
+}
 
 
 def read_results(out):
@@ -49,14 +66,15 @@ def check(results):
     """Raise ValueError if this is not the content of a results.json."""
     if not isinstance(results, dict):
         raise ValueError("not a JSON object")
-    for key, kind in KEYS.items():
-        if not isinstance(results.get(key), kind):
+    for key, kinds in KEYS.items():
+        if type(results.get(key)) not in kinds:  # isinstance would let True pass for a number
             raise ValueError(f"{key!r} is missing or of the wrong type")
     if not (math.isfinite(results["test_accuracy"]) and 0 <= results["test_accuracy"] <= 100):
         raise ValueError("'test_accuracy' is not a percentage")
 
 
 def accuracy_rows(found):
+    """The bars of `figures.accuracy_bars`: the tutorial's claim, then every experiment."""
     rows = [(BASELINE[0], BASELINE[1], None, 0)]
     for name, runs in found.items():
         mean, half = mean_and_half_width([results["test_accuracy"] for results in runs])
@@ -75,16 +93,122 @@ def diagram(experiment):
     )
 
 
+def draw_comparison(found, target):
+    """Write the figures of the module's docstring into the folder `target`, and print their paths."""
+
+    def draw(figure, name):
+        figures.save(figure, target / name)
+        print(target / name)
+
+    draw(figures.accuracy_bars(accuracy_rows(found)), "AccuracyComparison.png")
+    runs = {results["experiment_name"]: results for several in found.values() for results in several}
+    baselines = [name for name in (experiment.directory(1) for experiment in EXPERIMENTS[:2]) if name in runs]
+    curves = [(name, [epoch["train_loss"] for epoch in runs[name]["history"]]) for name in baselines]
+    if curves:
+        draw(figures.loss_curves(curves, "train loss, mean per image (nats)"), "train_loss.png")
+    for experiment in EXPERIMENTS:
+        draw(diagram(experiment), f"diagram_{experiment.id}.png")
+
+
+# The README: blocks between two comments, made from the files in results/ and from nothing else.
+
+
+def markdown_table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def readme_blocks(folder):
+    """{name of a block: its Markdown}, from the JSON files in `folder`."""
+
+    def read(name):
+        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    runs = {experiment.id: read(experiment.directory(1)) for experiment in EXPERIMENTS}
+    job, speed = read("job"), read("benchmark")
+    blocks = {}
+    for experiment in EXPERIMENTS:
+        run = runs[experiment.id]
+        blocks[experiment.id] = (
+            f"*{experiment.question}* Here {run['test_accuracy']:.2f} % after {run['n_epochs']} epochs "
+            f"({run['test_correct']} of {run['test_total']} test images), in the original "
+            f"{ORIGINAL[experiment.id]:.2f} %."
+        )
+    blocks["results"] = markdown_table(
+        ["directory in experiments/", "epochs", "live parameters", "accuracy %", "original %", "train + test, minutes"],
+        [
+            [
+                f"`{run['experiment_name']}`",
+                run["n_epochs"],
+                f"{run['live_parameters']:,}",
+                f"{run['test_accuracy']:.2f}",
+                f"{ORIGINAL[name]:.2f}",
+                f"{run['seconds'] / 60:.1f}",
+            ]
+            for name, run in runs.items()
+        ],
+    )
+    run = runs["exp_01"]
+    blocks["job"] = (
+        f"{job['trained']} runs trained in {job['minutes']:.1f} minutes, {job['at_a_time']} at a time ({run['device_name']}"
+        f", Python {run['versions']['python']}, torch {run['versions']['torch']}; one run each, seed {run['seed']})."
+    )
+    blocks["speed"] = (
+        markdown_table(
+            ["", "ms a step: tutorial", "ours", "s an epoch: tutorial", "ours", "ratio (lowest to highest round)"],
+            [
+                [
+                    r["experiment"],
+                    f"{r['tutorial_ms_per_step']:.1f}",
+                    f"{r['ours_ms_per_step']:.1f}",
+                    f"{r['tutorial_seconds_per_epoch']:.1f}",
+                    f"{r['ours_seconds_per_epoch']:.1f}",
+                    f"{r['ratio']:.1f} ({r['ratio_min']:.1f} to {r['ratio_max']:.1f})",
+                ]
+                for r in speed["rows"]
+            ],
+        )
+        + f"\n\nThe whole job: {speed['tutorial_minutes_whole_job']:.1f} minutes with the tutorial's loop, "
+        f"{speed['ours_minutes_whole_job']:.1f} with ours, **{speed['ratio_whole_job']:.1f} times as fast** (medians of "
+        f"{speed['rounds']} rounds; {speed['device_name']}, {speed['cores']} cores, torch {speed['versions']['torch']}; "
+        f"peak memory {max(r['ours_peak_mb'] for r in speed['rows'])} MB a process)."
+    )
+    return blocks
+
+
+def fill_readme(text, blocks):
+    """Replace what stands between `<!-- name -->` and `<!-- end -->`. Raises KeyError for an unknown name."""
+    pattern = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return pattern.sub(lambda match: f"{match[1]}{blocks[match[2]]}\n{match[3]}", text)
+
+
+def update_readme(out, found):
+    """Copy the first run of every experiment into results/, and make the README's figures and tables from it."""
+    missing = [e.directory(1) for e in EXPERIMENTS if not (Path(out) / e.directory(1) / "results.json").exists()]
+    if missing:
+        raise ValueError(f"--readme needs all seven experiments; missing in {out}: {', '.join(missing)}")
+    results, pictures = ROOT / "results", ROOT / ".readme_figures"
+    for experiment in EXPERIMENTS:
+        name = experiment.directory(1)
+        shutil.copyfile(Path(out) / name / "results.json", results / f"{name}.json")
+    shutil.copyfile(Path(out) / "job.json", results / "job.json")
+    for index, name in ((1, "confusion_matrix"), (5, "confusion_matrix"), (1, "visualized_transformation")):
+        experiment = EXPERIMENTS[index]
+        shutil.copyfile(Path(out) / experiment.directory(1) / f"{name}.png", pictures / f"{name}_{experiment.id}.png")
+    draw_comparison(found, pictures)
+    with whole(ROOT / "README.md") as temporary:
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        temporary.write_text(fill_readme(text, readme_blocks(results)), encoding="utf-8")
+
+
 def main():
     usage, _, rest = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
-        description=usage,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        description=usage, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--out", default="experiments", metavar="FOLDER", help="where the runs are")
     parser.add_argument("--figures", metavar="FOLDER", help="where the figures go (default: beside the runs)")
+    parser.add_argument("--readme", action="store_true", help="update results/, .readme_figures/ and README.md")
     options = parser.parse_args()
     if not Path(options.out).is_dir():
         parser.error(f"--out {options.out}: there is no such folder")
@@ -95,25 +219,15 @@ def main():
     if not found:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1
+    if options.readme:
+        try:
+            update_readme(options.out, found)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        return 0
     target = Path(options.figures or options.out)
     target.mkdir(parents=True, exist_ok=True)
-
-    def draw(figure, name):
-        figures.save(figure, target / name)
-        print(target / name)
-
-    draw(figures.accuracy_bars(accuracy_rows(found)), "AccuracyComparison.png")
-    first_runs = {results["experiment_name"]: results for runs in found.values() for results in runs}
-    baselines = [experiment.directory(1) for experiment in EXPERIMENTS[:2]]
-    curves = [
-        (name, [epoch["train_loss"] for epoch in first_runs[name]["history"]])
-        for name in baselines
-        if name in first_runs
-    ]
-    if curves:
-        draw(figures.loss_curves(curves, "train loss, mean per image (nats)"), "train_loss.png")
-    for experiment in EXPERIMENTS:
-        draw(diagram(experiment), f"diagram_{experiment.id}.png")
+    draw_comparison(found, target)
     return 0
 
 

@@ -21,6 +21,9 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
+from pathlib import Path
+
+from files import write_json
 
 # torch is imported late, by the functions that need it: --help and --list answer at once.
 
@@ -167,7 +170,11 @@ def worker(job, options, connection):
 
 def run_all(jobs, options, display):
     """Run the jobs in processes of their own, `options.jobs` at a time; sets the status of each."""
-    context = multiprocessing.get_context("spawn")  # works on every system and with CUDA
+    if sys.platform == "linux":  # every worker begins as a copy of a server that has imported the heavy packages
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch.utils.tensorboard", "kornia.geometry", "matplotlib.figure"])
+    else:
+        context = multiprocessing.get_context("spawn")
     # The longest first, so that no core waits long for a last one.
     waiting = sorted(jobs, key=lambda job: (job.epochs, len(job.experiment.arguments)))
     running = {}
@@ -344,7 +351,6 @@ def parse_arguments(arguments=None):
 def prepare(options, jobs):
     """Find out before any training what would go wrong; marks the finished jobs as skipped. Raises RunError."""
     import json
-    from pathlib import Path
 
     import torch
 
@@ -413,6 +419,7 @@ def main():
 
     display = None
     exit_code = 0
+    started = time.monotonic()
     try:
         prepare(options, jobs)
         for job in jobs:
@@ -431,6 +438,12 @@ def main():
         if display:
             display.close()
     print_summary(jobs)
+    if display:
+        trained = sum(job.status == "finished" for job in jobs)
+        minutes = (time.monotonic() - started) / 60
+        print(f"\n{trained} of {len(jobs)} runs trained in {minutes:.1f} minutes, {options.jobs} at a time")
+        job_record = {"trained": trained, "runs": len(jobs), "minutes": round(minutes, 2), "at_a_time": options.jobs}
+        write_json(Path(options.out) / "job.json", job_record)
     if exit_code:
         print("Interrupted: the same command goes on after the last complete epoch of each run.")
         return exit_code

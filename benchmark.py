@@ -1,0 +1,222 @@
+"""How long an epoch takes, beside a loop written as in the PyTorch tutorial.
+
+    python benchmark.py [--rounds 3] [--only exp_02 ...] [--device cpu|cuda] [--save results/benchmark.json]
+
+For each experiment, in turn and `--rounds` times, one whole epoch (training and test) of
+
+  tutorial   a DataLoader with 4 workers and PIL transforms, ordinary layers, eager, with all threads, alone;
+  ours       what run_experiments.py does: as many processes at a time as it starts, one thread each on a CPU.
+
+Both train the same network on the same number of batches. The ratio of a row is (tutorial's seconds) / (our seconds
+per run, that is the seconds of the processes side by side divided by their number), formed within each round. The
+whole job's seconds are the rows' medians times their epochs. Takes about eight minutes on two cores.
+"""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from files import write_json
+from run_experiments import EXPERIMENTS, at_least_one, device_name, experiment_id
+
+
+def build(experiment):
+    import torch
+
+    import models
+
+    torch.manual_seed(123)
+    return getattr(models, experiment.model)(**experiment.arguments)
+
+
+def tutorial_epoch(experiment, device):
+    """(seconds of training, seconds of testing) of one epoch of the tutorial's loop, with a warm-up before."""
+    import torch
+    import torch.nn.functional as F
+    from torchvision import datasets, transforms
+
+    import coordconv
+    import data
+
+    preprocess = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize((data.MNIST_MEAN,), (data.MNIST_STD,))]
+    )
+    # This process was spawned, and its loaders would spawn their workers, too; in the tutorial they are forked.
+    loading = {"num_workers": 4, "multiprocessing_context": "fork" if sys.platform == "linux" else None}
+    loaders = [
+        torch.utils.data.DataLoader(
+            datasets.MNIST(data.ROOT, train=train, transform=preprocess), batch_size=64, shuffle=True, **loading
+        )
+        for train in (True, False)
+    ]
+    coordconv.CoordConv2d.forward = lambda layer, x: layer.conv(layer.addcoords(x))  # as it is usually written
+    model = build(experiment).to(device)
+    model.plain = True
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def train(batches):
+        model.train()
+        for images, labels in batches:
+            images, labels = images.to(device), labels.to(device)
+            optimizer.zero_grad()
+            loss = F.nll_loss(model(images), labels)
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    train([next(iter(loaders[0]))] * 10)
+    started = time.perf_counter()
+    train(loaders[0])
+    trained = time.perf_counter()
+    model.eval()
+    with torch.no_grad():
+        for images, labels in loaders[1]:
+            scores = model(images.to(device))
+            F.nll_loss(scores, labels.to(device), reduction="sum").item()
+            scores.argmax(dim=1).eq(labels.to(device)).sum().item()
+    return trained - started, time.perf_counter() - trained
+
+
+def our_epoch(experiment, device, barrier):
+    """The same for this repository's loop; starts together with the other processes at the barrier."""
+    import torch
+
+    import data
+    import train
+
+    train.configure()
+    digits = data.load().to(device)
+    model = build(experiment).to(device)
+    step = train.training_step(model, torch.optim.SGD(model.parameters(), lr=train.LEARNING_RATE), digits)
+    order = data.epoch_order(len(digits.train_labels), 123, 1).to(device)
+    train.train_epoch(step, order[:640])
+    barrier.wait()
+    started = time.perf_counter()
+    train.train_epoch(step, order)
+    trained = time.perf_counter()
+    train.evaluate(model, digits.test_images, digits.test_labels)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return trained - started, time.perf_counter() - trained
+
+
+def measured(function, *arguments):
+    """Main function of a measuring process: send the seconds and the peak memory in MB through the last argument."""
+    *arguments, queue = arguments
+    seconds = function(*arguments)
+    queue.put((*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def measure(function, arguments, processes):
+    """Run `function(*arguments)` in so many processes at once; returns the means of what each of them measured."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    extra = () if function is tutorial_epoch else (context.Barrier(processes),)
+    workers = [context.Process(target=measured, args=(function, *arguments, *extra, queue)) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    results = []
+    while len(results) < processes:
+        if any(worker.exitcode for worker in workers):
+            raise SystemExit("benchmark.py: a measuring process failed")
+        if not queue.empty():
+            results.append(queue.get())
+        time.sleep(0.05)
+    for worker in workers:
+        worker.join()
+    return [statistics.mean(column) for column in zip(*results, strict=True)]
+
+
+def row(experiment, rounds, n_batches):
+    """The table's row of one experiment from its rounds: [((train, test, MB) of the tutorial, the same of ours)]."""
+    seconds = {
+        "tutorial": [train + test for (train, test, _), _, _ in rounds],
+        "ours": [(train + test) / processes for _, (train, test, _), processes in rounds],
+    }
+    ratios = [a / b for a, b in zip(seconds["tutorial"], seconds["ours"], strict=True)]
+    return {
+        "experiment": experiment.id,
+        "epochs": experiment.epochs,
+        "tutorial_ms_per_step": round(1000 * statistics.median(t[0] for t, _, _ in rounds) / n_batches, 2),
+        "ours_ms_per_step": round(1000 * statistics.median(o[0] for _, o, _ in rounds) / n_batches, 2),
+        "tutorial_seconds_per_epoch": round(statistics.median(seconds["tutorial"]), 2),
+        "ours_seconds_per_epoch": round(statistics.median(seconds["ours"]), 2),
+        "ratio": round(statistics.median(ratios), 2),
+        "ratio_min": round(min(ratios), 2),
+        "ratio_max": round(max(ratios), 2),
+        "ours_peak_mb": round(max(o[2] for _, o, _ in rounds)),
+    }
+
+
+def main():
+    usage, _, rest = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=usage, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--rounds", type=at_least_one(99), default=3, metavar="N", help="epochs of each (default: 3)")
+    parser.add_argument("--only", nargs="+", type=experiment_id, metavar="EXP", help="these experiments")
+    parser.add_argument("--device", type=device_name, default="cpu", help="cpu (default) or cuda")
+    parser.add_argument(
+        "--jobs",
+        type=at_least_one(1024),
+        metavar="N",
+        help="our processes at a time",
+    )
+    parser.add_argument("--save", metavar="FILE", help="write the figures as JSON")
+    options = parser.parse_args()
+    print("round  experiment  tutorial s/epoch  ours s/epoch  ratio", flush=True)
+    import torch
+
+    from train import processor_name
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jobs = options.jobs or (cores if options.device == "cpu" else 1)
+    experiments = [e for e in EXPERIMENTS if not options.only or e in options.only]
+    rounds = {experiment.id: [] for experiment in experiments}
+    for number in range(1, options.rounds + 1):
+        for experiment in experiments:
+            tutorial = measure(tutorial_epoch, (experiment, options.device), 1)
+            ours = measure(our_epoch, (experiment, options.device), jobs)
+            rounds[experiment.id].append((tutorial, ours, jobs))
+            a, b = sum(tutorial[:2]), sum(ours[:2]) / jobs
+            print(f"{number:5d}  {experiment.id:10s}  {a:16.2f}  {b:12.2f}  {a / b:5.2f}", flush=True)
+    rows = [row(experiment, rounds[experiment.id], 938) for experiment in experiments]
+    whole = {who: sum(r["epochs"] * r[f"{who}_seconds_per_epoch"] for r in rows) / 60 for who in ("tutorial", "ours")}
+    result = {
+        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": options.device,
+        "device_name": processor_name() if options.device == "cpu" else torch.cuda.get_device_name(),
+        "cores": cores,
+        "processes_at_a_time": jobs,
+        "rounds": options.rounds,
+        "versions": {"python": platform.python_version(), "torch": version("torch")},
+        "rows": rows,
+        "tutorial_minutes_whole_job": round(whole["tutorial"], 2),
+        "ours_minutes_whole_job": round(whole["ours"], 2),
+        "ratio_whole_job": round(whole["tutorial"] / whole["ours"], 2),
+    }
+    print("\nexperiment  ms/step: tutorial  ours   s/epoch: tutorial  ours   ratio (min-max)   our peak memory")
+    for r in rows:
+        print(
+            f"{r['experiment']:10s}  {r['tutorial_ms_per_step']:17.2f} {r['ours_ms_per_step']:5.2f}"
+            f"  {r['tutorial_seconds_per_epoch']:17.2f} {r['ours_seconds_per_epoch']:5.2f}"
+            f"  {r['ratio']:5.2f} ({r['ratio_min']:.2f}-{r['ratio_max']:.2f})  {r['ours_peak_mb']:6d} MB a process"
+        )
+    print(
+        f"whole job: tutorial {whole['tutorial']:.1f} minutes, ours {whole['ours']:.1f}: {result['ratio_whole_job']} times"
+        f" as fast ({result['device_name']}, {jobs} processes at a time, torch {result['versions']['torch']})"
+    )
+    if options.save:
+        write_json(options.save, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+"""The three commands as a user types them, on a few hundred digits, in a temporary folder."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from urllib.parse import urlencode
+
+import pytest
+import torch
+from conftest import ROOT
+
+from run_experiments import EXPERIMENTS
+
+NAMES = [experiment.directory(1) for experiment in EXPERIMENTS]
+
+
+def weights_of(out, name):
+    return torch.load(out / name / "weights.pt", weights_only=True)
+
+
+def assert_same_results(one, other, names=NAMES):
+    for name in names:
+        results = [json.loads((out / name / "results.json").read_text()) for out in (one, other)]
+        for result in results:
+            del result["seconds"]
+            for epoch in result["history"]:
+                del epoch["seconds"]
+        assert results[0] == results[1]
+        assert all(
+            torch.equal(a, b) for a, b in zip(*(weights_of(o, name).values() for o in (one, other)), strict=True)
+        )
+
+
+@pytest.fixture(scope="module")
+def workplace(call, idx_folder, tmp_path_factory):
+    """A folder in which `run_experiments.py --epochs 2` has been called: (folder, the finished process)."""
+    folder = tmp_path_factory.mktemp("workplace")
+    return folder, call("run_experiments.py", "--epochs", 2, "--data", idx_folder, "--jobs", 2, cwd=folder)
+
+
+def test_run_experiments_makes_the_seven_runs(workplace):
+    folder, process = workplace
+    assert process.returncode == 0, process.stderr
+    assert sorted(path.name for path in (folder / "experiments").iterdir()) == NAMES
+    summary = process.stdout.split("\n\n")[-1].splitlines()
+    assert len(summary) == 8
+    for line, name in zip(summary[1:], NAMES, strict=True):
+        results = json.loads((folder / "experiments" / name / "results.json").read_text())
+        shown = re.fullmatch(rf"{name} +([\d.]+) %  (\d+) of 500 +finished", line)
+        assert shown is not None, line
+        assert float(shown[1]) == pytest.approx(results["test_accuracy"], abs=0.005)
+        assert int(shown[2]) == results["test_correct"]
+    assert "Traceback" not in process.stderr
+
+
+def test_the_first_two_rows_are_the_same_network(workplace):
+    histories = []
+    for name in NAMES[:2]:
+        results = json.loads((workplace[0] / "experiments" / name / "results.json").read_text())
+        histories.append([{k: v for k, v in epoch.items() if k != "seconds"} for epoch in results["history"]])
+    assert histories[0] == histories[1]
+
+
+def test_running_again_skips_and_other_settings_are_refused(workplace, call, idx_folder):
+    folder, _ = workplace
+    again = call("run_experiments.py", "--epochs", 2, "--data", idx_folder, cwd=folder)
+    assert again.returncode == 0
+    assert again.stdout.count("skipped: already finished") == 14  # before the start and in the summary
+    assert again.stderr == ""
+    other = call("run_experiments.py", "--epochs", 3, "--data", idx_folder, "--only", "exp_03", cwd=folder)
+    assert other.returncode == 2
+    assert "n_epochs 2 instead of 3" in other.stderr
+    assert "--force" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_plot_compares_them(workplace, call):
+    folder, _ = workplace
+    process = call("plot.py", cwd=folder)
+    assert process.returncode == 0, process.stderr
+    written = [folder / line for line in process.stdout.splitlines()]
+    assert [path.name for path in written][:2] == ["AccuracyComparison.png", "train_loss.png"]
+    assert len(written) == 2 + 7
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+
+
+def test_tensorboard_shows_the_seven_runs(workplace):
+    folder, _ = workplace
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir=experiments", "--host=127.0.0.1", "--port=0"]
+    log = folder / "tensorboard.log"
+    with log.open("w") as stream, subprocess.Popen(command, cwd=folder, stderr=stream, stdout=stream) as server:
+        try:
+            deadline = time.monotonic() + 60
+            while (address := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())) is None:
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+
+            def get(path):
+                with urllib.request.urlopen(f"{address[0]}/data/{path}", timeout=20) as response:
+                    return json.load(response)
+
+            while sorted(get("runs")) != NAMES:
+                assert time.monotonic() < deadline, get("runs")
+                time.sleep(0.2)
+            tags = get("plugin/scalars/tags")
+            for name in NAMES:
+                assert sorted(tags[name]) == ["Accuracy test", "Average loss test", "Average loss train"]
+                query = urlencode({"run": name, "tag": "Accuracy test"})
+                logged = [(step, value) for _, step, value in get(f"plugin/scalars/scalars?{query}")]
+                results = json.loads((folder / "experiments" / name / "results.json").read_text())
+                assert logged == [(e["epoch"], pytest.approx(e["test_accuracy"])) for e in results["history"]]
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def start(idx_folder, tmp_path):
+    """Start run_experiments.py into tmp_path/out and yield the process; ended at the end of the test."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(*arguments):
+            command = [sys.executable, ROOT / "run_experiments.py", "--data", idx_folder, "--out", tmp_path / "out"]
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [*command, *map(str, arguments)],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,
+                )
+            )
+            stack.callback(process.kill)
+            return process
+
+        yield begin
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def group_is_empty(group):
+    """Whether no process of the group is left (zombies of other parents do not count)."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT", "SIGTERM"])
+def test_an_interrupted_job_goes_on_to_the_same_bits(workplace, start, call, idx_folder, tmp_path, how):
+    """Interrupted in the middle, continued with another number of processes, and compared with the undisturbed job."""
+    out = tmp_path / "out"
+    process = start("--epochs", 2, "--jobs", 2)
+    wait_for(lambda: list(out.glob("*/checkpoint.pt")))
+    if how == "SIGINT":
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does it: to the workers, too
+    else:
+        process.send_signal(getattr(signal, how))
+    started = time.monotonic()
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode == {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143}[how]
+    wait_for(lambda: group_is_empty(process.pid), 5)
+    assert time.monotonic() - started < 5
+    if how != "SIGKILL":
+        assert output.splitlines()[-1].startswith("Interrupted: the same command goes on")
+        assert "Traceback" not in errors
+        assert "KeyboardInterrupt" not in errors
+    again = call("run_experiments.py", "--data", idx_folder, "--out", out, "--epochs", 2, "--jobs", 1)
+    assert again.returncode == 0, again.stderr
+    assert_same_results(out, workplace[0] / "experiments")
+
+
+def test_runs_have_their_own_seeds_and_share_them_between_experiments(call, idx_folder, workplace, tmp_path):
+    process = call(
+        *("run_experiments.py", "--data", idx_folder, "--out", tmp_path, "--epochs", 2, "--runs", 2),
+        *("--only", "exp_04", "exp_03"),
+    )
+    assert process.returncode == 0, process.stderr
+    results = {path.name: json.loads((path / "results.json").read_text()) for path in tmp_path.iterdir()}
+    assert sorted((name[:13], r["run"], r["seed"]) for name, r in results.items()) == [
+        ("exp_03_run_01", 1, 123),
+        ("exp_03_run_02", 2, 124),
+        ("exp_04_run_01", 1, 123),
+        ("exp_04_run_02", 2, 124),
+    ]
+    assert results[NAMES[2]]["predictions"] != results[NAMES[2].replace("run_01", "run_02")]["predictions"]
+    assert_same_results(tmp_path, workplace[0] / "experiments", NAMES[2:4])
+
+
+def test_a_failing_run_is_told_and_the_others_go_on(call, idx_folder, tmp_path):
+    (tmp_path / NAMES[2]).write_text("a file where the folder should be")
+    process = call(
+        *("run_experiments.py", "--data", idx_folder, "--out", tmp_path, "--epochs", 1, "--only", "exp_03", "exp_04")
+    )
+    assert process.returncode == 1
+    lines = {line.split()[0]: line for line in process.stdout.splitlines() if line.startswith("exp_")}
+    assert "failed: " in lines[NAMES[2]]
+    assert "xists" in lines[NAMES[2]]
+    assert lines[NAMES[3]].endswith("finished")
+
+
+def test_a_worker_that_dies_is_told(start, tmp_path):
+    process = start("--epochs", 300, "--jobs", 1, "--only", "exp_03")
+    wait_for(lambda: list((tmp_path / "out").glob("*/checkpoint.pt")))
+    newest = ["pgrep", "-n", "-g", str(process.pid)]  # the worker is the last process that the job has started
+    found = subprocess.run(newest, capture_output=True, text=True)
+    os.kill(int(found.stdout), signal.SIGKILL)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "failed: its process ended with exit code -9" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "exp_99"], "unknown experiment 'exp_99'; the known ones are exp_01, exp_02, exp_03, exp_04"),
+        (["--runs", "0"], "argument --runs: a whole number from 1 to 99 is needed, not '0'"),
+        (["--epochs", "-1"], "argument --epochs: a whole number from 1 to 10000 is needed, not '-1'"),
+        (["--epochs", "ten"], "not 'ten'"),
+        (["--jobs", "1e3"], "not '1e3'"),
+        (["--device", "tpu"], "cpu, cuda or cuda:N is needed, not 'tpu'"),
+        (["--run"], "unrecognized arguments: --run"),
+        (["--data", "/nowhere", "--out", "/tmp"], "/nowhere: neither train-images-idx3-ubyte nor"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(call, arguments, message):
+    process = call("run_experiments.py", *arguments)
+    assert process.returncode == 2
+    assert message in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_without_a_gpu_is_refused(call, tmp_path):
+    process = call("run_experiments.py", "--device", "cuda", "--out", tmp_path)
+    assert process.returncode == 2
+    assert "torch finds no CUDA device here; use --device cpu" in process.stderr
+
+
+def test_list_names_every_experiment_without_importing_torch(call):
+    process = call("run_experiments.py", "--list")
+    assert process.returncode == 0
+    for experiment in EXPERIMENTS:
+        assert f"{experiment.id}  {experiment.title}, {experiment.epochs} epochs" in process.stdout
+        assert experiment.question in process.stdout
+    program = (
+        "import sys, run_experiments; run_experiments.parse_arguments(['--list']); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_train_py_trains_the_homography_into_test_over_whatever_is_there(tmp_path, idx_folder):
+    """train.py has no flags; its copy in a temporary folder finds the few digits in place of MNIST."""
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    program = (
+        "import data, train; load = data.load; "
+        f"train.load = lambda: load({str(idx_folder)!r}); train.N_EPOCHS = 2; train.main()"
+    )
+    outputs = []
+    for _ in range(2):
+        process = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100
+        )
+        assert process.returncode == 0, process.stderr
+        outputs.append(process.stdout)
+        results = json.loads((tmp_path / "experiments" / "test" / "results.json").read_text())
+        assert results["model"] == "Net_CoordConv_Homography"
+        assert results["experiment_name"] == "test"
+    assert outputs[0] == outputs[1]
+    assert len(list((tmp_path / "experiments" / "test").glob("events.*"))) == 1

@@ -1,0 +1,157 @@
+"""The data: what is read is MNIST, whatever happened to the files."""
+
+import gzip
+import hashlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision import datasets, transforms
+
+import data
+
+IMAGES = "t10k-images-idx3-ubyte"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A data folder as in a fresh clone: the four archives, nothing unpacked."""
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for archive in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
+        shutil.copy(archive, raw)
+    return tmp_path / "data"
+
+
+def test_mnist_is_what_torchvision_reads_and_normalises():
+    mnist = data.load()
+    preprocess = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    for train, images, labels in ((True, *mnist[:2]), (False, *mnist[2:4])):
+        reference = datasets.MNIST(data.ROOT, train=train, transform=preprocess)
+        assert torch.equal(labels, reference.targets)
+        assert images.shape == (len(reference), 1, 28, 28)
+        for index in range(0, len(reference), 997):
+            assert torch.equal(images[index], reference[index][0])
+    assert mnist.description["name"] == "MNIST"
+    assert abs(mnist.train_images.mean()) < 1e-3
+    assert abs(mnist.train_images.std() - 1) < 1e-3
+
+
+def test_archives_have_the_published_checksums():
+    published = {name.removesuffix(".gz"): md5 for name, md5 in datasets.MNIST.resources}
+    assert published == {name: archive for name, (archive, _) in data.MNIST_MD5.items()}
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "altered", "empty"])
+def test_a_damaged_unpacked_file_is_unpacked_again(root, damage, capsys):
+    data.unpack_mnist(root)
+    path = root / "MNIST" / "raw" / IMAGES
+    good = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        altered = good[:5000] + bytes([good[5000] ^ 1]) + good[5001:]
+        path.write_bytes({"truncated": good[:-1], "altered": altered, "empty": b""}[damage])
+    data.unpack_mnist(root)
+    assert path.read_bytes() == good
+    assert (str(path) in capsys.readouterr().err) == (damage != "missing")
+
+
+def test_a_bad_archive_is_named_with_both_checksums_and_the_remedy(root):
+    archive = root / "MNIST" / "raw" / f"{IMAGES}.gz"
+    archive.write_bytes(archive.read_bytes()[:-100])
+    found = hashlib.md5(archive.read_bytes()).hexdigest()
+    with pytest.raises(data.DataError) as error:
+        data.unpack_mnist(root)
+    for part in (str(archive), found, data.MNIST_MD5[IMAGES][0], "git checkout"):
+        assert part in str(error.value)
+
+
+def test_a_bad_archive_does_no_harm_while_the_unpacked_file_is_good(root):
+    data.unpack_mnist(root)
+    (root / "MNIST" / "raw" / f"{IMAGES}.gz").write_bytes(b"rotten")
+    data.unpack_mnist(root)
+
+
+def test_a_missing_archive_without_a_network_is_named_with_the_remedy(root, monkeypatch):
+    archive = root / "MNIST" / "raw" / f"{IMAGES}.gz"
+    archive.unlink()
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(data.DataError, match="cannot be downloaded: restore it") as error:
+        data.unpack_mnist(root)
+    assert str(archive) in str(error.value)
+
+
+def test_two_processes_starting_at_once_on_a_fresh_clone(root):
+    program = "import sys, data; data.unpack_mnist(sys.argv[1])"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, root], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(3)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert errors == b""
+    assert data.damaged(root / "MNIST" / "raw") == []
+
+
+def test_another_data_set_is_normalised_with_its_own_statistics(digits, idx_folder, tmp_path):
+    assert digits.train_images.shape == (640, 1, 28, 28)
+    assert abs(digits.train_images.mean()) < 1e-3
+    assert abs(digits.train_images.std() - 1) < 1e-3
+    for path in idx_folder.iterdir():
+        (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    packed = data.load(tmp_path)
+    assert packed.description["md5"] == digits.description["md5"]
+    assert torch.equal(packed.test_images, digits.test_images)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train-images-idx3-ubyte", None, "neither train-images-idx3-ubyte nor"),
+        ("train-images-idx3-ubyte", b"", "not a complete IDX file"),
+        ("train-labels-idx1-ubyte", bytes([0, 0, 8, 1, 0, 0, 0, 1, 3]), "one label in 0..9 for each"),
+        ("t10k-labels-idx1-ubyte", bytes([0, 0, 8, 1, 0, 0, 1, 244]) + bytes([77] * 500), "one label in 0..9"),
+        ("t10k-images-idx3-ubyte", bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 1, 2, 3, 4]), "are 2×2"),
+    ],
+)
+def test_a_bad_data_set_is_named(idx_folder, tmp_path, name, content, message):
+    for path in idx_folder.iterdir():
+        shutil.copy(path, tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(data.DataError, match=message) as error:
+        data.load(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+LABEL_FILES = st.binary(max_size=20).map(lambda labels: bytes([0, 0, 8, 1]) + len(labels).to_bytes(4, "big") + labels)
+
+
+@given(content=st.binary(max_size=64) | LABEL_FILES)
+def test_reading_any_bytes_gives_the_labels_or_a_clear_error(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("idx")
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(content)
+    complete = len(content) >= 8 and content[:8] == bytes([0, 0, 8, 1]) + (len(content) - 8).to_bytes(4, "big")
+    if complete:
+        assert data.read_idx(folder, "t10k-labels-idx1-ubyte").tolist() == list(content[8:])
+    else:
+        with pytest.raises(data.DataError, match="t10k-labels-idx1-ubyte: not a complete IDX file"):
+            data.read_idx(folder, "t10k-labels-idx1-ubyte")
+
+
+@given(n=st.integers(1, 3000), seed=st.integers(0, 2**31), epoch=st.integers(1, 500))
+def test_the_order_is_a_permutation_and_a_function_of_seed_and_epoch(n, seed, epoch):
+    torch.rand(3)  # whatever was drawn before
+    order = data.epoch_order(n, seed, epoch)
+    assert torch.equal(order.sort().values, torch.arange(n))
+    assert torch.equal(order, data.epoch_order(n, seed, epoch))
+    if n > 20:
+        assert not torch.equal(order, data.epoch_order(n, seed, epoch + 1))
+        assert not torch.equal(order, data.epoch_order(n, seed + 1, epoch))

@@ -1,0 +1,95 @@
+"""The fast forms against the plain ones: the same function, the same gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+import fast
+from coordconv import CoordConv2d
+from models import Net, Net_CoordConv, convolve_and_pool
+
+PARTS = {"localisation": (8, 7, 10, 5), "classifier": (10, 5, 20, 5)}
+
+
+def convolutions(part, coordconv, dtype=torch.float64):
+    torch.manual_seed(3)
+    c1, k1, c2, k2 = PARTS[part]
+    layer = CoordConv2d if coordconv else nn.Conv2d
+    return nn.ModuleList([layer(1, c1, k1), layer(c1, c2, k2)]).to(dtype)
+
+
+@pytest.mark.parametrize("coordconv", [False, True])
+@pytest.mark.parametrize("part", PARTS)
+def test_values_and_gradients_equal_the_plain_form(part, coordconv, digits):
+    """On real digits with a little noise, so that no two values in a pooling window are equal by chance."""
+    images = digits.test_images[:16].double() + 0.01 * torch.randn(16, 1, 28, 28, dtype=torch.float64)
+    outcomes = []
+    for form in (fast.convolve_and_pool, convolve_and_pool):
+        layers, x = convolutions(part, coordconv), images.clone().requires_grad_()
+        y = form(*layers, x)
+        torch.manual_seed(4)
+        y.backward(torch.randn(y.shape, dtype=y.dtype))
+        outcomes.append([y, x.grad, *(parameter.grad for parameter in layers.parameters())])
+    for ours, plain in zip(*outcomes, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_float32_agrees_to_rounding(part, digits):
+    layers = convolutions(part, True, torch.float32)
+    images = digits.test_images[:64]
+    torch.testing.assert_close(
+        fast.convolve_and_pool(*layers, images), convolve_and_pool(*layers, images), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_tied_values_pass_their_gradient_to_one_pixel_of_the_window():
+    """On a constant image all values of a window are equal, as on the background of a digit."""
+    sums = []
+    for form in (fast.convolve_and_pool, convolve_and_pool):
+        layers = convolutions("classifier", False)
+        x = torch.full((2, 1, 28, 28), 0.5, dtype=torch.float64, requires_grad=True)
+        form(*layers, x).sum().backward()
+        sums.append([x.grad.sum(), *(parameter.grad for parameter in layers.parameters())])
+    for ours, plain in zip(*sums, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_gradcheck():
+    layers = nn.ModuleList([CoordConv2d(1, 2, 5), nn.Conv2d(2, 1, 5)]).double()
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 28, 28, dtype=torch.float64)
+    parameters = [p.detach().clone().requires_grad_() for p in layers.parameters()]
+
+    def function(*values):
+        state = dict(zip(dict(layers.named_parameters()), values, strict=True))
+        swapped = {f"layers.{name}": value for name, value in state.items()}
+        return torch.func.functional_call(module, swapped, (x,))
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x):
+            return fast.convolve_and_pool(*self.layers, x)
+
+    module = Both()
+    assert torch.autograd.gradcheck(function, parameters)
+
+
+def test_a_first_use_in_inference_mode_does_not_spoil_training(digits):
+    for cached in (fast.shifts, fast.block_order, fast.coord_patches):
+        cached.cache_clear()
+    model = Net_CoordConv(True, True)
+    with torch.inference_mode():
+        model.eval()(digits.test_images[:4])
+    model.train()(digits.test_images[:4]).sum().backward()
+
+
+def test_the_plain_form_stays_reachable(digits):
+    torch.manual_seed(0)
+    model = Net().eval()
+    outputs = model(digits.test_images[:20])
+    model.plain = True
+    torch.testing.assert_close(model(digits.test_images[:20]), outputs, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,147 @@
+"""The networks: sizes, the identity at the start, and that flags do what they say and nothing else."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from coordconv import CoordConv2d
+from models import Net, Net_CoordConv, Net_CoordConv_Homography
+from run_experiments import EXPERIMENTS
+
+FLAGS = ("use_coordconf_localisation", "use_coordconf_classifier", "bypass_localisation")
+LIVE_PARAMETERS = dict(
+    zip((f"exp_0{i}" for i in range(1, 8)), (27360, 27360, 21840, 23340, 28860, 28644, 30144), strict=True)
+)
+COMBINATIONS = [{flag: bool(bits >> i & 1) for i, flag in enumerate(FLAGS)} for bits in range(8)]
+
+
+def build(model, seed=123, **arguments):
+    torch.manual_seed(seed)
+    return model(**arguments)
+
+
+def perturb(model):
+    """Away from the identity transform, as after some training."""
+    torch.manual_seed(5)
+    if not model.bypass_localisation:
+        nn.init.normal_(model.loc_fc2.weight, std=0.05)
+    return model.eval()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.id)
+def test_live_parameters_are_the_reference_counts_and_all_get_a_gradient(experiment, digits):
+    import models
+
+    model = perturb(build(getattr(models, experiment.model), **experiment.arguments)).train()
+    assert sum(p.numel() for p in model.parameters()) == LIVE_PARAMETERS[experiment.id]
+    F.nll_loss(model(digits.train_images[:64]), digits.train_labels[:64]).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_all_flags_off_is_net(digits):
+    net, coordconv = build(Net), build(Net_CoordConv)
+    assert [(n, p.tolist()) for n, p in net.named_parameters()] == [
+        (n, p.tolist()) for n, p in coordconv.named_parameters()
+    ]
+    assert torch.equal(net.eval()(digits.test_images), coordconv.eval()(digits.test_images))
+
+
+class Tutorial(nn.Module):
+    """The network as the reference describes it, written out once more and plainly, with its own layers."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        n = self.net
+        h = F.relu(F.max_pool2d(n.loc_conv1(x), 2))
+        h = F.relu(F.max_pool2d(n.loc_conv2(h), 2)).reshape(-1, 90)
+        theta = F.linear(F.relu(F.linear(h, n.loc_fc1.weight, n.loc_fc1.bias)), n.loc_fc2.weight, n.loc_fc2.bias)
+        grid = F.affine_grid(theta.view(-1, 2, 3), x.size(), align_corners=False)
+        x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        h = F.relu(F.max_pool2d(n.conv1(x), 2))
+        h = F.relu(F.max_pool2d(n.conv2(h), 2)).reshape(-1, 320)
+        return F.log_softmax(n.fc2(F.relu(n.fc1(h))), dim=1)
+
+
+@pytest.mark.parametrize("arguments", [c for c in COMBINATIONS if not c["bypass_localisation"]], ids=str)
+def test_outputs_and_gradients_equal_the_plain_formulation(arguments, digits):
+    model = perturb(build(Net_CoordConv, **arguments)).double()
+    plain = perturb(build(Net_CoordConv, **arguments)).double()
+    images, labels = digits.test_images[:32].double(), digits.test_labels[:32]
+    output, expected = model(images), Tutorial(plain)(images)
+    torch.testing.assert_close(output, expected)
+    F.nll_loss(output, labels).backward()
+    F.nll_loss(expected, labels).backward()
+    for (name, parameter), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, msg=name)
+
+
+def test_dropout_is_that_of_the_recipe(digits):
+    """In training mode whole maps of conv2 and single units of fc1 vanish, each with probability one half."""
+    model = build(Net_CoordConv, bypass_localisation=True).train()
+    nn.init.ones_(model.conv2.bias)
+    nn.init.zeros_(model.conv2.weight)  # each pooled map is 0 or 2 everywhere
+    seen = []
+    model.fc1.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].view(-1, 20, 4, 4)))
+    torch.manual_seed(0)
+    model(digits.train_images[:500])
+    maps = seen[0].flatten(2)
+    assert set(maps.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(maps.amin(2), maps.amax(2))
+    assert abs(maps.mean() - 1) < 0.03
+
+
+@pytest.mark.parametrize("model", [Net, Net_CoordConv, Net_CoordConv_Homography])
+def test_a_new_network_transforms_nothing(model, digits):
+    network = build(model).eval()
+    images = digits.test_images[:16]
+    assert (network.transform(images) - images).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("model", [Net_CoordConv, Net_CoordConv_Homography])
+@pytest.mark.parametrize("arguments", COMBINATIONS, ids=str)
+def test_flags(model, arguments, digits):
+    network = perturb(build(model, **arguments))
+    kinds = {name: type(layer) for name, layer in network.named_children() if "conv" in name}
+    for name, kind in kinds.items():
+        flag = "use_coordconf_localisation" if name.startswith("loc") else "use_coordconf_classifier"
+        assert kind is (CoordConv2d if arguments[flag] else nn.Conv2d)
+    assert any(name.startswith("loc") for name in kinds) != arguments["bypass_localisation"]
+    scores = network(digits.test_images[:20])
+    assert scores.shape == (20, 10)
+    torch.testing.assert_close(scores.exp().sum(1), torch.ones(20))
+    if arguments["bypass_localisation"]:
+        assert torch.equal(network.transform(digits.test_images), digits.test_images)
+
+
+@pytest.mark.parametrize("model", [Net_CoordConv, Net_CoordConv_Homography])
+@pytest.mark.parametrize("arguments", COMBINATIONS, ids=str)
+def test_a_sample_does_not_depend_on_its_batch(model, arguments, digits):
+    network = perturb(build(model, **arguments)).double()
+    images = digits.test_images[:12].double()
+    together = network(images)
+    torch.testing.assert_close(network(images[:1]), together[:1])
+    torch.testing.assert_close(network(images.flip(0)), together.flip(0))
+
+
+def test_the_classifier_starts_the_same_with_and_without_a_transformer():
+    with_transformer, without = build(Net_CoordConv), build(Net_CoordConv, bypass_localisation=True)
+    for name, parameter in without.named_parameters():
+        assert torch.equal(parameter, dict(with_transformer.named_parameters())[name])
+
+
+def test_homography_has_eight_free_numbers_and_reduces_to_affine(digits):
+    homography = perturb(build(Net_CoordConv_Homography))
+    assert homography.localise(digits.test_images).shape == (500, 8)
+    affine = perturb(build(Net_CoordConv))
+    with torch.no_grad():
+        for name, parameter in affine.named_parameters():
+            parameter.copy_(dict(homography.named_parameters())[name][: len(parameter)])
+        homography.loc_fc2.weight[6:] = 0
+    images = digits.test_images[:50]
+    torch.testing.assert_close(homography(images), affine(images), atol=1e-4, rtol=1e-4)

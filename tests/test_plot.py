@@ -1,0 +1,126 @@
+"""Figures and comparison: what is drawn, and what is named and passed over."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+import figures
+import plot
+from run_experiments import EXPERIMENTS
+from stats import mean_and_half_width
+
+
+def write(out, name, accuracy, run=1, **changes):
+    folder = out / name
+    folder.mkdir(parents=True)
+    results = {"experiment_name": name, "test_accuracy": accuracy, "run": run, "n_epochs": 2, "history": []} | changes
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def texts(figure):
+    return [t.get_text() for axes in figure.axes for t in [*axes.texts, *axes.get_yticklabels(), axes.xaxis.label]]
+
+
+def test_interval_is_students():
+    assert mean_and_half_width([98.0]) == (98.0, None)
+    mean, half = mean_and_half_width([1.0, 2.0, 3.0])  # t(2, 0.975) = 4.30265, standard error 1/sqrt(3)
+    assert mean == 2
+    assert half == pytest.approx(4.3026527 / 3**0.5)
+
+
+def test_bars_start_with_the_baseline_and_name_the_cut(tmp_path):
+    for run, accuracy in enumerate((98.5, 98.7, 98.9), 1):
+        write(tmp_path, f"exp_01_run_0{run}_reproduce_baseline", accuracy, run)
+    write(tmp_path, "exp_03_run_01_bypass_localisation", 98.2)
+    found, complaints = plot.read_results(tmp_path)
+    assert complaints == []
+    rows = plot.accuracy_rows(found)
+    assert [row[0] for row in rows] == [
+        "baseline (tutorial's claim)",
+        "exp_01_reproduce_baseline",
+        "exp_03_bypass_localisation",
+    ]
+    assert rows[0][1:] == (98.69, None, 0)
+    assert rows[1][1] == pytest.approx(98.7)
+    assert rows[2][2:] == (None, 1)
+    shown = texts(figures.accuracy_bars(rows))
+    assert "test accuracy in % (the axis is cut: it starts at 97.5)" in shown
+    assert any("98.70 ± 0.50 (3 runs)" in text for text in shown)
+    assert any(text.strip() == "98.20" for text in shown)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"experiment_name": "x"}',
+        '{"experiment_name": 3, "test_accuracy": 98, "run": 1}',
+        "\x00",
+    ],
+)
+def test_broken_results_are_named_and_passed_over(tmp_path, content, call):
+    write(tmp_path, "exp_03_run_01_bypass_localisation", 98.2)
+    write(tmp_path, "test", 50.0)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "results.json").write_text(content)
+    found, complaints = plot.read_results(tmp_path)
+    assert list(found) == ["exp_03_bypass_localisation"]
+    assert len(complaints) == 2
+    assert f"{tmp_path / 'broken' / 'results.json'}: passed over, it is broken" in complaints[0]
+    assert complaints[1] == f"{tmp_path / 'unfinished'}: passed over, it has no results.json (unfinished?)"
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-1", "101", '"98"', "true", "null"])
+def test_an_accuracy_that_is_none_is_refused(tmp_path, value):
+    write(tmp_path, "exp_01_run_01_reproduce_baseline", 98)
+    path = tmp_path / "exp_01_run_01_reproduce_baseline" / "results.json"
+    path.write_text(path.read_text().replace("98", value))
+    assert plot.read_results(tmp_path)[0] == {}
+
+
+def test_no_results_is_a_clear_message(tmp_path, call):
+    result = call("plot.py", "--out", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == f"plot.py: no results in {tmp_path}; run_experiments.py makes them\n"
+    missing = call("plot.py", "--out", tmp_path / "nowhere")
+    assert missing.returncode == 2
+    assert "there is no such folder" in missing.stderr
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.id)
+def test_diagrams_show_the_row(experiment):
+    shown = " ".join(texts(plot.diagram(experiment)))
+    bypass = "bypass" in experiment.title
+    assert ("no localisation" in shown) == bypass
+    assert ("affine" in shown) == (not bypass)
+    in_classifier = "coordconf_classifier" in experiment.title
+    assert ("classifier\n2 × CoordConv" in shown) == in_classifier
+    assert ("localisation\n2 × CoordConv" in shown) == ("coordconf_localistation" in experiment.title)
+
+
+def test_confusion_matrix_writes_every_count():
+    counts = np.arange(100).reshape(10, 10)
+    shown = texts(figures.confusion_matrix(counts, "title"))
+    assert [t for t in shown[:100] if t] == ["·", *map(str, range(1, 100))]
+
+
+def test_grid_places_images_row_by_row():
+    images = np.arange(10)[:, None, None] * np.ones((10, 4, 5)) / 10
+    grid = figures.grid_of(images, columns=8, gap=1)
+    assert grid.shape == (2 * 5 + 1, 8 * 6 + 1)
+    assert [grid[2, 2 + 6 * i] for i in range(8)] == pytest.approx([i / 10 for i in range(8)])
+    assert [grid[7, 2], grid[7, 8]] == pytest.approx([0.8, 0.9])
+
+
+def test_saved_figures_are_whole_and_reproducible(tmp_path):
+    for name in ("a.png", "b.png"):
+        figures.save(figures.loss_curves([("x", [2, 1])], "loss"), tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert imread(tmp_path / "a.png").size > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]

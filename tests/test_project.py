@@ -1,0 +1,102 @@
+"""The repository as a whole: what is written in one place agrees with what is written in another."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import plot
+from run_experiments import EXPERIMENTS, seed_of
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def requirements(lines):
+    return {
+        match[1]: match[2]
+        for line in lines
+        if (match := re.match(r"([a-z-]+) ?(>=[\d.]+)", line.strip().removeprefix("- ")))
+    }
+
+
+def test_conda_environment_is_in_step_with_requirements():
+    pip = requirements((ROOT / "requirements.txt").read_text().splitlines())
+    conda = requirements((ROOT / "stn.cpu.yml").read_text().splitlines())
+    del conda["python"]
+    conda["torch"] = conda.pop("pytorch")
+    assert conda == pip
+    assert {"torch", "torchvision", "kornia", "matplotlib", "tensorboard", "numpy", "tqdm"} <= pip.keys()
+
+
+def test_readme_says_what_is_in_results():
+    assert plot.fill_readme(README, plot.readme_blocks(ROOT / "results")) == README
+    assert README.count("<!-- end -->") == 3 + len(EXPERIMENTS)
+
+
+def test_every_figure_and_file_that_the_readme_names_exists():
+    for path in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
+        assert (ROOT / path).exists(), path
+    figures = {path.name for path in (ROOT / ".readme_figures").iterdir()}
+    assert figures == set(re.findall(r"\.readme_figures/([\w.]+)", README))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.id)
+def test_reported_runs_are_full_and_consistent(experiment):
+    run = json.loads((ROOT / "results" / f"{experiment.directory(1)}.json").read_text())
+    assert (run["model"], run["arguments"]) == (experiment.model, experiment.arguments)
+    assert (run["n_epochs"], run["seed"], run["run"]) == (experiment.epochs, seed_of(1), 1)
+    assert (
+        run["data"]["md5"]
+        == json.loads((ROOT / "results" / f"{EXPERIMENTS[0].directory(1)}.json").read_text())["data"]["md5"]
+    )
+    assert sum(run["confusion_matrix"][digit][digit] for digit in range(10)) == run["test_correct"]
+    assert sum(map(sum, run["confusion_matrix"])) == len(run["predictions"]) == run["test_total"] == 10_000
+    assert len(run["history"]) == experiment.epochs
+    assert run["history"][-1]["test_correct"] == run["test_correct"]
+
+
+def test_the_first_twenty_epochs_of_exp_02_are_exp_01():
+    first, second = (
+        json.loads((ROOT / "results" / f"{experiment.directory(1)}.json").read_text())["history"]
+        for experiment in EXPERIMENTS[:2]
+    )
+    for ours, other in zip(first, second, strict=False):
+        assert {**ours, "seconds": None} == {**other, "seconds": None}
+
+
+def test_a_module_does_nothing_when_imported(tmp_path):
+    names = [path.stem for path in ROOT.glob("*.py")]
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import torch; state = torch.get_rng_state(); "
+        f"import {', '.join(names)}; assert torch.equal(state, torch.get_rng_state()); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    process = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_imports_run_one_way():
+    """Each file imports only those that stand above it in this list."""
+    order = [
+        "files",
+        "data",
+        "coordconv",
+        "fast",
+        "stn",
+        "models",
+        "figures",
+        "train",
+        "run_experiments",
+        "stats",
+        "plot",
+        "benchmark",
+    ]
+    assert sorted(order) == sorted(path.stem for path in ROOT.glob("*.py"))
+    for position, name in enumerate(order):
+        source = (ROOT / f"{name}.py").read_text()
+        imported = set(re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE)) & set(order)
+        assert imported <= set(order[:position]), name

@@ -1,0 +1,227 @@
+"""A run: what it writes, that it can be repeated and continued bit for bit, and that it fails loudly."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+import figures
+import train
+from models import Net, Net_CoordConv
+from train import RunError
+
+TAGS = ["Accuracy test", "Average loss test", "Average loss train"]
+
+
+def run(digits, out, name="exp_99_run_01_trial", n_epochs=3, model=Net, **options):
+    torch.manual_seed(123)
+    return train.train(model(), name, n_epochs, data=digits, out=out, **options)
+
+
+def points(folder):
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def without_times(results):
+    results = json.loads(json.dumps(results))
+    del results["seconds"]
+    for epoch in results["history"]:
+        del epoch["seconds"]
+    return results
+
+
+@pytest.fixture(scope="module")
+def finished(digits, tmp_path_factory):
+    """A run of three epochs: (its folder, its results)."""
+    out = tmp_path_factory.mktemp("finished")
+    return out / "exp_99_run_01_trial", run(digits, out)
+
+
+def test_results_are_complete_and_consistent(finished, digits):
+    folder, results = finished
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert results["experiment_name"] == "exp_99_run_01_trial"
+    assert results["test_total"] == 500
+    assert results["test_accuracy"] == pytest.approx(results["test_correct"] / 5)
+    assert (results["run"], results["seed"], results["n_epochs"], results["model"]) == (1, 123, 3, "Net")
+    assert results["live_parameters"] == 27360
+    assert [epoch["epoch"] for epoch in results["history"]] == [1, 2, 3]
+    assert results["history"][-1]["test_correct"] == results["test_correct"]
+    assert {"python", "torch", "torchvision", "kornia"} <= results["versions"].keys()
+    assert (results["device"], results["threads"]) == ("cpu", 1)
+    predictions = torch.tensor([int(digit) for digit in results["predictions"]])
+    confusion = [[int(((digits.test_labels == t) & (predictions == p)).sum()) for p in range(10)] for t in range(10)]
+    assert results["confusion_matrix"] == confusion
+
+
+def test_the_folder_holds_what_is_promised_and_nothing_half_written(finished):
+    names = {path.name for path in finished[0].iterdir() if "tfevents" not in path.name}
+    assert names == {
+        "settings.json",
+        "checkpoint.pt",
+        "weights.pt",
+        "results.json",
+        "confusion_matrix.png",
+        "visualized_transformation.png",
+    }
+
+
+def test_the_final_weights_give_the_reported_result(finished, digits):
+    folder, results = finished
+    model = Net()
+    model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["history"] == results["history"]
+    with torch.no_grad():
+        scores = model.eval()(digits.test_images)
+    assert F.nll_loss(scores, digits.test_labels).item() == pytest.approx(results["avg_test_loss"], rel=1e-5)
+    assert int((scores.argmax(1) == digits.test_labels).sum()) == results["test_correct"]
+
+
+def test_tensorboard_has_the_history(finished):
+    folder, results = finished
+    logged = points(folder)
+    assert sorted(logged) == TAGS
+    for tag, key in zip(TAGS, ("test_accuracy", "test_loss", "train_loss"), strict=True):
+        assert logged[tag] == [(e["epoch"], pytest.approx(e[key], rel=1e-6)) for e in results["history"]]
+
+
+def test_train_loss_and_steps_are_those_of_the_plain_recipe(digits):
+    """One epoch of train_epoch against the tutorial's loop, written out: SGD 0.01, batches of 64, mean per image."""
+    torch.manual_seed(3)
+    model, plain = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.LogSoftmax(1)), nn.Linear(784, 10)
+    plain.load_state_dict(model[1].state_dict())
+    order = torch.randperm(600)
+    step = train.training_step(model, torch.optim.SGD(model.parameters(), lr=0.01), digits)
+    loss = train.train_epoch(step, order)
+    total = 0.0
+    for start in range(0, 600, 64):
+        batch = order[start : start + 64]
+        output = F.log_softmax(plain(digits.train_images[batch].flatten(1)), 1)
+        nll = -output[torch.arange(len(batch)), digits.train_labels[batch]]
+        total += nll.sum().item()
+        gradients = torch.autograd.grad(nll.mean(), list(plain.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(plain.parameters(), gradients, strict=True):
+                parameter -= 0.01 * gradient
+    assert loss == pytest.approx(total / 600, rel=1e-5)
+    torch.testing.assert_close(model[1].weight, plain.weight)
+
+
+def test_repeating_gives_the_same_bits(finished, digits, tmp_path):
+    torch.rand(1000)  # nothing that ran before may matter
+    again = run(digits, tmp_path)
+    assert without_times(again) == without_times(finished[1])
+
+
+@pytest.mark.parametrize("moment", ["in the second epoch", "after logging it", "before the results"])
+def test_going_on_after_an_interruption_gives_the_same_bits(finished, digits, tmp_path, monkeypatch, moment):
+    class Interruption(Exception):
+        pass
+
+    calls = []
+
+    def interrupt(original, at_call):
+        def wrapped(*arguments):
+            calls.append(1)
+            if len(calls) == at_call:
+                raise Interruption
+            return original(*arguments)
+
+        return wrapped
+
+    *target, at_call = {
+        "in the second epoch": (train, "evaluate", 2),
+        "after logging it": (torch, "save", 2),
+        "before the results": (train, "finish", 1),
+    }[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(*target, interrupt(getattr(*target), at_call))
+        with pytest.raises(Interruption):
+            run(digits, tmp_path)
+    assert not (tmp_path / "exp_99_run_01_trial" / "results.json").exists()
+    torch.rand(7)
+    resumed = run(digits, tmp_path)
+    folder, undisturbed = finished
+    assert without_times(resumed) == without_times(undisturbed)
+    assert points(tmp_path / "exp_99_run_01_trial") == points(folder)
+    weights = [torch.load(f / "weights.pt", weights_only=True) for f in (folder, tmp_path / "exp_99_run_01_trial")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not list((tmp_path / "exp_99_run_01_trial").glob("*.part"))
+
+
+def test_more_epochs_begin_with_the_same_epochs(finished, digits, tmp_path):
+    longer = run(digits, tmp_path, n_epochs=4)
+    assert without_times(longer)["history"][:3] == without_times(finished[1])["history"]
+
+
+def test_a_finished_run_is_not_trained_again(finished, digits, monkeypatch):
+    monkeypatch.setattr(train, "train_epoch", None)
+    assert run(digits, finished[0].parent) == finished[1]
+
+
+def test_another_run_in_the_folder_is_an_error_that_names_the_difference(finished, digits):
+    before = {path: path.read_bytes() for path in finished[0].iterdir()}
+    with pytest.raises(RunError, match=r"n_epochs 3 instead of 4; to replace it, .*--force.*--out"):
+        run(digits, finished[0].parent, n_epochs=4)
+    with pytest.raises(RunError, match=r"model Net instead of Net_CoordConv"):
+        run(digits, finished[0].parent, model=Net_CoordConv)
+    assert {path: path.read_bytes() for path in finished[0].iterdir()} == before
+
+
+def test_overwriting_replaces_the_run_and_leaves_other_files(finished, digits, tmp_path):
+    run(digits, tmp_path, n_epochs=2)
+    note = tmp_path / "exp_99_run_01_trial" / "note.txt"
+    note.write_text("mine")
+    again = run(digits, tmp_path, overwrite=True)
+    assert without_times(again) == without_times(finished[1])
+    assert points(note.parent) == points(finished[0])
+    assert note.read_text() == "mine"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_epoch(digits, tmp_path, monkeypatch, value):
+    original = train.train_epoch
+    losses = iter([None, value])
+
+    def sometimes_broken(*arguments):
+        return next(losses) or original(*arguments)
+
+    monkeypatch.setattr(train, "train_epoch", sometimes_broken)
+    with pytest.raises(RunError, match=rf"loss of epoch 2 is not finite \(train {value}"):
+        run(digits, tmp_path)
+    folder = tmp_path / "exp_99_run_01_trial"
+    assert not (folder / "results.json").exists()
+    assert len(torch.load(folder / "checkpoint.pt", weights_only=True)["history"]) == 1
+
+
+@pytest.mark.parametrize("name", ["", "../elsewhere", "a/b", ".hidden", "a b", "-x"])
+def test_names_that_are_no_plain_folder_name_are_refused(digits, tmp_path, name):
+    with pytest.raises(RunError, match="an experiment's name is"):
+        run(digits, tmp_path / "out", name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_of_ones_own(digits, tmp_path):
+    class Linear(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Flatten(), nn.Linear(784, 10), nn.LogSoftmax(1))
+
+    results = run(digits, tmp_path, "mine", 2, Linear)
+    assert (results["model"], results["live_parameters"]) == ("Linear", 7850)
+    assert not (tmp_path / "mine" / "visualized_transformation.png").exists()
+
+
+def test_the_figure_shows_the_images_as_they_were(digits, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "transformed_digits", lambda *images: shown.append(images) or figures.Figure())
+    run(digits, tmp_path, n_epochs=1)
+    before, after, _ = shown[0]
+    raw = (digits.test_images[:64, 0] * digits.description["std"] + digits.description["mean"]) * 255
+    assert (before * 255 - raw.round()).abs().max() < 0.01
+    assert before.min() >= 0
+    assert after.shape == before.shape
