@@ -210,8 +210,8 @@ def main():
             f"  {r['ratio']:5.2f} ({r['ratio_min']:.2f}-{r['ratio_max']:.2f})  {r['ours_peak_mb']:6d} MB a process"
         )
     print(
-        f"whole job: tutorial {whole['tutorial']:.1f} minutes, ours {whole['ours']:.1f}: {result['ratio_whole_job']} times"
-        f" as fast ({result['device_name']}, {jobs} processes at a time, torch {result['versions']['torch']})"
+        f"whole job: tutorial {whole['tutorial']:.1f} minutes, ours {whole['ours']:.1f}: {result['ratio_whole_job']}"
+        f" times as fast ({result['device_name']}, {jobs} processes at a time, torch {result['versions']['torch']})"
     )
     if options.save:
         write_json(options.save, result)

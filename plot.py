@@ -149,9 +149,10 @@ def readme_blocks(folder):
         ],
     )
     run = runs["exp_01"]
+    machine = f"{run['device_name']}, Python {run['versions']['python']}, torch {run['versions']['torch']}"
     blocks["job"] = (
-        f"{job['trained']} runs trained in {job['minutes']:.1f} minutes, {job['at_a_time']} at a time ({run['device_name']}"
-        f", Python {run['versions']['python']}, torch {run['versions']['torch']}; one run each, seed {run['seed']})."
+        f"{job['trained']} runs trained in {job['minutes']:.1f} minutes, {job['at_a_time']} at a time ({machine}; "
+        f"one run each, seed {run['seed']})."
     )
     blocks["speed"] = (
         markdown_table(
@@ -169,9 +170,9 @@ def readme_blocks(folder):
             ],
         )
         + f"\n\nThe whole job: {speed['tutorial_minutes_whole_job']:.1f} minutes with the tutorial's loop, "
-        f"{speed['ours_minutes_whole_job']:.1f} with ours, **{speed['ratio_whole_job']:.1f} times as fast** (medians of "
-        f"{speed['rounds']} rounds; {speed['device_name']}, {speed['cores']} cores, torch {speed['versions']['torch']}; "
-        f"peak memory {max(r['ours_peak_mb'] for r in speed['rows'])} MB a process)."
+        + f"{speed['ours_minutes_whole_job']:.1f} with ours, **{speed['ratio_whole_job']:.1f} times as fast** "
+        + f"(medians of {speed['rounds']} rounds; {speed['device_name']}, {speed['cores']} cores, "
+        + f"torch {speed['versions']['torch']}; peak memory {max(r['ours_peak_mb'] for r in speed['rows'])} MB a process)."
     )
     return blocks
 
