@@ -126,6 +126,7 @@ def readme_blocks(folder):
 
     runs = {experiment.id: read(experiment.directory(1)) for experiment in EXPERIMENTS}
     job, speed = read("job"), read("benchmark")
+    peak = max(row["ours_peak_mb"] for row in speed["rows"])
     blocks = {}
     for experiment in EXPERIMENTS:
         run = runs[experiment.id]
@@ -172,7 +173,7 @@ def readme_blocks(folder):
         + f"\n\nThe whole job: {speed['tutorial_minutes_whole_job']:.1f} minutes with the tutorial's loop, "
         + f"{speed['ours_minutes_whole_job']:.1f} with ours, **{speed['ratio_whole_job']:.1f} times as fast** "
         + f"(medians of {speed['rounds']} rounds; {speed['device_name']}, {speed['cores']} cores, "
-        + f"torch {speed['versions']['torch']}; peak memory {max(r['ours_peak_mb'] for r in speed['rows'])} MB a process)."
+        + f"torch {speed['versions']['torch']}; peak memory {peak} MB a process)."
     )
     return blocks
 

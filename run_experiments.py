@@ -132,8 +132,10 @@ def run_job(job, options, report=None):
 
     seed = seed_of(job.run)
     torch.manual_seed(seed)  # before the model is built: it decides the initial weights
+    model = getattr(models, job.experiment.model)(**job.experiment.arguments)
+    model.plain = options.plain
     return train(
-        model=getattr(models, job.experiment.model)(**job.experiment.arguments),
+        model=model,
         experiment_name=job.name,
         n_epochs=job.epochs,
         run=job.run,
@@ -344,6 +346,9 @@ def parse_arguments(arguments=None):
     add("--device", type=device_name, help="cpu, cuda or cuda:N (default: cuda if there is one)")
     add("--data", metavar="FOLDER", help="another data set: a folder with four IDX files named like MNIST's")
     add("--out", default="experiments", metavar="FOLDER", help="where the runs go (default: experiments)")
+    add(
+        "--plain", action="store_true", help="compute convolutions as they are usually written (on a CPU: half as fast)"
+    )
     add("--force", action="store_true", help="start the selected runs again and replace what is there")
     return parser.parse_args(arguments)
 
@@ -380,6 +385,7 @@ def prepare(options, jobs):
             seed_of(job.run),
             description,
             options.device,
+            options.plain,
         )
         folder = Path(options.out) / job.name
         try:

@@ -75,7 +75,15 @@ def train(
     configure()
     data = (load() if data is None else data).to(device)
     settings = run_settings(
-        experiment_name, type(model).__name__, arguments or {}, n_epochs, run, seed, data.description, device
+        experiment_name,
+        type(model).__name__,
+        arguments or {},
+        n_epochs,
+        run,
+        seed,
+        data.description,
+        device,
+        plain=getattr(model, "plain", False),
     )
     folder = Path(out) / experiment_name
     if overwrite:
@@ -235,7 +243,7 @@ def finish(folder, settings, model, data, history):
     return results
 
 
-def run_settings(experiment_name, model, arguments, n_epochs, run, seed, data, device):
+def run_settings(experiment_name, model, arguments, n_epochs, run, seed, data, device, plain=False):
     """What the result of a run depends on; a run may only be continued with the same. Raises RunError."""
     if not re.fullmatch(r"\w[\w.-]*", experiment_name):
         raise RunError(f"an experiment's name is letters, digits, '_', '-' and '.', not {experiment_name!r}")
@@ -253,6 +261,7 @@ def run_settings(experiment_name, model, arguments, n_epochs, run, seed, data, d
         "data": data,
         "device": torch.device(device).type,
         "threads": THREADS,
+        "plain_convolutions": plain,  # see models.Net.plain
     }
 
 

@@ -200,6 +200,20 @@ def test_runs_have_their_own_seeds_and_share_them_between_experiments(call, idx_
     assert_same_results(tmp_path, workplace[0] / "experiments", NAMES[2:4])
 
 
+def test_the_plain_form_is_another_setting_with_nearly_the_same_result(call, idx_folder, workplace, tmp_path):
+    arguments = ("run_experiments.py", "--data", idx_folder, "--epochs", 2, "--only", "exp_07", "--plain")
+    refused = call(*arguments, "--out", workplace[0] / "experiments")
+    assert refused.returncode == 2
+    assert "plain_convolutions False instead of True" in refused.stderr
+    assert call(*arguments, "--out", tmp_path).returncode == 0
+    plain, fast = (
+        json.loads((out / NAMES[6] / "results.json").read_text())["history"]
+        for out in (tmp_path, workplace[0] / "experiments")
+    )
+    for ours, other in zip(plain, fast, strict=True):
+        assert ours["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
+
+
 def test_a_failing_run_is_told_and_the_others_go_on(call, idx_folder, tmp_path):
     (tmp_path / NAMES[2]).write_text("a file where the folder should be")
     process = call(

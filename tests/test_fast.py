@@ -55,31 +55,19 @@ def test_tied_values_pass_their_gradient_to_one_pixel_of_the_window():
         torch.testing.assert_close(ours, plain)
 
 
-def test_gradcheck():
-    layers = nn.ModuleList([CoordConv2d(1, 2, 5), nn.Conv2d(2, 1, 5)]).double()
+@pytest.mark.parametrize("blocks", [(4, 2), (2, 1)], ids=str)
+@pytest.mark.parametrize("n_coordinates", [0, 2])
+def test_gradcheck_of_the_gradient_written_by_hand(blocks, n_coordinates):
     torch.manual_seed(0)
-    x = torch.randn(1, 1, 28, 28, dtype=torch.float64)
-    parameters = [p.detach().clone().requires_grad_() for p in layers.parameters()]
-
-    def function(*values):
-        state = dict(zip(dict(layers.named_parameters()), values, strict=True))
-        swapped = {f"layers.{name}": value for name, value in state.items()}
-        return torch.func.functional_call(module, swapped, (x,))
-
-    class Both(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = layers
-
-        def forward(self, x):
-            return fast.convolve_and_pool(*self.layers, x)
-
-    module = Both()
-    assert torch.autograd.gradcheck(function, parameters)
+    a, b = blocks
+    x = torch.randn(2, a * b * 2, 8 // a, 8 // b, dtype=torch.float64, requires_grad=True)  # two channels, 8 by 8
+    weight = torch.randn(3, 2 + n_coordinates, 3, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *tensors: fast.ConvPool.apply(*tensors, a, b, 8), (x, weight, bias))
 
 
 def test_a_first_use_in_inference_mode_does_not_spoil_training(digits):
-    for cached in (fast.shifts, fast.block_order, fast.coord_patches):
+    for cached in (fast.weight_places, fast.block_order, fast.coord_patches):
         cached.cache_clear()
     model = Net_CoordConv(True, True)
     with torch.inference_mode():
