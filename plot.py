@@ -175,7 +175,31 @@ def readme_blocks(folder):
         + f"(medians of {speed['rounds']} rounds; {speed['device_name']}, {speed['cores']} cores, "
         + f"torch {speed['versions']['torch']}; peak memory {peak} MB a process)."
     )
+    blocks["formulations"] = formulations_table(read("formulations"))
+    h100 = read("h100")
+    seconds = sum(run["seconds"] for run in h100["runs"])
+    one, seven = h100["minutes"]["1 at a time"], h100["minutes"]["7 at a time"]
+    blocks["h100"] = (
+        f"On one {h100['device_name']} (torch {h100['versions']['torch']}) the seven runs took {one:.1f} minutes one "
+        f"at a time, of which {seconds:.0f} seconds were training and testing, and {seven:.1f} minutes seven at a "
+        f"time, with the same bits."
+    )
     return blocks
+
+
+def formulations_table(record):
+    """Plain against fast convolutions, run by run, over the epochs that both completed."""
+    rows = []
+    for name, plain in record["plain"].items():
+        fast = record["fast"][name]
+        n = min(len(plain["train_loss"]), len(fast["train_loss"]))
+        change = fast["train_loss"][0] / plain["train_loss"][0] - 1
+        late = [sum(run["test_correct"][n - 5 : n]) / 5 / 100 for run in (plain, fast)]
+        losses = f"{plain['train_loss'][n - 1]:.4f}", f"{fast['train_loss'][n - 1]:.4f}"
+        rows.append([name[:13], f"{100 * change:+.2f} %", n, *losses, *(f"{accuracy:.2f}" for accuracy in late)])
+    header = ["run", "first epoch's train loss, fast against plain", "epochs compared"]
+    header += ["last of them, train loss: plain", "fast", "mean accuracy % of the last five: plain", "fast"]
+    return markdown_table(header, rows)
 
 
 def fill_readme(text, blocks):

@@ -48,10 +48,11 @@ def workplace(call, idx_folder, tmp_path_factory):
 def test_run_experiments_makes_the_seven_runs(workplace):
     folder, process = workplace
     assert process.returncode == 0, process.stderr
-    assert sorted(path.name for path in (folder / "experiments").iterdir()) == NAMES
-    summary = process.stdout.split("\n\n")[-1].splitlines()
-    assert len(summary) == 8
-    for line, name in zip(summary[1:], NAMES, strict=True):
+    assert sorted(path.name for path in (folder / "experiments").iterdir()) == [*NAMES, "job.json"]
+    announcement, summary, total = process.stdout.split("\n\n")
+    assert announcement == "7 runs into experiments"
+    assert re.fullmatch(r"7 of 7 runs trained in \d+\.\d minutes, 2 at a time\n", total)
+    for line, name in zip(summary.splitlines()[1:], NAMES, strict=True):
         results = json.loads((folder / "experiments" / name / "results.json").read_text())
         shown = re.fullmatch(rf"{name} +([\d.]+) %  (\d+) of 500 +finished", line)
         assert shown is not None, line
@@ -189,7 +190,7 @@ def test_runs_have_their_own_seeds_and_share_them_between_experiments(call, idx_
         *("--only", "exp_04", "exp_03"),
     )
     assert process.returncode == 0, process.stderr
-    results = {path.name: json.loads((path / "results.json").read_text()) for path in tmp_path.iterdir()}
+    results = {path.name: json.loads((path / "results.json").read_text()) for path in tmp_path.glob("exp_*")}
     assert sorted((name[:13], r["run"], r["seed"]) for name, r in results.items()) == [
         ("exp_03_run_01", 1, 123),
         ("exp_03_run_02", 2, 124),

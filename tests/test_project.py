@@ -33,7 +33,7 @@ def test_conda_environment_is_in_step_with_requirements():
 
 def test_readme_says_what_is_in_results():
     assert plot.fill_readme(README, plot.readme_blocks(ROOT / "results")) == README
-    assert README.count("<!-- end -->") == 3 + len(EXPERIMENTS)
+    assert README.count("<!-- end -->") == 5 + len(EXPERIMENTS)
 
 
 def test_every_figure_and_file_that_the_readme_names_exists():
