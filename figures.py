@@ -48,7 +48,7 @@ def confusion_matrix(counts, title):
 
 def transformed_digits(before, after, title):
     """64 images (64, 28, 28) in [0, 1] as an 8×8 grid, and beside it the same images transformed."""
-    figure = Figure(figsize=(9, 4.8))
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
     for axes, images, name in zip(figure.subplots(1, 2), (before, after), ("test images", "transformed"), strict=True):
         axes.imshow(grid_of(images), cmap="gray", vmin=0, vmax=1)
         axes.set_title(name)

@@ -19,6 +19,7 @@ Exit code 1 if there is no result at all, 2 for wrong usage.
 """
 
 import argparse
+import itertools
 import json
 import math
 import re
@@ -136,7 +137,15 @@ def readme_blocks(folder):
             f"{ORIGINAL[experiment.id]:.2f} %."
         )
     blocks["results"] = markdown_table(
-        ["directory in experiments/", "epochs", "live parameters", "accuracy %", "original %", "train + test, minutes"],
+        [
+            "directory in experiments/",
+            "epochs",
+            "live parameters",
+            "accuracy %",
+            "original %",
+            "largest step, images",
+            "minutes",
+        ],
         [
             [
                 f"`{run['experiment_name']}`",
@@ -144,6 +153,7 @@ def readme_blocks(folder):
                 f"{run['live_parameters']:,}",
                 f"{run['test_accuracy']:.2f}",
                 f"{ORIGINAL[name]:.2f}",
+                largest_step(run["history"]),
                 f"{run['seconds'] / 60:.1f}",
             ]
             for name, run in runs.items()
@@ -189,17 +199,29 @@ def readme_blocks(folder):
 
 def formulations_table(record):
     """Plain against fast convolutions, run by run, over the epochs that both completed."""
-    rows = []
+    rows, first, last, accuracy = [], [], [], []
     for name, plain in record["plain"].items():
         fast = record["fast"][name]
         n = min(len(plain["train_loss"]), len(fast["train_loss"]))
-        change = fast["train_loss"][0] / plain["train_loss"][0] - 1
-        late = [sum(run["test_correct"][n - 5 : n]) / 5 / 100 for run in (plain, fast)]
-        losses = f"{plain['train_loss'][n - 1]:.4f}", f"{fast['train_loss'][n - 1]:.4f}"
-        rows.append([name[:13], f"{100 * change:+.2f} %", n, *losses, *(f"{accuracy:.2f}" for accuracy in late)])
-    header = ["run", "first epoch's train loss, fast against plain", "epochs compared"]
-    header += ["last of them, train loss: plain", "fast", "mean accuracy % of the last five: plain", "fast"]
-    return markdown_table(header, rows)
+        first.append(100 * (fast["train_loss"][0] / plain["train_loss"][0] - 1))
+        last.append(100 * (fast["train_loss"][n - 1] / plain["train_loss"][n - 1] - 1))
+        means = [sum(form["test_correct"][n - 5 : n]) / 500 for form in (plain, fast)]
+        accuracy.append(means[1] - means[0])
+        rows.append([name[:13], n, f"{first[-1]:+.2f} %", f"{last[-1]:+.2f} %", *(f"{mean:.2f}" for mean in means)])
+    header = ["run", "epochs compared", "train loss of the first, fast against plain", "of the last"]
+    header += ["test accuracy %, mean of the last five: plain", "fast"]
+    (mean, half), (loss, loss_half) = mean_and_half_width(accuracy), mean_and_half_width(last)
+    return (
+        f"{markdown_table(header, rows)}\n\nThe first epoch's losses differ by {max(map(abs, first)):.2f} % at most. Over "
+        f"the {len(rows)} pairs the last loss changes by {loss:+.1f} ± {loss_half:.1f} % and the accuracy by {mean:+.2f} "
+        f"± {half:.2f} points (mean and 95 % interval, Student's t)."
+    )
+
+
+def largest_step(history, n_last=10):
+    """The largest change of the number of correct test images between neighbouring epochs, in the last `n_last`."""
+    correct = [epoch["test_correct"] for epoch in history[-n_last - 1 :]]
+    return max(abs(after - before) for before, after in itertools.pairwise(correct))
 
 
 def fill_readme(text, blocks):
