@@ -212,9 +212,9 @@ def formulations_table(record):
     header += ["test accuracy %, mean of the last five: plain", "fast"]
     (mean, half), (loss, loss_half) = mean_and_half_width(accuracy), mean_and_half_width(last)
     return (
-        f"{markdown_table(header, rows)}\n\nThe first epoch's losses differ by {max(map(abs, first)):.2f} % at most. Over "
-        f"the {len(rows)} pairs the last loss changes by {loss:+.1f} ± {loss_half:.1f} % and the accuracy by {mean:+.2f} "
-        f"± {half:.2f} points (mean and 95 % interval, Student's t)."
+        f"{markdown_table(header, rows)}\n\nThe first epoch's losses differ by {max(map(abs, first)):.2f} % at most. "
+        f"Over the {len(rows)} pairs the last loss changes by {loss:+.1f} ± {loss_half:.1f} % and the accuracy by "
+        f"{mean:+.2f} ± {half:.2f} points (mean and 95 % interval, Student's t)."
     )
 
 
