@@ -16,7 +16,6 @@ import argparse
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -24,16 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from files import write_json
-from run_experiments import EXPERIMENTS, at_least_one, device_name, experiment_id
-
-
-def build(experiment):
-    import torch
-
-    import models
-
-    torch.manual_seed(123)
-    return getattr(models, experiment.model)(**experiment.arguments)
+from run_experiments import EXPERIMENTS, at_least_one, build, device_name, experiment_id
 
 
 def tutorial_epoch(experiment, device):
@@ -56,9 +46,20 @@ def tutorial_epoch(experiment, device):
         )
         for train in (True, False)
     ]
-    coordconv.CoordConv2d.forward = lambda layer, x: layer.conv(layer.addcoords(x))  # as it is usually written
-    model = build(experiment).to(device)
-    model.plain = True
+    model = build(experiment, 123, plain=True).to(device)
+    # What this repository computes in another way than the tutorial, computed as in the tutorial.
+    coordconv.CoordConv2d.forward = lambda layer, x: layer.conv(layer.addcoords(x))
+    model.warp = lambda images, theta: F.grid_sample(
+        images, F.affine_grid(theta.view(-1, 2, 3), images.size(), align_corners=False), align_corners=False
+    )
+
+    def classify(x):
+        x = F.relu(F.max_pool2d(model.conv1(x), 2))
+        x = F.relu(F.max_pool2d(F.dropout2d(model.conv2(x), training=model.training), 2))
+        x = F.dropout(F.relu(model.fc1(x.flatten(1))), training=model.training)
+        return F.log_softmax(model.fc2(x), dim=1)
+
+    model.classify = classify
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
     def train(batches):
@@ -93,7 +94,7 @@ def our_epoch(experiment, device, barrier):
 
     train.configure()
     digits = data.load().to(device)
-    model = build(experiment).to(device)
+    model = build(experiment, 123).to(device)
     step = train.training_step(model, torch.optim.SGD(model.parameters(), lr=train.LEARNING_RATE), digits)
     order = data.epoch_order(len(digits.train_labels), 123, 1).to(device)
     train.train_epoch(step, order[:640])
@@ -111,11 +112,14 @@ def measured(function, *arguments):
     """Main function of a measuring process: send the seconds and the peak memory in MB through the last argument."""
     *arguments, queue = arguments
     seconds = function(*arguments)
-    queue.put((*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    import resource  # late: not on Windows, where only this script cannot be used
+
+    unit = 1024**2 if sys.platform == "darwin" else 1024  # of ru_maxrss, in a MB
+    queue.put((*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit))
 
 
 def measure(function, arguments, processes):
-    """Run `function(*arguments)` in so many processes at once; returns the means of what each of them measured."""
+    """Run `function(*arguments)` in so many processes at once; returns their mean seconds and their largest memory."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     extra = () if function is tutorial_epoch else (context.Barrier(processes),)
@@ -123,15 +127,20 @@ def measure(function, arguments, processes):
     for worker in workers:
         worker.start()
     results = []
-    while len(results) < processes:
-        if any(worker.exitcode for worker in workers):
-            raise SystemExit("benchmark.py: a measuring process failed")
-        if not queue.empty():
-            results.append(queue.get())
-        time.sleep(0.05)
-    for worker in workers:
-        worker.join()
-    return [statistics.mean(column) for column in zip(*results, strict=True)]
+    try:
+        while len(results) < processes:
+            if any(worker.exitcode for worker in workers):
+                raise SystemExit("benchmark.py: a measuring process failed")
+            if not queue.empty():
+                results.append(queue.get())
+            time.sleep(0.05)
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            worker.kill()  # one that waits for a failed one
+    training, testing, memory = zip(*results, strict=True)
+    return statistics.mean(training), statistics.mean(testing), max(memory)
 
 
 def row(experiment, rounds, n_batches):
@@ -171,6 +180,8 @@ def main():
     )
     parser.add_argument("--save", metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args()
+    if options.save and not Path(options.save).resolve().parent.is_dir():
+        parser.error(f"--save {options.save}: there is no such folder")
     print("round  experiment  tutorial s/epoch  ours s/epoch  ratio", flush=True)
     import torch
 

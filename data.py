@@ -45,16 +45,29 @@ class Dataset(NamedTuple):
 
 
 def load(folder=None):
-    """Read MNIST, or the four IDX files of the same names (plain or .gz) in `folder`.
+    """Read MNIST, or the four IDX files of the same names (plain or .gz) in `folder`, and normalise the images.
 
     MNIST is normalised with its published mean and standard deviation, another data set with those of its own
     training images. Raises DataError.
     """
+    (train_pixels, train_labels, test_pixels, test_labels), description = read(folder)
+    mean, std = description["mean"], description["std"]
+    return Dataset(
+        normalise(train_pixels, mean, std),
+        torch.from_numpy(train_labels.astype(np.int64)),
+        normalise(test_pixels, mean, std),
+        torch.from_numpy(test_labels.astype(np.int64)),
+        description,
+    )
+
+
+def read(folder=None):
+    """The four arrays of bytes that `load` makes a Dataset of, and their description. Raises DataError."""
     official = folder is None
     if official:
         unpack_mnist(ROOT)
     folder = ROOT / "MNIST" / "raw" if official else Path(folder)
-    train_pixels, train_labels, test_pixels, test_labels = (read_idx(folder, file) for file in MNIST_MD5)
+    arrays = train_pixels, train_labels, test_pixels, test_labels = [read_idx(folder, file) for file in MNIST_MD5]
     for split, pixels, labels in (("train", train_pixels, train_labels), ("t10k", test_pixels, test_labels)):
         if pixels.shape[1:] != (28, 28):
             size = "×".join(map(str, pixels.shape[1:]))
@@ -68,20 +81,10 @@ def load(folder=None):
         if std == 0:
             raise DataError(f"{folder}: all training pixels have the same value")
     digest = hashlib.md5(usedforsecurity=False)
-    for array in (train_pixels, train_labels, test_pixels, test_labels):
+    for array in arrays:
         digest.update(array)
-    return Dataset(
-        normalise(train_pixels, mean, std),
-        torch.from_numpy(train_labels.astype(np.int64)),
-        normalise(test_pixels, mean, std),
-        torch.from_numpy(test_labels.astype(np.int64)),
-        {
-            "name": "MNIST" if official else folder.resolve().name,
-            "mean": mean,
-            "std": std,
-            "md5": digest.hexdigest(),
-        },
-    )
+    name = "MNIST" if official else folder.resolve().name
+    return arrays, {"name": name, "mean": mean, "std": std, "md5": digest.hexdigest()}
 
 
 def normalise(pixels, mean, std):

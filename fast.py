@@ -7,7 +7,7 @@ to the a·b shifted places, and a 2×2 pooling window is four neighbours in memo
 shapes: the larger weight is gathered from them in each step.
 
 Images come in blocks of 4 × 2, the map pooled after the first convolution has blocks of 2 × 1, and the one after the
-second is an ordinary map; these sizes were the fastest of those tried. The README's section on speed has the gain.
+second is an ordinary map; these sizes were the fastest of those tried.
 """
 
 import itertools
@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 from coordconv import CoordConv2d, coordinates
@@ -22,6 +23,19 @@ from coordconv import CoordConv2d, coordinates
 TO_NCHW = (0, 3, 1, 2)  # (B, H, W, C) in memory, seen as (B, C, H, W)
 TO_NHWC = (0, 2, 3, 1)
 aten = torch.ops.aten
+
+
+def can_compute(conv):
+    """Whether `conv` is a layer that `convolve_and_pool` knows: with a bias, and nothing else but a square kernel."""
+    if type(conv) is CoordConv2d and not conv.addcoords.with_r:
+        conv = conv.conv
+    return (
+        type(conv) is nn.Conv2d
+        and (conv.stride, conv.padding, conv.dilation) == ((1, 1), (0, 0), (1, 1))
+        and (conv.groups, conv.padding_mode) == (1, "zeros")
+        and conv.bias is not None
+        and conv.kernel_size[0] == conv.kernel_size[1]
+    )
 
 
 def convolve_and_pool(conv1, conv2, x):

@@ -49,7 +49,8 @@ class Net(nn.Module):
                 self.loc_fc2.bias.copy_(torch.tensor(self.transform_identity))
 
     def features(self, conv1, conv2, x):
-        use_fast = x.device.type == "cpu" and not self.plain  # a GPU has its own way with small convolutions
+        # A GPU has its own way with small convolutions, and a layer of another kind is called as it is.
+        use_fast = x.device.type == "cpu" and not self.plain and fast.can_compute(conv1) and fast.can_compute(conv2)
         return (fast.convolve_and_pool if use_fast else convolve_and_pool)(conv1, conv2, x)
 
     def localise(self, x):

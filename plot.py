@@ -36,13 +36,6 @@ ROOT = Path(__file__).resolve().parent
 BASELINE = ("baseline (tutorial's claim)", 98.69)
 # The original's test accuracies in %: exp_02 and exp_06 exact, the others read off its bar chart (± 0.02).
 ORIGINAL = dict(zip((e.id for e in EXPERIMENTS), (98.70, 98.84, 98.55, 98.54, 98.86, 99.06, 98.84), strict=True))
-KEYS = {
-    "experiment_name": (str,),
-    "test_accuracy": (int, float),
-    "run": (int,),
-    "n_epochs": (int,),
-    "history": (list,),
-}
 
 
 def read_results(out):
@@ -52,26 +45,30 @@ def read_results(out):
         path = folder / "results.json"
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
-            check(results)
+            check(results, folder.name)
         except FileNotFoundError:
             complaints.append(f"{folder}: passed over, it has no results.json (unfinished?)")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             complaints.append(f"{path}: passed over, it is broken ({error})")
         else:
-            name = re.sub(r"_run_\d+", "", results["experiment_name"], count=1)
-            found.setdefault(name, []).append(results)
+            found.setdefault(re.sub(r"_run_\d+", "", folder.name, count=1), []).append(results)
     return found, complaints
 
 
-def check(results):
-    """Raise ValueError if this is not the content of a results.json."""
+def check(results, name):
+    """Raise ValueError if this is not the content of the results.json of the run `name`."""
     if not isinstance(results, dict):
         raise ValueError("not a JSON object")
-    for key, kinds in KEYS.items():
-        if type(results.get(key)) not in kinds:  # isinstance would let True pass for a number
-            raise ValueError(f"{key!r} is missing or of the wrong type")
-    if not (math.isfinite(results["test_accuracy"]) and 0 <= results["test_accuracy"] <= 100):
+    if results.get("experiment_name") != name:
+        raise ValueError(f"it is of {results.get('experiment_name')!r}; a copied or renamed folder?")
+    accuracy, history = results.get("test_accuracy"), results.get("history")
+    if type(accuracy) not in (int, float) or not 0 <= accuracy <= 100:  # isinstance would let True pass for a number
         raise ValueError("'test_accuracy' is not a percentage")
+    if not isinstance(history, list) or not all(
+        isinstance(epoch, dict) and type(epoch.get("train_loss")) is float and math.isfinite(epoch["train_loss"])
+        for epoch in history
+    ):
+        raise ValueError("'history' is not a list of epochs with their losses")
 
 
 def accuracy_rows(found):
@@ -162,7 +159,7 @@ def readme_blocks(folder):
     run = runs["exp_01"]
     machine = f"{run['device_name']}, Python {run['versions']['python']}, torch {run['versions']['torch']}"
     blocks["job"] = (
-        f"{job['trained']} runs trained in {job['minutes']:.1f} minutes, {job['at_a_time']} at a time ({machine}; "
+        f"{job['runs']} runs trained in {job['minutes']:.1f} minutes, {job['at_a_time']} at a time ({machine}; "
         f"one run each, seed {run['seed']})."
     )
     blocks["speed"] = (
@@ -183,7 +180,8 @@ def readme_blocks(folder):
         + f"\n\nThe whole job: {speed['tutorial_minutes_whole_job']:.1f} minutes with the tutorial's loop, "
         + f"{speed['ours_minutes_whole_job']:.1f} with ours, **{speed['ratio_whole_job']:.1f} times as fast** "
         + f"(medians of {speed['rounds']} rounds; {speed['device_name']}, {speed['cores']} cores, "
-        + f"torch {speed['versions']['torch']}; peak memory {peak} MB a process)."
+        + f"torch {speed['versions']['torch']}; peak memory {peak} MB a process). With the starts of the processes and "
+        + f"the end, when one core has nothing left to do, ours took {job['minutes']:.1f} minutes as measured above."
     )
     blocks["formulations"] = formulations_table(read("formulations"))
     h100 = read("h100")
@@ -230,12 +228,17 @@ def fill_readme(text, blocks):
     return pattern.sub(lambda match: f"{match[1]}{blocks[match[2]]}\n{match[3]}", text)
 
 
-def update_readme(out, found):
-    """Copy the first run of every experiment into results/, and make the README's figures and tables from it."""
-    missing = [e.directory(1) for e in EXPERIMENTS if not (Path(out) / e.directory(1) / "results.json").exists()]
-    if missing:
-        raise ValueError(f"--readme needs all seven experiments; missing in {out}: {', '.join(missing)}")
+def update_readme(out):
+    """Copy the first run of every experiment into results/, and make the README's figures and tables from there.
+
+    Raises ValueError or OSError if one of them is missing or was not trained in full.
+    """
     results, pictures = ROOT / "results", ROOT / ".readme_figures"
+    found, complaints = read_results(out)
+    first = {run["experiment_name"]: run for runs in found.values() for run in runs}
+    for experiment in EXPERIMENTS:
+        if first.get(experiment.directory(1), {}).get("n_epochs") != experiment.epochs:
+            raise ValueError(f"--readme needs {experiment.directory(1)} in full; {'; '.join(complaints)}")
     for experiment in EXPERIMENTS:
         name = experiment.directory(1)
         shutil.copyfile(Path(out) / name / "results.json", results / f"{name}.json")
@@ -243,7 +246,7 @@ def update_readme(out, found):
     for index, name in ((1, "confusion_matrix"), (5, "confusion_matrix"), (1, "visualized_transformation")):
         experiment = EXPERIMENTS[index]
         shutil.copyfile(Path(out) / experiment.directory(1) / f"{name}.png", pictures / f"{name}_{experiment.id}.png")
-    draw_comparison(found, pictures)
+    draw_comparison({f"{e.id}_{e.title}": [first[e.directory(1)]] for e in EXPERIMENTS}, pictures)
     with whole(ROOT / "README.md") as temporary:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         temporary.write_text(fill_readme(text, readme_blocks(results)), encoding="utf-8")
@@ -269,7 +272,7 @@ def main():
         return 1
     if options.readme:
         try:
-            update_readme(options.out, found)
+            update_readme(options.out)
         except (ValueError, OSError) as error:
             parser.error(str(error))
         return 0

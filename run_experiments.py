@@ -12,6 +12,7 @@ Exit code: 0 all done, 1 a run failed, 2 wrong usage or a folder with another ru
 
 import argparse
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import re
 import signal
@@ -122,20 +123,26 @@ class Job:
         return self.experiment.directory(self.run)
 
 
-def run_job(job, options, report=None):
-    """Train one job in this process; returns its results."""
+def build(experiment, seed, plain=False):
+    """A new network of the experiment; the seed decides its initial weights."""
     import torch
 
-    import data
     import models
+
+    torch.manual_seed(seed)
+    model = getattr(models, experiment.model)(**experiment.arguments)
+    model.plain = plain
+    return model
+
+
+def run_job(job, options, report=None):
+    """Train one job in this process; returns its results."""
+    import data
     from train import train
 
     seed = seed_of(job.run)
-    torch.manual_seed(seed)  # before the model is built: it decides the initial weights
-    model = getattr(models, job.experiment.model)(**job.experiment.arguments)
-    model.plain = options.plain
     return train(
-        model=model,
+        model=build(job.experiment, seed, options.plain),
         experiment_name=job.name,
         n_epochs=job.epochs,
         run=job.run,
@@ -170,31 +177,47 @@ def worker(job, options, connection):
         connection.send(("failed", f"{type(error).__name__}: {error}"))
 
 
+def worker_context():
+    """How processes are started, made ready with Ctrl-C ignored: it reaches the whole terminal, only the parent acts.
+
+    On Linux every worker begins as a copy of a server that has imported the heavy packages, and inherits the server's
+    way with signals. Elsewhere each worker is a new interpreter, which inherits the parent's (see `start`).
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.utils.tensorboard", "kornia.geometry", "matplotlib.figure"])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    multiprocessing.forkserver.ensure_running()
+    signal.signal(signal.SIGINT, before)
+    return context
+
+
+def start(context, job, options, running):
+    """Start a worker for `job` and enter it in `running`: {connection: (job, process)}."""
+    ours, theirs = context.Pipe(duplex=False)
+    # A daemon is ended with its parent, even if an interrupt should come between these lines.
+    process = context.Process(target=worker, args=(job, options, theirs), name=job.name, daemon=True)
+    if sys.platform == "linux":
+        process.start()
+    else:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        process.start()
+        signal.signal(signal.SIGINT, before)
+    running[ours] = job, process
+    theirs.close()
+
+
 def run_all(jobs, options, display):
     """Run the jobs in processes of their own, `options.jobs` at a time; sets the status of each."""
-    if sys.platform == "linux":  # every worker begins as a copy of a server that has imported the heavy packages
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch.utils.tensorboard", "kornia.geometry", "matplotlib.figure"])
-    else:
-        context = multiprocessing.get_context("spawn")
-    # The longest first, so that no core waits long for a last one; a step without a transformer takes half the time.
-    waiting = sorted(
-        jobs, key=lambda job: job.epochs * (1 if job.experiment.arguments.get("bypass_localisation") else 2)
-    )
+    context = worker_context()
+    waiting = sorted(jobs, key=cost)  # the longest are popped first, so that no core waits long for a last one
     running = {}
     try:
         while waiting or running:
             while waiting and len(running) < options.jobs:
-                job = waiting.pop()
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=worker, args=(job, options, theirs), name=job.name)
-                # Ctrl-C reaches the whole terminal; only the parent shall act on it. Workers inherit the "ignore".
-                before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-                process.start()
-                signal.signal(signal.SIGINT, before)
-                theirs.close()
-                running[ours] = job, process
-                display.start(job)
+                start(context, waiting[-1], options, running)
+                display.start(waiting.pop())
             for connection in wait(running):
                 job, process = running[connection]
                 try:
@@ -214,11 +237,17 @@ def run_all(jobs, options, display):
                     job.status = f"failed: {content}"
     finally:  # after an interrupt; nothing is running otherwise
         for job, process in running.values():
-            job.status = "interrupted"
+            if job.status == "not started":
+                job.status = "interrupted"
             process.terminate()
         for _, process in running.values():
             process.join(1)
             process.kill()
+
+
+def cost(job):
+    """How long a job takes beside the others: without a transformer a step takes about half the time."""
+    return job.epochs * (1 if job.experiment.arguments.get("bypass_localisation") else 2)
 
 
 class Display:
@@ -357,42 +386,28 @@ def parse_arguments(arguments=None):
 
 def prepare(options, jobs):
     """Find out before any training what would go wrong; marks the finished jobs as skipped. Raises RunError."""
-    import json
-
     import torch
 
     import data
-    from train import RunError, run_settings, state_of
+    from train import RunError, read_results, run_settings, state_of
 
     if options.device is None:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
-    if options.device != "cpu" and not torch.cuda.is_available():
-        raise RunError(f"--device {options.device}: torch finds no CUDA device here; use --device cpu")
+    if options.device != "cpu" and (torch.device(options.device).index or 0) >= torch.cuda.device_count():
+        raise RunError(f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA devices here")
     if options.jobs is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         options.jobs = cores if options.device == "cpu" else 1
-    description = data.load(options.data).description  # also unpacks MNIST once for all workers
+    _, description = data.read(options.data)  # also unpacks MNIST once for all workers
     Path(options.out).mkdir(parents=True, exist_ok=True)
-    if options.force:
-        return
     conflicts = []
-    for job in jobs:
-        experiment = job.experiment
-        settings = run_settings(
-            job.name,
-            experiment.model,
-            experiment.arguments,
-            job.epochs,
-            job.run,
-            seed_of(job.run),
-            description,
-            options.device,
-            options.plain,
-        )
-        folder = Path(options.out) / job.name
+    for job in jobs if not options.force else ():
+        experiment, seed, folder = job.experiment, seed_of(job.run), Path(options.out) / job.name
+        model = build(experiment, seed, options.plain)
+        how = (experiment.arguments, job.epochs, job.run, seed, description, options.device, options.plain)
         try:
-            if state_of(folder, settings) == "finished":
-                job.results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            if state_of(folder, run_settings(job.name, model, *how)) == "finished":
+                job.results = read_results(folder)
                 job.status = "skipped: already finished"
         except RunError as error:
             conflicts.append(str(error))
@@ -421,41 +436,43 @@ def main():
     print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} into {options.out}", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
+    try:
+        return run(options, jobs)
+    except Interrupted as received:
+        how = "the command without --force" if options.force else "the same command"
+        print(f"Interrupted: {how} goes on after the last complete epoch of each run.")
+        return received.args[0]
 
+
+def run(options, jobs):
+    """Prepare and run the jobs and print what became of them; returns the exit code."""
     from data import DataError
     from train import RunError
 
-    display = None
-    exit_code = 0
     started = time.monotonic()
     try:
         prepare(options, jobs)
-        for job in jobs:
-            if job.results:
-                print(f"{job.name}: {job.status}")
-        todo = [job for job in jobs if not job.results]
-        if todo:
-            display = Display(todo)
-            run_all(todo, options, display)
     except (RunError, DataError, OSError) as error:
         print(f"run_experiments.py: {error}", file=sys.stderr)
         return 2
-    except Interrupted as signal_received:
-        exit_code = signal_received.args[0]
+    todo = [job for job in jobs if not job.results]
+    for job in jobs:
+        if job.results:
+            print(f"{job.name}: {job.status}", flush=True)
+    display = Display(todo)
+    try:
+        run_all(todo, options, display)
     finally:
-        if display:
-            display.close()
-    print_summary(jobs)
-    if display:
-        trained = sum(job.status == "finished" for job in jobs)
-        minutes = (time.monotonic() - started) / 60
-        print(f"\n{trained} of {len(jobs)} runs trained in {minutes:.1f} minutes, {options.jobs} at a time")
-        job_record = {"trained": trained, "runs": len(jobs), "minutes": round(minutes, 2), "at_a_time": options.jobs}
-        write_json(Path(options.out) / "job.json", job_record)
-    if exit_code:
-        print("Interrupted: the same command goes on after the last complete epoch of each run.")
-        return exit_code
-    return 1 if any(job.status.startswith("failed") for job in jobs) else 0
+        display.close()
+        print_summary(jobs)
+    minutes = (time.monotonic() - started) / 60
+    finished = [job for job in todo if job.status == "finished"]
+    if todo:
+        print(f"\n{len(finished)} of {len(jobs)} runs trained in {minutes:.1f} minutes, {options.jobs} at a time")
+    if finished == jobs:  # not after an interruption: then these minutes are not those of the whole job
+        record = {"runs": len(jobs), "minutes": round(minutes, 2), "at_a_time": options.jobs}
+        write_json(Path(options.out) / "job.json", record)
+    return 1 if len(finished) < len(todo) else 0
 
 
 if __name__ == "__main__":

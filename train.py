@@ -14,8 +14,10 @@ trains `Net_CoordConv_Homography` into experiments/test, over whatever is there 
 """
 
 import contextlib
+import hashlib
 import json
 import math
+import pickle
 import platform
 import re
 import subprocess
@@ -25,6 +27,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 
 import figures
@@ -39,7 +42,14 @@ THREADS = 1  # results differ between thread counts, so it is pinned; the cores 
 TEST_BATCH_SIZE = 250  # fits the caches
 N_CLASSES = 10
 PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy")
-WRITTEN = ("settings.json", "checkpoint.pt", "weights.pt", "results.json", "*.png", "events.out.tfevents.*")
+WRITTEN = (  # `results.json` first: without it a run does not look finished
+    *("results.json", "settings.json", "checkpoint.pt", "weights.pt", "confusion_matrix.png"),
+    *("visualized_transformation.png", "events.out.tfevents.*", ".*.part"),
+)
+RESULT_KEYS = {"experiment_name": str, "avg_test_loss": float, "test_accuracy": float, "test_correct": int}
+
+
+WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"
 
 
 class RunError(Exception):
@@ -65,40 +75,43 @@ def train(
     model: maps images (B, 1, 28, 28) to log-probabilities (B, 10); with a method `transform` (images -> images of
         the same shape) what the transformer does is drawn too. Seed before you build it, for reproducible weights.
     experiment_name: the directory under `out`. If it holds the same run unfinished, that is continued after its last
-        complete epoch, to the same result bit for bit; finished, its results are returned; a run with other settings
-        raises RunError unless `overwrite` asks for it to be replaced.
+        complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights;
+        a run with other settings raises RunError unless `overwrite` asks for it to be replaced.
     run, arguments: recorded only (the run's number; the keyword arguments that made the model).
     seed: decides the order of the images and the dropout of every epoch. Sets torch's global seed.
     data: a `data.Dataset`; MNIST if None.
+    device: "cpu", "cuda" or "cuda:N". On a GPU the step is captured as a CUDA graph: `model` must not branch on values.
     report: called as report(epoch, steps done, steps in all, last epoch's accuracy in % or None) now and then.
     """
     configure()
     data = (load() if data is None else data).to(device)
-    settings = run_settings(
-        experiment_name,
-        type(model).__name__,
-        arguments or {},
-        n_epochs,
-        run,
-        seed,
-        data.description,
-        device,
-        plain=getattr(model, "plain", False),
-    )
+    plain = getattr(model, "plain", False)
+    settings = run_settings(experiment_name, model, arguments, n_epochs, run, seed, data.description, device, plain)
     folder = Path(out) / experiment_name
-    if overwrite:
-        remove_run(folder)
-    elif state_of(folder, settings) == "finished":
-        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "settings.json", settings)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            if overwrite:
+                remove_run(folder)
+            if state_of(folder, settings) == "finished":
+                model.to(device).load_state_dict(load_tensors(folder / "weights.pt", device))
+                return read_results(folder)
+            write_json(folder / "settings.json", settings)
+            return train_on(model, settings, data, folder, report)
+    except Timeout:
+        raise RunError(f"{folder} is being trained by another process; wait for it or choose another --out") from None
 
+
+def train_on(model, settings, data, folder, report):
+    """`train` after its preparations: from the last complete epoch to the end."""
+    name, n_epochs, seed = (settings[key] for key in ("experiment_name", "n_epochs", "seed"))
+    device = data.train_images.device
     model.to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     history = load_checkpoint(folder / "checkpoint.pt", model, optimizer, device)
     step = training_step(model, optimizer, data)
-    # Points of an epoch that was logged but not completed are dropped by TensorBoard.
-    with SummaryWriter(folder, purge_step=len(history) + 1 if history else None) as writer:
+    # What an epoch has logged without being completed is dropped by TensorBoard when it reads `purge_step`.
+    with SummaryWriter(folder, purge_step=len(history) + 1) as writer:
         for epoch in range(len(history) + 1, n_epochs + 1):
             started = time.perf_counter()
             torch.manual_seed(epoch_seed(seed, epoch))  # dropout; an epoch depends on (seed, epoch) alone
@@ -110,8 +123,8 @@ def train(
             test_loss, predictions = evaluate(model, data.test_images, data.test_labels)
             if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
                 raise RunError(
-                    f"{experiment_name}: the loss of epoch {epoch} is not finite (train {train_loss}, test {test_loss})"
-                    f"; the checkpoint of epoch {epoch - 1} is kept"
+                    f"{name}: the loss of epoch {epoch} is not finite (train {train_loss}, test {test_loss}); "
+                    f"the checkpoint of epoch {epoch - 1} is kept"
                 )
             correct = int((predictions == data.test_labels).sum())
             history.append(
@@ -161,9 +174,11 @@ def captured(step, model, data):
     The kernels of these small networks are shorter than the time to launch one. The seed of the dropout is read when
     a graph is launched, so that torch.manual_seed works as without it.
     """
+    device = data.train_images.device
+    torch.cuda.set_device(device)
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    static_batch = torch.arange(BATCH_SIZE, device=data.train_images.device) % len(data.train_labels)
+    static_batch = torch.arange(BATCH_SIZE, device=device) % len(data.train_labels)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # as torch's documentation asks: a few ordinary steps before the capture
@@ -229,7 +244,7 @@ def finish(folder, settings, model, data, history):
         **{key: value for key, value in settings.items() if key != "experiment_name"},
         "live_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
-        "device_name": torch.cuda.get_device_name() if settings["device"] == "cuda" else processor_name(),
+        "device_name": torch.cuda.get_device_name(predictions.device) if predictions.is_cuda else processor_name(),
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
@@ -249,10 +264,12 @@ def run_settings(experiment_name, model, arguments, n_epochs, run, seed, data, d
         raise RunError(f"an experiment's name is letters, digits, '_', '-' and '.', not {experiment_name!r}")
     if n_epochs < 1:
         raise RunError(f"{experiment_name}: at least one epoch is needed, not {n_epochs}")
-    return {
+    tensors = repr([(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()])
+    settings = {
         "experiment_name": experiment_name,
-        "model": model,
-        "arguments": arguments,
+        "model": type(model).__name__,
+        "arguments": arguments or {},
+        "state_dict": hashlib.md5(tensors.encode(), usedforsecurity=False).hexdigest(),  # of its names and shapes
         "n_epochs": n_epochs,
         "run": run,
         "seed": seed,
@@ -263,23 +280,36 @@ def run_settings(experiment_name, model, arguments, n_epochs, run, seed, data, d
         "threads": THREADS,
         "plain_convolutions": plain,  # see models.Net.plain
     }
+    return json.loads(json.dumps(settings))  # as they will be read again: a tuple is a list there
 
 
 def state_of(folder, settings):
     """ "new", "unfinished" or "finished". Raises RunError if `folder` holds a run with other settings."""
     if not any((folder / name).exists() for name in ("settings.json", "checkpoint.pt", "results.json")):
         return "new"
-    there = {}
+    there = None
     with contextlib.suppress(OSError, ValueError):  # no readable settings differ from any
         there = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    if not isinstance(there, dict):
+        there = {}
     different = [key for key in settings if there.get(key) != settings[key]]
     if different:
         what = ", ".join(f"{key} {there.get(key, 'unknown')} instead of {settings[key]}" for key in different)
-        raise RunError(
-            f"{folder} holds a run with {what}; to replace it, run again with --force (in Python: overwrite=True), "
-            f"to keep it, choose another folder with --out"
-        )
+        raise RunError(f"{folder} holds a run with {what}; {WAY_OUT}")
     return "finished" if (folder / "results.json").exists() else "unfinished"
+
+
+def read_results(folder):
+    """The content of the results.json in `folder`. Raises RunError if it is not what `train` writes."""
+    path = folder / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        wrong = [key for key, kind in RESULT_KEYS.items() if type(results[key]) is not kind]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise RunError(f"{path} is broken ({error!r}); {WAY_OUT}") from None
+    if wrong:
+        raise RunError(f"{path} is broken (of the wrong type: {', '.join(wrong)}); {WAY_OUT}")
+    return results
 
 
 def remove_run(folder):
@@ -293,10 +323,19 @@ def load_checkpoint(path, model, optimizer, device):
     """Put the state after the last complete epoch into `model` and `optimizer`; return the history, [] if none."""
     if not path.exists():
         return []
-    state = torch.load(path, map_location=device, weights_only=True)
+    state = load_tensors(path, device)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return state["history"]
+
+
+def load_tensors(path, device):
+    """torch.load of tensors and plain values only. Raises RunError for a file that is broken or holds anything else."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RunError(f"{path} cannot be read ({reason}); {WAY_OUT}") from None
 
 
 def git_commit():
@@ -326,6 +365,8 @@ def processor_name():
 
 
 def main():
+    """The command line of this file: it has no options but --help."""
+    import argparse
     import sys
 
     from tqdm import tqdm
@@ -333,6 +374,10 @@ def main():
     from data import DataError
     from models import Net_CoordConv_Homography
 
+    usage, _, rest = __doc__.partition("\n\n")
+    argparse.ArgumentParser(
+        description=usage, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    ).parse_args()
     torch.manual_seed(SEED)
     model = Net_CoordConv_Homography()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -344,8 +389,10 @@ def main():
 
         try:
             results = train(model, "test", n_epochs=N_EPOCHS, device=device, overwrite=True, report=report)
-        except (RunError, DataError) as error:
+        except (RunError, DataError, OSError) as error:
             sys.exit(f"train.py: {error}")
+        except KeyboardInterrupt:
+            sys.exit(130)
     print(f"test accuracy {results['test_accuracy']:.2f} % after {results['n_epochs']} epochs; see experiments/test")
 
 

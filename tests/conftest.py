@@ -7,10 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 import data
+
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # machines here are noisy
+hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"train": 640, "t10k": 500}

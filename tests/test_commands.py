@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from run_experiments import EXPERIMENTS
+from run_experiments import EXPERIMENTS, Job, cost
 
 NAMES = [experiment.directory(1) for experiment in EXPERIMENTS]
 
@@ -164,7 +164,8 @@ def group_is_empty(group):
 def test_an_interrupted_job_goes_on_to_the_same_bits(workplace, start, call, idx_folder, tmp_path, how):
     """Interrupted in the middle, continued with another number of processes, and compared with the undisturbed job."""
     out = tmp_path / "out"
-    process = start("--epochs", 2, "--jobs", 2)
+    some = ("--only", "exp_01", "exp_04", "exp_07")
+    process = start("--epochs", 2, "--jobs", 2, *some)
     wait_for(lambda: list(out.glob("*/checkpoint.pt")))
     if how == "SIGINT":
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does it: to the workers, too
@@ -179,9 +180,57 @@ def test_an_interrupted_job_goes_on_to_the_same_bits(workplace, start, call, idx
         assert output.splitlines()[-1].startswith("Interrupted: the same command goes on")
         assert "Traceback" not in errors
         assert "KeyboardInterrupt" not in errors
-    again = call("run_experiments.py", "--data", idx_folder, "--out", out, "--epochs", 2, "--jobs", 1)
+    again = call("run_experiments.py", "--data", idx_folder, "--out", out, "--epochs", 2, "--jobs", 1, *some)
     assert again.returncode == 0, again.stderr
-    assert_same_results(out, workplace[0] / "experiments")
+    assert_same_results(out, workplace[0] / "experiments", [NAMES[0], NAMES[3], NAMES[6]])
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.4, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_during_the_start_is_obeyed(start, delay, number):
+    process = start("--epochs", 300, "--jobs", 2)
+    process.stdout.readline()  # "7 runs into ...": from here on signals are answered
+    time.sleep(delay)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    output, errors = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert output.splitlines()[-1].startswith("Interrupted: the same command goes on")
+    assert "Traceback" not in errors
+    wait_for(lambda: group_is_empty(process.pid), 5)
+
+
+def test_force_starts_again_and_says_how_to_go_on(workplace, call, start, idx_folder, tmp_path):
+    shutil.copytree(workplace[0] / "experiments", tmp_path / "out")
+    before = (tmp_path / "out" / NAMES[2] / "results.json").stat().st_mtime_ns
+    process = call(
+        *(
+            "run_experiments.py",
+            "--data",
+            idx_folder,
+            "--out",
+            tmp_path / "out",
+            "--epochs",
+            2,
+            "--only",
+            "exp_03",
+            "--force",
+        )
+    )
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "out" / NAMES[2] / "results.json").stat().st_mtime_ns > before
+    assert_same_results(tmp_path / "out", workplace[0] / "experiments")
+    interrupted = start("--epochs", 300, "--only", "exp_04", "--force")
+    wait_for(lambda: not (tmp_path / "out" / NAMES[3] / "results.json").exists())
+    interrupted.send_signal(signal.SIGTERM)
+    assert "the command without --force goes on" in interrupted.communicate(timeout=10)[0]
+
+
+def test_the_longest_runs_start_first():
+    jobs = [Job(experiment, 1, experiment.epochs) for experiment in EXPERIMENTS]
+    order = [job.experiment.id for job in sorted(jobs, key=cost, reverse=True)]
+    assert set(order[:4]) == {"exp_02", "exp_05", "exp_06", "exp_07"}
+    assert order[4] == "exp_01"
+    assert set(order[5:]) == {"exp_03", "exp_04"}
 
 
 def test_runs_have_their_own_seeds_and_share_them_between_experiments(call, idx_folder, workplace, tmp_path):
@@ -262,7 +311,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(call, arguments, message):
 def test_cuda_without_a_gpu_is_refused(call, tmp_path):
     process = call("run_experiments.py", "--device", "cuda", "--out", tmp_path)
     assert process.returncode == 2
-    assert "torch finds no CUDA device here; use --device cpu" in process.stderr
+    assert "--device cuda: torch finds 0 CUDA devices here" in process.stderr
 
 
 def test_list_names_every_experiment_without_importing_torch(call):
@@ -278,17 +327,19 @@ def test_list_names_every_experiment_without_importing_torch(call):
 
 
 def test_train_py_trains_the_homography_into_test_over_whatever_is_there(tmp_path, idx_folder):
-    """train.py has no flags; its copy in a temporary folder finds the few digits in place of MNIST."""
+    """A copy of the scripts in a temporary folder, with few digits as its MNIST and two epochs instead of twenty."""
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
-    program = (
-        "import data, train; load = data.load; "
-        f"train.load = lambda: load({str(idx_folder)!r}); train.N_EPOCHS = 2; train.main()"
+    source = (tmp_path / "train.py").read_text()
+    assert source.count("N_EPOCHS = 20") == source.count("(load() if data") == 1
+    source = source.replace("N_EPOCHS = 20", "N_EPOCHS = 2").replace(
+        "(load() if data", f"(load({str(idx_folder)!r}) if data"
     )
+    (tmp_path / "train.py").write_text(source)
     outputs = []
     for _ in range(2):
         process = subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100
+            [sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100
         )
         assert process.returncode == 0, process.stderr
         outputs.append(process.stdout)
@@ -297,3 +348,5 @@ def test_train_py_trains_the_homography_into_test_over_whatever_is_there(tmp_pat
         assert results["experiment_name"] == "test"
     assert outputs[0] == outputs[1]
     assert len(list((tmp_path / "experiments" / "test").glob("events.*"))) == 1
+    asked = subprocess.run([sys.executable, "train.py", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert (asked.returncode, asked.stdout.startswith("usage: train.py")) == (0, True)

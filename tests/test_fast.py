@@ -1,5 +1,7 @@
 """The fast forms against the plain ones: the same function, the same gradients."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -73,6 +75,25 @@ def test_a_first_use_in_inference_mode_does_not_spoil_training(digits):
     with torch.inference_mode():
         model.eval()(digits.test_images[:4])
     model.train()(digits.test_images[:4]).sum().backward()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        partial(nn.Conv2d, dilation=1, padding_mode="circular", padding=0),
+        partial(nn.Conv2d, bias=False),
+        partial(CoordConv2d, with_r=True),
+        type("Doubled", (nn.Conv2d,), {"forward": lambda self, x: 2 * nn.Conv2d.forward(self, x)}),
+    ],
+)
+def test_a_layer_of_another_kind_is_called_as_it_is(layer, digits):
+    torch.manual_seed(0)
+    model = Net(classifier_conv=layer).eval()
+    x = digits.test_images[:4]
+    expected = model.transform(x)
+    expected = convolve_and_pool(model.conv1, model.conv2, expected).flatten(1)
+    expected = torch.log_softmax(model.fc2(torch.relu(model.fc1(expected))), 1)
+    assert torch.equal(model(x), expected)
 
 
 def test_the_plain_form_stays_reachable(digits):

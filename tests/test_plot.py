@@ -1,6 +1,7 @@
 """Figures and comparison: what is drawn, and what is named and passed over."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_bars_start_with_the_baseline_and_name_the_cut(tmp_path):
         "\x00",
     ],
 )
-def test_broken_results_are_named_and_passed_over(tmp_path, content, call):
+def test_broken_results_are_named_and_passed_over(tmp_path, content):
     write(tmp_path, "exp_03_run_01_bypass_localisation", 98.2)
     write(tmp_path, "test", 50.0)
     (tmp_path / "unfinished").mkdir()
@@ -91,6 +92,34 @@ def test_no_results_is_a_clear_message(tmp_path, call):
     missing = call("plot.py", "--out", tmp_path / "nowhere")
     assert missing.returncode == 2
     assert "there is no such folder" in missing.stderr
+
+
+def test_a_copied_folder_is_not_a_second_run(tmp_path):
+    write(tmp_path, "exp_03_run_01_bypass_localisation", 98.2)
+    shutil.copytree(tmp_path / "exp_03_run_01_bypass_localisation", tmp_path / "copy of exp_03")
+    found, complaints = plot.read_results(tmp_path)
+    assert [len(runs) for runs in found.values()] == [1]
+    assert "a copied or renamed folder?" in complaints[0]
+
+
+def test_largest_step_looks_at_neighbouring_epochs_of_the_last_ten():
+    correct = [0, 900, 905, 903, 903, 903, 903, 903, 903, 903, 896, 899]
+    assert plot.largest_step([{"test_correct": c} for c in correct]) == 7
+
+
+def test_formulations_are_compared_over_the_epochs_that_both_have():
+    def form(losses, correct):
+        return {
+            "run_a": {"train_loss": losses, "test_correct": correct},
+            "run_b": {"train_loss": [1, 1], "test_correct": [0, 0]},
+        }
+
+    plain = form([2.0, 1.0, 0.5], [9000, 9900, 10])
+    fast = form([2.02, 0.9], [9000, 9950])
+    text = plot.formulations_table({"plain": plain, "fast": fast})
+    assert "| run_a | 2 | +1.00 % | -10.00 % | 37.80 | 37.90 |" in text
+    assert "differ by 1.00 % at most" in text
+    assert "the last loss changes by -5.0 ± 63.5 %" in text  # t(1, 0.975) = 12.706, standard error 5
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.id)

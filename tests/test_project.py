@@ -8,6 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+import data
 import plot
 from run_experiments import EXPERIMENTS, seed_of
 
@@ -48,10 +49,9 @@ def test_reported_runs_are_full_and_consistent(experiment):
     run = json.loads((ROOT / "results" / f"{experiment.directory(1)}.json").read_text())
     assert (run["model"], run["arguments"]) == (experiment.model, experiment.arguments)
     assert (run["n_epochs"], run["seed"], run["run"]) == (experiment.epochs, seed_of(1), 1)
-    assert (
-        run["data"]["md5"]
-        == json.loads((ROOT / "results" / f"{EXPERIMENTS[0].directory(1)}.json").read_text())["data"]["md5"]
-    )
+    assert run["data"] == data.read()[1]
+    assert (run["plain_convolutions"], run["device"]) == (False, "cpu")
+    assert re.fullmatch(r"[0-9a-f]{40}", run["git_commit"])
     assert sum(run["confusion_matrix"][digit][digit] for digit in range(10)) == run["test_correct"]
     assert sum(map(sum, run["confusion_matrix"])) == len(run["predictions"]) == run["test_total"] == 10_000
     assert len(run["history"]) == experiment.epochs
@@ -65,6 +65,10 @@ def test_the_first_twenty_epochs_of_exp_02_are_exp_01():
     )
     for ours, other in zip(first, second, strict=False):
         assert {**ours, "seconds": None} == {**other, "seconds": None}
+
+
+def test_the_reported_job_trained_all_seven():
+    assert json.loads((ROOT / "results" / "job.json").read_text())["runs"] == len(EXPERIMENTS)
 
 
 def test_a_module_does_nothing_when_imported(tmp_path):

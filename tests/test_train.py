@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -60,7 +61,7 @@ def test_results_are_complete_and_consistent(finished, digits):
 
 
 def test_the_folder_holds_what_is_promised_and_nothing_half_written(finished):
-    names = {path.name for path in finished[0].iterdir() if "tfevents" not in path.name}
+    names = {path.name for path in finished[0].iterdir() if "tfevents" not in path.name} - {".lock"}
     assert names == {
         "settings.json",
         "checkpoint.pt",
@@ -118,7 +119,15 @@ def test_repeating_gives_the_same_bits(finished, digits, tmp_path):
     assert without_times(again) == without_times(finished[1])
 
 
-@pytest.mark.parametrize("moment", ["in the second epoch", "after logging it", "before the results"])
+MOMENTS = {
+    "after logging the first epoch": (torch, "save", 1),
+    "in the second epoch": (train, "evaluate", 2),
+    "after logging the second epoch": (torch, "save", 2),
+    "before the results": (train, "finish", 1),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_going_on_after_an_interruption_gives_the_same_bits(finished, digits, tmp_path, monkeypatch, moment):
     class Interruption(Exception):
         pass
@@ -134,11 +143,7 @@ def test_going_on_after_an_interruption_gives_the_same_bits(finished, digits, tm
 
         return wrapped
 
-    *target, at_call = {
-        "in the second epoch": (train, "evaluate", 2),
-        "after logging it": (torch, "save", 2),
-        "before the results": (train, "finish", 1),
-    }[moment]
+    *target, at_call = MOMENTS[moment]
     with monkeypatch.context() as patch:
         patch.setattr(*target, interrupt(getattr(*target), at_call))
         with pytest.raises(Interruption):
@@ -161,7 +166,11 @@ def test_more_epochs_begin_with_the_same_epochs(finished, digits, tmp_path):
 
 def test_a_finished_run_is_not_trained_again(finished, digits, monkeypatch):
     monkeypatch.setattr(train, "train_epoch", None)
-    assert run(digits, finished[0].parent) == finished[1]
+    model = Net()
+    again = train.train(model, "exp_99_run_01_trial", 3, data=digits, out=finished[0].parent)
+    assert again == finished[1]
+    weights = torch.load(finished[0] / "weights.pt", weights_only=True)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
 def test_another_run_in_the_folder_is_an_error_that_names_the_difference(finished, digits):
@@ -170,17 +179,113 @@ def test_another_run_in_the_folder_is_an_error_that_names_the_difference(finishe
         run(digits, finished[0].parent, n_epochs=4)
     with pytest.raises(RunError, match=r"model Net instead of Net_CoordConv"):
         run(digits, finished[0].parent, model=Net_CoordConv)
+
+    class Net(nn.Sequential):  # the same name, another network
+        def __init__(self):
+            super().__init__(nn.Flatten(), nn.Linear(784, 10), nn.LogSoftmax(1))
+
+    with pytest.raises(RunError, match=r"state_dict \w+ instead of \w+; to replace it"):
+        run(digits, finished[0].parent, model=Net)
     assert {path: path.read_bytes() for path in finished[0].iterdir()} == before
 
 
 def test_overwriting_replaces_the_run_and_leaves_other_files(finished, digits, tmp_path):
     run(digits, tmp_path, n_epochs=2)
-    note = tmp_path / "exp_99_run_01_trial" / "note.txt"
-    note.write_text("mine")
+    note, drawing, rest = (tmp_path / "exp_99_run_01_trial" / name for name in ("note.txt", "mine.png", ".x.7.part"))
+    for path in (note, drawing, rest):
+        path.write_text("mine")
     again = run(digits, tmp_path, overwrite=True)
     assert without_times(again) == without_times(finished[1])
     assert points(note.parent) == points(finished[0])
-    assert note.read_text() == "mine"
+    assert (note.read_text(), drawing.read_text(), rest.exists()) == ("mine", "mine", False)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", "[" * 100_000, '{"experiment_name": "x", "test_accuracy": 1}']
+)
+def test_broken_results_are_named_with_the_way_out(digits, tmp_path, content):
+    run(digits, tmp_path, n_epochs=1)
+    path = tmp_path / "exp_99_run_01_trial" / "results.json"
+    path.write_text(content)
+    with pytest.raises(RunError, match=r"results.json is broken .*--force"):
+        run(digits, tmp_path, n_epochs=1)
+    run(digits, tmp_path, n_epochs=1, overwrite=True)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"n_epochs": 1}'])
+def test_broken_settings_are_another_run(digits, tmp_path, content):
+    run(digits, tmp_path, n_epochs=1)
+    (tmp_path / "exp_99_run_01_trial" / "settings.json").write_text(content)
+    with pytest.raises(RunError, match="experiment_name unknown instead of exp_99_run_01_trial"):
+        run(digits, tmp_path, n_epochs=1)
+
+
+class Trap:
+    """Unpickled, it would run code."""
+
+    def __reduce__(self):
+        return (print, ("code of the checkpoint ran",))
+
+
+@pytest.mark.parametrize("content", ["truncated", "empty", "code"])
+def test_a_checkpoint_that_is_broken_or_carries_code_is_refused(digits, tmp_path, monkeypatch, capsys, content):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "finish", None)
+        with pytest.raises(TypeError):
+            run(digits, tmp_path, n_epochs=1)
+    path = tmp_path / "exp_99_run_01_trial" / "checkpoint.pt"
+    if content == "code":
+        torch.save({"model": Trap()}, path)
+    else:
+        path.write_bytes(path.read_bytes()[:1000] if content == "truncated" else b"")
+    with pytest.raises(RunError, match=r"checkpoint.pt cannot be read .*--force"):
+        run(digits, tmp_path, n_epochs=1)
+    assert "code of the checkpoint ran" not in capsys.readouterr().out
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(digits, tmp_path):
+    (tmp_path / "exp_99_run_01_trial").mkdir()
+    with (
+        FileLock(tmp_path / "exp_99_run_01_trial" / ".lock"),
+        pytest.raises(RunError, match="is being trained by another process"),
+    ):
+        run(digits, tmp_path)
+
+
+def test_arguments_that_json_changes_do_not_prevent_going_on(digits, tmp_path):
+    first = run(digits, tmp_path, n_epochs=1, arguments={"size": (1, 2)})
+    assert run(digits, tmp_path, n_epochs=1, arguments={"size": (1, 2)}) == first
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_captured_step_is_the_ordinary_one(digits):
+    """600 images: nine full batches, replayed, and one of 24, launched as usual; twice, for the same dropout."""
+    train.configure()
+    on_gpu = digits.to("cuda")
+    weights = []
+    for dropout in (False, True, True):
+        torch.manual_seed(0)
+        model = Net().cuda()
+        if not dropout:
+            model.train = lambda mode=True, model=model: nn.Module.train(model, False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        step = train.training_step(model, optimizer, on_gpu)
+        model.train()
+        torch.manual_seed(1)
+        losses = [step(batch).item() for batch in torch.arange(600, device="cuda").split(64)]
+        weights.append([p.detach().cpu() for p in model.parameters()])
+        if not dropout:
+            torch.manual_seed(0)
+            plain = Net().eval()
+            optimizer = torch.optim.SGD(plain.parameters(), lr=0.01)
+            for batch, loss in zip(torch.arange(600).split(64), losses, strict=True):
+                optimizer.zero_grad()
+                expected = F.nll_loss(plain(digits.train_images[batch]), digits.train_labels[batch])
+                expected.backward()
+                optimizer.step()
+                assert loss == pytest.approx(expected.item(), rel=1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(*weights[1:], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(*weights[:2], strict=True))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
