@@ -9,12 +9,10 @@ For each experiment, in turn and `--rounds` times, one whole epoch (training and
 
 Both train the same network on the same number of batches. The ratio of a row is (tutorial's seconds) / (our seconds
 per run, that is the seconds of the processes side by side divided by their number), formed within each round. The
-whole job's seconds are the rows' medians times their epochs. Takes about eight minutes on two cores.
+whole job's seconds are the rows' medians times their epochs. Takes about eleven minutes on two cores.
 """
 
-import argparse
 import multiprocessing
-import os
 import platform
 import statistics
 import sys
@@ -23,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from files import write_json
-from run_experiments import EXPERIMENTS, at_least_one, build, device_name, experiment_id
+from run_experiments import EXPERIMENTS, at_least_one, build, default_jobs, device_name, experiment_id, new_parser
 
 
 def tutorial_epoch(experiment, device):
@@ -165,10 +163,7 @@ def row(experiment, rounds, n_batches):
 
 
 def main():
-    usage, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=usage, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--rounds", type=at_least_one(99), default=3, metavar="N", help="epochs of each (default: 3)")
     parser.add_argument("--only", nargs="+", type=experiment_id, metavar="EXP", help="these experiments")
     parser.add_argument("--device", type=device_name, default="cpu", help="cpu (default) or cuda")
@@ -187,8 +182,7 @@ def main():
 
     from train import processor_name
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jobs = options.jobs or (cores if options.device == "cpu" else 1)
+    jobs = options.jobs or default_jobs(options.device)
     experiments = [e for e in EXPERIMENTS if not options.only or e in options.only]
     rounds = {experiment.id: [] for experiment in experiments}
     for number in range(1, options.rounds + 1):
@@ -204,7 +198,7 @@ def main():
         "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": options.device,
         "device_name": processor_name() if options.device == "cpu" else torch.cuda.get_device_name(),
-        "cores": cores,
+        "cores": default_jobs("cpu"),
         "processes_at_a_time": jobs,
         "rounds": options.rounds,
         "versions": {"python": platform.python_version(), "torch": version("torch")},

@@ -45,10 +45,14 @@ class AddCoords(nn.Module):
         self.with_r = with_r
         self.extra_channels = rank + int(with_r)
 
-    def forward(self, x):
+    def channels(self, x):
+        """The channels that belong to x, (1, rank [+ 1], *size)."""
         if x.dim() != self.rank + 2:
             raise ValueError(f"expected a batch with {self.rank} spatial dimensions, got shape {tuple(x.shape)}")
-        channels = coordinates(tuple(x.shape[2:]), self.with_r, x.dtype, x.device)
+        return coordinates(tuple(x.shape[2:]), self.with_r, x.dtype, x.device)
+
+    def forward(self, x):
+        channels = self.channels(x)
         return torch.cat([x, channels.expand(x.shape[0], *channels.shape[1:])], dim=1)
 
     def extra_repr(self):
@@ -86,9 +90,9 @@ class _CoordConv(nn.Module):
     def forward(self, x):
         """`conv(addcoords(x))`, with the coordinates' part computed once instead of for every image of the batch."""
         conv = self.conv
-        if conv.groups > 1 or x.dim() != self.rank + 2:
+        if conv.groups > 1:
             return conv(self.addcoords(x))
-        channels = coordinates(tuple(x.shape[2:]), self.addcoords.with_r, x.dtype, x.device)
+        channels = self.addcoords.channels(x)
         on_x, on_coordinates = conv.weight.split([x.shape[1], channels.shape[1]], dim=1)
         convolve = partial(self.functional, stride=conv.stride, padding=conv.padding, dilation=conv.dilation)
         return convolve(x, on_x) + convolve(channels, on_coordinates, conv.bias)

@@ -18,7 +18,6 @@ rewrites every table of the README from them.
 Exit code 1 if there is no result at all, 2 for wrong usage.
 """
 
-import argparse
 import itertools
 import json
 import math
@@ -29,7 +28,7 @@ from pathlib import Path
 
 import figures
 from files import whole
-from run_experiments import EXPERIMENTS
+from run_experiments import EXPERIMENTS, new_parser
 from stats import mean_and_half_width
 
 ROOT = Path(__file__).resolve().parent
@@ -228,17 +227,16 @@ def fill_readme(text, blocks):
     return pattern.sub(lambda match: f"{match[1]}{blocks[match[2]]}\n{match[3]}", text)
 
 
-def update_readme(out):
+def update_readme(out, found):
     """Copy the first run of every experiment into results/, and make the README's figures and tables from there.
 
     Raises ValueError or OSError if one of them is missing or was not trained in full.
     """
     results, pictures = ROOT / "results", ROOT / ".readme_figures"
-    found, complaints = read_results(out)
     first = {run["experiment_name"]: run for runs in found.values() for run in runs}
     for experiment in EXPERIMENTS:
         if first.get(experiment.directory(1), {}).get("n_epochs") != experiment.epochs:
-            raise ValueError(f"--readme needs {experiment.directory(1)} in full; {'; '.join(complaints)}")
+            raise ValueError(f"--readme needs {experiment.directory(1)} in full")
     for experiment in EXPERIMENTS:
         name = experiment.directory(1)
         shutil.copyfile(Path(out) / name / "results.json", results / f"{name}.json")
@@ -253,10 +251,7 @@ def update_readme(out):
 
 
 def main():
-    usage, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=usage, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--out", default="experiments", metavar="FOLDER", help="where the runs are")
     parser.add_argument("--figures", metavar="FOLDER", help="where the figures go (default: beside the runs)")
     parser.add_argument("--readme", action="store_true", help="update results/, .readme_figures/ and README.md")
@@ -272,7 +267,7 @@ def main():
         return 1
     if options.readme:
         try:
-            update_readme(options.out)
+            update_readme(options.out, found)
         except (ValueError, OSError) as error:
             parser.error(str(error))
         return 0

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -187,10 +188,17 @@ def worker_context():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch.utils.tensorboard", "kornia.geometry", "matplotlib.figure"])
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    multiprocessing.forkserver.ensure_running()
-    signal.signal(signal.SIGINT, before)
+    with ignoring_ctrl_c():
+        multiprocessing.forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def ignoring_ctrl_c():
+    """Processes started meanwhile inherit it. After an exception it stays: `interrupt` wants no second Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def start(context, job, options, running):
@@ -198,12 +206,8 @@ def start(context, job, options, running):
     ours, theirs = context.Pipe(duplex=False)
     # A daemon is ended with its parent, even if an interrupt should come between these lines.
     process = context.Process(target=worker, args=(job, options, theirs), name=job.name, daemon=True)
-    if sys.platform == "linux":
+    with nullcontext() if sys.platform == "linux" else ignoring_ctrl_c():
         process.start()
-    else:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        process.start()
-        signal.signal(signal.SIGINT, before)
     running[ours] = job, process
     theirs.close()
 
@@ -256,7 +260,7 @@ class Display:
     def __init__(self, jobs, stream=sys.stderr, seconds_between_lines=30):
         from tqdm import tqdm
 
-        self.bar = tqdm
+        self.tqdm = tqdm
         self.interactive = stream.isatty()
         self.stream = stream
         self.seconds_between_lines = seconds_between_lines
@@ -265,8 +269,8 @@ class Display:
         self.total = self.new_bar("all", sum(job.epochs for job in jobs)) if self.interactive else None
 
     def new_bar(self, name, epochs):
-        form = "{desc:<{width}} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}".replace("{width}", "44")
-        return self.bar(total=epochs, desc=name[:44], bar_format=form, file=self.stream, leave=False, smoothing=0.05)
+        form = "{desc:<44} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
+        return self.tqdm(total=epochs, desc=name[:44], bar_format=form, file=self.stream, leave=False, smoothing=0.05)
 
     def start(self, job):
         if self.interactive:
@@ -343,14 +347,23 @@ def device_name(text):
     raise argparse.ArgumentTypeError(f"cpu, cuda or cuda:N is needed, not {text!r}")
 
 
-def parse_arguments(arguments=None):
-    usage, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=usage,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def new_parser(docstring):
+    """A parser whose help shows the script's docstring; options cannot be abbreviated."""
+    usage, _, rest = docstring.partition("\n\n")
+    return argparse.ArgumentParser(
+        description=usage, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+
+
+def default_jobs(device):
+    """How many runs are trained at a time: one a core, or one on a GPU."""
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def parse_arguments(arguments=None):
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--list", action="store_true", help="list the experiments and the question that each asks, then stop")
     add(
@@ -395,9 +408,7 @@ def prepare(options, jobs):
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device != "cpu" and (torch.device(options.device).index or 0) >= torch.cuda.device_count():
         raise RunError(f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA devices here")
-    if options.jobs is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        options.jobs = cores if options.device == "cpu" else 1
+    options.jobs = options.jobs or default_jobs(options.device)
     _, description = data.read(options.data)  # also unpacks MNIST once for all workers
     Path(options.out).mkdir(parents=True, exist_ok=True)
     conflicts = []
@@ -461,7 +472,8 @@ def run(options, jobs):
             print(f"{job.name}: {job.status}", flush=True)
     display = Display(todo)
     try:
-        run_all(todo, options, display)
+        if todo:
+            run_all(todo, options, display)
     finally:
         display.close()
         print_summary(jobs)
