@@ -17,6 +17,7 @@ import platform
 import statistics
 import sys
 import time
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def tutorial_epoch(experiment, device):
     preprocess = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize((data.MNIST_MEAN,), (data.MNIST_STD,))]
     )
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # four are the tutorial's number
     # This process was spawned, and its loaders would spawn their workers, too; in the tutorial they are forked.
     loading = {"num_workers": 4, "multiprocessing_context": "fork" if sys.platform == "linux" else None}
     loaders = [
@@ -93,7 +95,7 @@ def our_epoch(experiment, device, barrier):
     train.configure()
     digits = data.load().to(device)
     model = build(experiment, 123).to(device)
-    step = train.training_step(model, torch.optim.SGD(model.parameters(), lr=train.LEARNING_RATE), digits)
+    step = train.training_step(model, digits)
     order = data.epoch_order(len(digits.train_labels), 123, 1).to(device)
     train.train_epoch(step, order[:640])
     barrier.wait()

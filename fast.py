@@ -47,69 +47,91 @@ def convolve_and_pool(conv1, conv2, x):
     of row by row.
     """
     conv1, conv2 = (conv.conv if isinstance(conv, CoordConv2d) else conv for conv in (conv1, conv2))
-    size = x.shape[2]
-    k1, k2 = conv1.kernel_size[0], conv2.kernel_size[0]
-    pooled = (size - k1 + 1) // 2
-    result = (pooled - k2 + 1) // 2
-    x = x[..., : 4 * result + 2 * (k2 - 1) + k1 - 1]  # the columns that reach the result
-    x = ConvPool.apply(to_blocks(x, 4, 2), conv1.weight, conv1.bias, 4, 2, size)
-    return ConvPool.apply(x, conv2.weight, conv2.bias, 2, 1, pooled)
+    return ConvolveAndPool.apply(x, conv1.weight, conv1.bias, conv2.weight, conv2.bias)
 
 
-class ConvPool(torch.autograd.Function):
-    """relu(max_pool2d(conv(map), 2)) for x, a map of `size` × `size` in blocks of a × b, or as much of it as counts.
-
-    x (B, a·b·C, H/a, W/b), weight (O, C, k, k), bias (O,) -> (B, a/2·O, H', W'), the result in blocks of a/2 × 1.
-    A weight for C + 2 channels is a CoordConv layer's. The coordinates do not depend on the image: their part of the
-    convolution is computed once per batch and added as a map.
+class ConvolveAndPool(torch.autograd.Function):
+    """Both layers on blocks: images (B, 1, H, H), weights (O, C, k, k) and biases (O,) -> (B, O2, h, h).
 
     The gradient is written by hand because that keeps every step in channels_last (autograd hands the last pooling
     its gradient in NCHW, on which the kernel is slow), and takes the bias gradient from the pooled map, a quarter
-    of the size, instead of from the convolution's output.
+    of the size, instead of from the convolution's output. Both layers are one function because a step of so small a
+    network is to a third the overhead of its many calls.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, a, b, size):
-        n_out, _, k, _ = weight.shape
-        channels = x.shape[1] // (a * b)
-        block_w = block_weight(weight[:, :channels], a, b)
-        y = F.conv2d(x, block_w, bias.repeat(a * b)).permute(TO_NHWC).contiguous()
-        batch, height, width, _ = y.shape
-        ctx.patches = None
-        if weight.shape[1] > channels:
-            ctx.patches = coord_patches(size, k, a, b, height * a, width * b, weight.dtype, weight.device)
-            y += (ctx.patches @ weight[:, channels:].flatten(1).t()).view(height, width, -1)
-        windows = y.view(batch, height * width * b // 2, 4, a // 2 * n_out).permute(TO_NCHW)
-        pooled, places = aten.max_pool2d_with_indices(windows, (1, 4))
-        pooled.relu_()
-        ctx.save_for_backward(x, block_w, windows, places, pooled)
-        ctx.output_shape, ctx.weight_shape, ctx.blocks = y.shape, weight.shape, (a, b)
-        return pooled.permute(TO_NHWC).view(batch, height, width * b // 2, -1).permute(TO_NCHW)
+    def forward(ctx, x, weight1, bias1, weight2, bias2):
+        size, k1, k2 = x.shape[2], weight1.shape[2], weight2.shape[2]
+        pooled_size = (size - k1 + 1) // 2
+        columns = 4 * ((pooled_size - k2 + 1) // 2) + 2 * (k2 - 1) + k1 - 1  # those that reach the result
+        y, *saved1 = conv_pool(to_blocks(x[..., :columns], 4, 2), weight1, bias1, 4, 2, size)
+        y, *saved2 = conv_pool(y, weight2, bias2, 2, 1, pooled_size)
+        ctx.save_for_backward(*saved1, *saved2)
+        ctx.shapes = x.shape, weight1.shape, weight2.shape
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, block_w, windows, places, pooled = ctx.saved_tensors
-        n_out, _, k, _ = ctx.weight_shape
-        grad = grad.permute(TO_NHWC).reshape(pooled.permute(TO_NHWC).shape).contiguous().permute(TO_NCHW)
-        grad = aten.threshold_backward(grad, pooled, 0)  # of the ReLU
-        grad_bias = grad.sum((0, 2, 3)).view(-1, n_out).sum(0)
-        grad = aten.max_pool2d_with_indices_backward(grad, windows, (1, 4), (), (0, 0), (1, 1), False, places)
-        grad = grad.permute(TO_NHWC).reshape(ctx.output_shape)
-        grad_block_w = convolution_grad(grad.permute(TO_NCHW), x, block_w, 1)
-        grad_x = grad_of_blocks(grad.permute(TO_NCHW), x, block_w) if ctx.needs_input_grad[0] else None
-        grad_weight = grad_of_block_weight(grad_block_w, n_out, k, *ctx.blocks)
-        if ctx.patches is not None:
-            grad_coords = grad.sum(0).view(-1, n_out).t() @ ctx.patches
-            grad_weight = torch.cat([grad_weight, grad_coords.view(n_out, 2, k, k)], dim=1)
-        return grad_x, grad_weight, grad_bias, None, None, None
+        x_shape, shape1, shape2 = ctx.shapes
+        saved = ctx.saved_tensors
+        grad, grad_weight2, grad_bias2 = conv_pool_grad(grad, saved[6:], shape2, 2, 1, True)
+        grad, grad_weight1, grad_bias1 = conv_pool_grad(grad, saved[:6], shape1, 4, 2, ctx.needs_input_grad[0])
+        if grad is not None:
+            grad = F.pad(from_blocks(grad, 4, 2), (0, x_shape[3] - 2 * grad.shape[3]))  # columns that did not count
+        return grad, grad_weight1, grad_bias1, grad_weight2, grad_bias2
+
+
+def conv_pool(x, weight, bias, a, b, size):
+    """relu(max_pool2d(conv(map), 2)) for x, a map of `size` × `size` in blocks of a × b, or as much of it as counts.
+
+    x (B, a·b·C, H/a, W/b), weight (O, C, k, k), bias (O,) -> (B, a/2·O, H', W'), the result in blocks of a/2 × 1;
+    after it, what `conv_pool_grad` needs. A weight for C + 2 channels is a CoordConv layer's. The coordinates do not
+    depend on the image: their part of the convolution is computed once per batch and added as a map.
+    """
+    n_out, _, k, _ = weight.shape
+    channels = x.shape[1] // (a * b)
+    block_w = block_weight(weight[:, :channels], a, b)
+    y = F.conv2d(x, block_w, bias.repeat(a * b)).permute(TO_NHWC).contiguous()
+    batch, height, width, _ = y.shape
+    patches = None
+    if weight.shape[1] > channels:
+        patches = coord_patches(size, k, a, b, height * a, width * b, weight.dtype, weight.device)
+        y += (patches @ weight[:, channels:].flatten(1).t()).view(height, width, -1)
+    windows = y.view(batch, height * width * b // 2, 4, a // 2 * n_out).permute(TO_NCHW)
+    pooled, places = aten.max_pool2d_with_indices.default(windows, (1, 4))
+    pooled.relu_()
+    result = pooled.permute(TO_NHWC).view(batch, height, width * b // 2, -1).permute(TO_NCHW)
+    return result, x, block_w, windows, places, pooled, patches
+
+
+def conv_pool_grad(grad, saved, weight_shape, a, b, needs_grad_x):
+    """The gradients of `conv_pool` to x (or None), weight and bias, from that to its result."""
+    x, block_w, windows, places, pooled, patches = saved
+    n_out, _, k, _ = weight_shape
+    height, width = (x.shape[dim] - block_w.shape[dim] + 1 for dim in (2, 3))
+    grad = grad.permute(TO_NHWC).reshape(pooled.permute(TO_NHWC).shape).contiguous().permute(TO_NCHW)
+    grad = aten.threshold_backward.default(grad, pooled, 0)  # of the ReLU
+    grad_bias = grad.sum((0, 2, 3)).view(-1, n_out).sum(0)
+    pooling = (1, 4), (), (0, 0), (1, 1), False, places
+    # Its result is written over `windows`, whose values nobody needs any more: less memory to fetch. (`.data`: autograd
+    # need not know; were the gradient taken a second time, it would be the same.)
+    grad = aten.max_pool2d_with_indices_backward.grad_input(grad, windows, *pooling, grad_input=windows.data)
+    grad = grad.permute(TO_NHWC).reshape(len(x), height, width, -1)
+    grad_block_w = convolution_grad(grad.permute(TO_NCHW), x, block_w, 1)
+    grad_x = grad_of_blocks(grad.permute(TO_NCHW), x, block_w) if needs_grad_x else None
+    grad_weight = grad_of_block_weight(grad_block_w, n_out, k, a, b)
+    if patches is not None:
+        grad_coords = grad.sum(0).view(-1, n_out).t() @ patches
+        grad_weight = torch.cat([grad_weight, grad_coords.view(n_out, 2, k, k)], dim=1)
+    return grad_x, grad_weight, grad_bias
 
 
 def convolution_grad(grad, x, weight, argument):
     """The gradient of F.conv2d(x, weight) to x (argument 0) or to weight (1), from that to its result."""
     mask = (argument == 0, argument == 1, False)
-    grads = aten.convolution_backward(grad, x, weight, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, mask)
-    return grads[argument]
+    conv = None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1  # an ordinary one: no bias, stride 1, no padding
+    return aten.convolution_backward.default(grad, x, weight, *conv, mask)[argument]
 
 
 def grad_of_blocks(grad, x, weight):
@@ -131,15 +153,25 @@ def grad_of_blocks(grad, x, weight):
 def to_blocks(x, a, b):
     """Images (B, 1, H, W) -> (B, a·b, H/a, W/b), channels in the order [row][column] of the block."""
     batch, _, height, width = x.shape
-    x = x.reshape(batch, height * width).index_select(1, block_order(height, width, a, b, x.device))
+    order, _ = block_order(height, width, a, b, x.device)
+    x = x.reshape(batch, height * width).index_select(1, order)
     return x.view(batch, height // a, width // b, a * b).permute(TO_NCHW)
+
+
+def from_blocks(x, a, b):
+    """The inverse of `to_blocks`."""
+    batch, _, height, width = x.shape
+    _, order = block_order(height * a, width * b, a, b, x.device)
+    return x.permute(TO_NHWC).reshape(batch, -1).index_select(1, order).view(batch, 1, height * a, width * b)
 
 
 @lru_cache
 @torch.inference_mode(False)
 def block_order(height, width, a, b, device):
+    """The numbers of an image's pixels in the order of its blocks, and the inverse of that permutation."""
     pixels = torch.arange(height * width, device=device).view(height // a, a, width // b, b)
-    return pixels.transpose(1, 2).flatten()
+    order = pixels.transpose(1, 2).flatten()
+    return order, order.argsort()
 
 
 def block_weight(weight, a, b):

@@ -7,7 +7,7 @@ trains `Net_CoordConv_Homography` into experiments/test, over whatever is there 
 
     events.out.tfevents.*         TensorBoard: average train and test loss (nats per image) and test accuracy
     settings.json                 what the run depends on
-    checkpoint.pt                 weights, optimiser and history after the last complete epoch
+    checkpoint.pt                 weights and history after the last complete epoch
     weights.pt                    the final state_dict
     confusion_matrix.png, visualized_transformation.png
     results.json                  written last: a run that has it is finished
@@ -107,9 +107,8 @@ def train_on(model, settings, data, folder, report):
     name, n_epochs, seed = (settings[key] for key in ("experiment_name", "n_epochs", "seed"))
     device = data.train_images.device
     model.to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    history = load_checkpoint(folder / "checkpoint.pt", model, optimizer, device)
-    step = training_step(model, optimizer, data)
+    history = load_checkpoint(folder / "checkpoint.pt", model, device)
+    step = training_step(model, data)
     # What an epoch has logged without being completed is dropped by TensorBoard when it reads `purge_step`.
     with SummaryWriter(folder, purge_step=len(history) + 1) as writer:
         for epoch in range(len(history) + 1, n_epochs + 1):
@@ -142,8 +141,7 @@ def train_on(model, settings, data, folder, report):
             writer.add_scalar("Accuracy test", history[-1]["test_accuracy"], epoch)
             writer.flush()  # before the checkpoint: a complete epoch is never missing its points
             with whole(folder / "checkpoint.pt") as path:
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-                torch.save(state, path)
+                torch.save({"model": model.state_dict(), "history": history}, path)
     return finish(folder, settings, model, data, history)
 
 
@@ -154,15 +152,20 @@ def configure():
     torch.backends.cudnn.allow_tf32 = False
 
 
-def training_step(model, optimizer, data):
-    """Return a function that makes one step on the images of given indices and returns its loss, a scalar tensor."""
+def training_step(model, data):
+    """Return a function that makes one step on the images of given indices and returns its loss, a scalar tensor.
+
+    A step of plain SGD is one line; with torch.optim.SGD, which has no state to keep here, it takes 2 % longer.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def step(batch):
-        optimizer.zero_grad()
         images, labels = data.train_images.index_select(0, batch), data.train_labels.index_select(0, batch)
         loss = F.nll_loss(model(images), labels)
-        loss.backward()
-        optimizer.step()
+        with torch.no_grad():
+            grads = torch.autograd.grad(loss, parameters, materialize_grads=True)  # 0 for one that has no part in it
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.sub_(grad, alpha=LEARNING_RATE)
         return loss.detach()
 
     return step if data.train_images.device.type == "cpu" else captured(step, model, data)
@@ -319,13 +322,12 @@ def remove_run(folder):
             path.unlink()
 
 
-def load_checkpoint(path, model, optimizer, device):
-    """Put the state after the last complete epoch into `model` and `optimizer`; return the history, [] if none."""
+def load_checkpoint(path, model, device):
+    """Put the state after the last complete epoch into `model`; return the history, [] if there is none."""
     if not path.exists():
         return []
     state = load_tensors(path, device)
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
     return state["history"]
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from coordconv import CoordConv2d
-from models import Net, Net_CoordConv, Net_CoordConv_Homography
+from models import Net, Net_CoordConv, Net_CoordConv_Homography, dropout_mask
 from run_experiments import EXPERIMENTS
 
 FLAGS = ("use_coordconf_localisation", "use_coordconf_classifier", "bypass_localisation")
@@ -145,3 +145,22 @@ def test_homography_has_eight_free_numbers_and_reduces_to_affine(digits):
         homography.loc_fc2.weight[6:] = 0
     images = digits.test_images[:50]
     torch.testing.assert_close(homography(images), affine(images), atol=1e-4, rtol=1e-4)
+
+
+def test_dropout_masks_are_zero_or_two_with_equal_probability():
+    torch.manual_seed(0)
+    mask = dropout_mask(torch.empty(1000, 50))
+    assert mask.unique().tolist() == [0, 2]
+    assert mask.mean() == pytest.approx(1, abs=0.02)  # four standard deviations
+    assert (mask.mean(0) - 1).abs().max() < 0.15  # and so in every column
+
+
+def test_dropout_removes_whole_maps_in_training_only(digits):
+    model, images = Net(bypass_localisation=True), digits.test_images[:32]
+    seen = []
+    model.fc1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].unflatten(1, (20, 16))))
+    model.eval()(images)
+    model.train()(images)
+    whole = (seen[1] == 0).all(2) | torch.isclose(seen[1], 2 * seen[0]).all(2)
+    assert whole.all()
+    assert 0.4 < ((seen[1] == 0) & (seen[0] > 0)).sum() / (seen[0] > 0).sum() < 0.6

@@ -97,7 +97,7 @@ def test_train_loss_and_steps_are_those_of_the_plain_recipe(digits):
     model, plain = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.LogSoftmax(1)), nn.Linear(784, 10)
     plain.load_state_dict(model[1].state_dict())
     order = torch.randperm(600)
-    step = train.training_step(model, torch.optim.SGD(model.parameters(), lr=0.01), digits)
+    step = train.training_step(model, digits)
     loss = train.train_epoch(step, order)
     total = 0.0
     for start in range(0, 600, 64):
@@ -268,8 +268,7 @@ def test_the_captured_step_is_the_ordinary_one(digits):
         model = Net().cuda()
         if not dropout:
             model.train = lambda mode=True, model=model: nn.Module.train(model, False)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        step = train.training_step(model, optimizer, on_gpu)
+        step = train.training_step(model, on_gpu)
         model.train()
         torch.manual_seed(1)
         losses = [step(batch).item() for batch in torch.arange(600, device="cuda").split(64)]
