@@ -39,9 +39,15 @@ class Dataset(NamedTuple):
     test_images: torch.Tensor
     test_labels: torch.Tensor
     description: dict  # name, mean, std and md5: what a result depends on
+    clean: "Dataset | None" = None  # of a distorted set: what it is made of (see `perspective`)
 
     def to(self, device):
-        return Dataset(*(split.to(device) for split in self[:4]), self.description)
+        clean = self.clean and self.clean.to(device)
+        return Dataset(*(split.to(device) for split in self[:4]), self.description, clean)
+
+    def pixels(self, images):
+        """Normalised images of this set -> the same with pixels from 0, black, to 1."""
+        return (images * self.description["std"] + self.description["mean"]).clamp(0, 1)
 
 
 def load(folder=None):
@@ -93,14 +99,72 @@ def normalise(pixels, mean, std):
     return images.div_(255).sub_(mean).div_(std)
 
 
-def epoch_seed(seed, epoch):
-    """The seed of everything random in one epoch, so that an epoch depends on nothing that ran before it."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def epoch_seed(seed, epoch, stream=0):
+    """The seed of everything random in one epoch, so that an epoch depends on nothing that ran before it.
+
+    What shall not depend on the rest of the epoch's randomness uses another stream.
+    """
+    entropy = (seed, epoch, stream) if stream else (seed, epoch)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def epoch_order(n_images, seed, epoch):
     """The order of the training images in one epoch: a permutation (n_images,), the same on every device."""
     return torch.randperm(n_images, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
+
+
+# Perspective MNIST, the protocol of the IC-STN paper (arXiv 1612.03897): each corner of an image, and the image as a
+# whole, are moved by Gaussian noise of this standard deviation in each direction, in pixels.
+PERSPECTIVE_SIGMA = 3.5
+TEST_SEED = 0  # of the one fixed test set; runs have other seeds
+DISTORTION_BATCH = 500
+
+
+def perspective(clean):
+    """The Dataset `clean` in perspective: one fixed test set, and training images drawn anew in every epoch.
+
+    `draw_epoch` fills the training images, which are not distorted before.
+    """
+    test_images = torch.empty_like(clean.test_images)
+    distort(clean.test_images, perspective_homographies(len(test_images), TEST_SEED, 0), test_images)
+    description = {**clean.description, "perspective_sigma": PERSPECTIVE_SIGMA}
+    train_images = clean.train_images.clone()
+    return Dataset(train_images, clean.train_labels, test_images, clean.test_labels, description, clean)
+
+
+def draw_epoch(data, seed, epoch):
+    """Make `data.train_images` those of an epoch: only in a distorted set they differ from epoch to epoch."""
+    if data.clean:
+        homographies = perspective_homographies(len(data.train_images), seed, epoch)
+        distort(data.clean.train_images, homographies, data.train_images)
+
+
+def perspective_homographies(n_images, seed, epoch):
+    """The distortions of one epoch, (n_images, 3, 3): a function of seed, epoch and the image's place in the set.
+
+    Destination (the distorted image) to source, in the coordinates of stn.py, float32 on the CPU.
+    """
+    from kornia.geometry.transform import get_perspective_transform  # late: not needed for MNIST as it is
+
+    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch, stream=1))
+    noise = torch.randn(n_images, 5, 2, generator=generator) * PERSPECTIVE_SIGMA / 14  # 14 pixels are 1
+    corners = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]).expand(n_images, 4, 2)
+    return get_perspective_transform(corners, corners + noise[:, :4] + noise[:, 4:])
+
+
+def distort(images, homographies, out):
+    """Write images (N, 1, 28, 28), warped by homographies (N, 3, 3) from destination to source, into `out`.
+
+    Outside of the image it is as dark as the set's darkest pixel.
+    """
+    from kornia.geometry.transform import homography_warp
+
+    black = images.min()
+    for part in torch.arange(len(images)).split(DISTORTION_BATCH):
+        part = slice(part[0], part[-1] + 1)
+        matrices = homographies[part].to(images.device)
+        warped = homography_warp(images[part] - black, matrices, images.shape[2:], align_corners=False)
+        out[part] = warped + black
 
 
 def read_idx(folder, name):

@@ -146,7 +146,7 @@ def grad_of_blocks(grad, x, weight):
     parts = parts.permute(TO_NHWC).reshape(batch, n, width, ky, channels)
     result = x.new_zeros(batch, height, width, channels)
     for row in range(ky):
-        result[:, row : row + n] += parts[:, :, :, row]
+        result[:, row : row + n].add_(parts[:, :, :, row])  # `+=` would also copy, in a recorded step
     return result.permute(TO_NCHW)
 
 

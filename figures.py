@@ -4,13 +4,16 @@ Only `matplotlib.figure.Figure` is used, never pyplot: importing this file selec
 """
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
+from PIL import Image
 
 from files import whole
 
 # Colour-blind-safe (Okabe and Ito), in an order whose lightness also differs in print.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
+COLUMNS, GAP = 8, 2  # of a grid of digits
 
 
 def save(figure, path):
@@ -46,18 +49,57 @@ def confusion_matrix(counts, title):
     return figure
 
 
-def transformed_digits(before, after, title):
-    """64 images (64, 28, 28) in [0, 1] as an 8×8 grid, and beside it the same images transformed."""
+def transformed_digits(before, after, title, frames=None):
+    """Images (N, 28, 28) in [0, 1] as a grid, and beside it the same images transformed.
+
+    frames (N, 4, 2): where the corners of each transformed image lie in the image, (x, y) in pixels. They are drawn
+    over the image as far as its cell of the grid reaches.
+    """
     figure = Figure(figsize=(9, 4.8), layout="constrained")
-    for axes, images, name in zip(figure.subplots(1, 2), (before, after), ("test images", "transformed"), strict=True):
+    panels = figure.subplots(1, 2)
+    for axes, images, name in zip(panels, (before, after), ("test images", "transformed"), strict=True):
         axes.imshow(grid_of(images), cmap="gray", vmin=0, vmax=1)
         axes.set_title(name)
         axes.axis("off")
+    height, width = np.shape(before)[1:]
+    for number, frame in enumerate(() if frames is None else frames):
+        row, column = divmod(number, COLUMNS)
+        corner = np.array([column * (width + GAP) + GAP, row * (height + GAP) + GAP])
+        outline = Polygon(np.nan_to_num(np.asarray(frame)) + corner, fill=False, edgecolor=ORANGE, linewidth=1)
+        panels[0].add_patch(outline)
+        cell = Rectangle(corner - 1.5, width + 2, height + 2, transform=panels[0].transData)
+        outline.set_clip_path(cell)
     figure.suptitle(title, fontsize=10)
     return figure
 
 
-def grid_of(images, columns=8, gap=2):
+def save_animation(pictures, path, seconds_per_picture=0.3):
+    """Figures of one size as an animated GIF that stays on the last one for a while."""
+    images = []
+    for picture in pictures:
+        canvas = FigureCanvasAgg(picture)
+        canvas.draw()
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("L"))
+    durations = [1000 * seconds_per_picture] * (len(images) - 1) + [3000]
+    with whole(path) as temporary:
+        images[0].save(temporary, format="gif", save_all=True, append_images=images[1:], duration=durations, loop=0)
+
+
+def class_statistics(before, after, title):
+    """The mean and the variance image of each class: before and after are both (means, variances), of (10, H, W)."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    rows = [("mean", before[0], 1), ("variance", before[1], 0.25), ("mean", after[0], 1), ("variance", after[1], 0.25)]
+    for axes, (name, images, largest), when in zip(
+        figure.subplots(4), rows, ("before",) * 2 + ("after",) * 2, strict=True
+    ):
+        axes.imshow(grid_of(images, columns=len(images)), cmap="gray", vmin=0, vmax=largest)
+        axes.set_ylabel(f"{name}\n{when}", rotation=0, ha="right", va="center")
+        axes.set(xticks=[], yticks=[])
+    figure.suptitle(f"{title}: test images of each class before and after the transformer", fontsize=10)
+    return figure
+
+
+def grid_of(images, columns=COLUMNS, gap=GAP):
     """Images (N, H, W) -> one picture, `columns` to a row, `gap` pixels of mid-grey between them."""
     images = np.asarray(images)
     framed = np.pad(images, ((0, -len(images) % columns), (0, gap), (0, gap)), constant_values=0.5)

@@ -28,16 +28,33 @@ def dropout_mask(x):
 class Net(nn.Module):
     """Spatial transformer and classifier with ordinary convolutions.
 
-    The keyword arguments are what the experiments vary: the kind of convolution in each part, and whether there is
-    a transformer at all. Without one there is no localisation network either, so no parameter is ever dead.
+    The keyword arguments are what the experiments vary: the kind of convolution in each part; whether there is a
+    transformer at all (without one there is no localisation network either, so no parameter is ever dead); what it
+    reads outside of the image (`padding`, see stn.py); and how often it looks. With several `passes` the same
+    localisation network sees the image as it is warped so far, its answer is composed with those before, and the
+    original image is warped again (inverse compositional STN, arXiv 1612.03897).
     """
 
+    repeatable = True  # the same operations whatever the values: train.py records a step once and repeats it
     plain = False  # True computes the convolutions as they are usually written: the same function, about half as fast
     transform_identity = stn.AFFINE_IDENTITY
-    warp = staticmethod(stn.affine_warp)
 
-    def __init__(self, *, localisation_conv=nn.Conv2d, classifier_conv=nn.Conv2d, bypass_localisation=False):
+    def __init__(
+        self,
+        *,
+        localisation_conv=nn.Conv2d,
+        classifier_conv=nn.Conv2d,
+        bypass_localisation=False,
+        padding="zeros",
+        passes=1,
+    ):
         super().__init__()
+        if padding not in stn.PADDINGS:
+            raise ValueError(f"padding must be one of {stn.PADDINGS}, not {padding!r}")
+        if passes < 1:
+            raise ValueError(f"at least one pass is needed, not {passes!r}")
+        self.padding = padding
+        self.passes = passes
         # The classifier comes first: with the same seed it starts with the same weights with and without a transformer.
         self.conv1 = classifier_conv(1, 10, kernel_size=5)
         self.conv2 = classifier_conv(10, 20, kernel_size=5)
@@ -59,14 +76,29 @@ class Net(nn.Module):
         return (fast.convolve_and_pool if use_fast else convolve_and_pool)(conv1, conv2, x)
 
     def localise(self, x):
-        """The transform of each image: (B, 1, 28, 28) -> parameters (B, 6), or (B, 8) for a homography."""
+        """One look at each image: (B, 1, 28, 28) -> parameters (B, 6) of an affine map, or (B, 8) of a homography."""
         x = self.features(self.loc_conv1, self.loc_conv2, x)  # (B, 10, 3, 3)
         x = F.relu(self.loc_fc1(x.flatten(1)))  # (B, 32)
         return self.loc_fc2(x)
 
+    def homography(self, x):
+        """The transform of each image, (B, 1, 28, 28) -> (B, 3, 3), destination to source (see stn.py).
+
+        It maps points of the transformed image to the image, `stn.map_points(model.homography(x), points)`, and its
+        inverse the other way. An affine one has (0, 0, 1) as its last row.
+        """
+        total = stn.matrix(self.localise(x))
+        for _ in range(self.passes - 1):
+            total = total @ stn.matrix(self.localise(stn.homography_warp(x, total, self.padding)))
+        return total
+
     def transform(self, x):
         """The images as the classifier sees them: (B, 1, 28, 28) -> (B, 1, 28, 28)."""
-        return x if self.bypass_localisation else self.warp(x, self.localise(x))
+        if self.bypass_localisation:
+            return x
+        if self.passes == 1 and self.transform_identity == stn.AFFINE_IDENTITY:
+            return stn.affine_warp(x, self.localise(x), self.padding)  # the same, in fewer operations
+        return stn.homography_warp(x, self.homography(x), self.padding)
 
     def classify(self, x):
         """(B, 1, 28, 28) -> log-probabilities (B, 10)."""
@@ -89,16 +121,24 @@ class Net_CoordConv(Net):
     gives the same weights and outputs. ("coordconf" is the original's spelling, kept as a public name.)
     """
 
-    def __init__(self, use_coordconf_localisation=False, use_coordconf_classifier=False, bypass_localisation=False):
+    def __init__(
+        self,
+        use_coordconf_localisation=False,
+        use_coordconf_classifier=False,
+        bypass_localisation=False,
+        padding="zeros",
+        passes=1,
+    ):
         super().__init__(
             localisation_conv=CoordConv2d if use_coordconf_localisation else nn.Conv2d,
             classifier_conv=CoordConv2d if use_coordconf_classifier else nn.Conv2d,
             bypass_localisation=bypass_localisation,
+            padding=padding,
+            passes=passes,
         )
 
 
 class Net_CoordConv_Homography(Net_CoordConv):
-    """`Net_CoordConv` whose transformer is a homography with eight free numbers (see `stn.homography_warp_8`)."""
+    """`Net_CoordConv` whose transformer is a homography with eight free numbers (see `stn.homography_warp`)."""
 
     transform_identity = stn.HOMOGRAPHY_IDENTITY
-    warp = staticmethod(stn.homography_warp_8)

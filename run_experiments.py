@@ -40,6 +40,8 @@ class Experiment:
     epochs: int
     question: str
     arguments: dict = field(default_factory=dict)  # of that class
+    recipe: dict = field(default_factory=dict)  # what differs from the tutorial's recipe; see train.Recipe
+    perspective: bool = False  # on MNIST in perspective (see data.perspective) instead of as it is
 
     def directory(self, run):
         return f"{self.id}_run_{run:02d}_{self.title}"
@@ -187,7 +189,8 @@ def worker_context():
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.utils.tensorboard", "kornia.geometry", "matplotlib.figure"])
+    heavy = ["torch.utils.tensorboard", "torch.fx.experimental.proxy_tensor", "matplotlib.figure"]
+    context.set_forkserver_preload(heavy)
     with ignoring_ctrl_c():
         multiprocessing.forkserver.ensure_running()
     return context

@@ -1,25 +1,50 @@
 """Affine and homography warps of images as pure functions.
 
-Convention of every warp here: `theta` maps a point of the output (destination) to the point of the input (source)
+Convention of every transform here: it maps a point of the output (destination) to the point of the input (source)
 from which it is read. Points are (x, y), x to the right and y down, both normalised so that the image spans
-[-1, 1] between its outer edges (`align_corners=False`). Sampling is bilinear; outside the input it reads 0.
+[-1, 1] between its outer edges (`align_corners=False`). A homography is a 3×3 matrix, acting on (x, y, 1) up to scale.
+Sampling is bilinear; outside the input it reads 0, or with `padding="background"` the image's smallest value. (On a
+normalised image 0 is grey, and a network learns to zoom out: pytorch/tutorials#1117.)
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
-from kornia.geometry.transform import homography_warp
 
 AFFINE_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 HOMOGRAPHY_IDENTITY = (*AFFINE_IDENTITY, 0.0, 0.0)
+PADDINGS = ("zeros", "background")
+# The third homogeneous coordinate of a source point is bounded from below: where it is 0 the point is infinitely far
+# away, and where it is negative, behind the observer. At 0.1 it is ten times as far away as the numerators say.
+SMALLEST_DENOMINATOR = 0.1
 
 
-def affine_warp(images, theta):
+def affine_warp(images, theta, padding="zeros"):
     """Warp (B, C, H, W) by affine maps (B, 6), the rows of 2×3 matrices, destination to source."""
     height, width = images.shape[2:]
-    grid = (theta @ affine_grids(height, width, theta.dtype, theta.device)).view(-1, height, width, 2)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return sample(images, theta @ affine_grids(height, width, theta.dtype, theta.device), padding)
+
+
+def homography_warp(images, matrices, padding="zeros"):
+    """Warp (B, C, H, W) by homographies (B, 3, 3), destination to source; with a last row (0, 0, 1) it is affine."""
+    height, width = images.shape[2:]
+    grids = affine_grids(height, width, matrices.dtype, matrices.device)
+    numerators = matrices[:, :2].flatten(1) @ grids  # (B, H·W·2)
+    denominators = matrices[:, 2] @ grids[:3, ::2]  # (B, H·W); these three rows are x, y and 1 of every pixel
+    denominators = denominators.clamp(min=SMALLEST_DENOMINATOR).unsqueeze(2)
+    return sample(images, numerators.view(len(matrices), -1, 2) / denominators, padding)
+
+
+def sample(images, grid, padding):
+    """Read images (B, C, H, W) at a source point for each destination pixel; the grid has B·H·W·2 numbers."""
+    batch, _, height, width = images.shape
+    grid = grid.view(batch, height, width, 2)
+    read = partial(F.grid_sample, grid=grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if padding == "zeros":
+        return read(images)
+    background = images.amin((2, 3), keepdim=True)
+    return read(images - background) + background
 
 
 @lru_cache
@@ -33,12 +58,27 @@ def affine_grids(height, width, dtype, device):
     return F.affine_grid(units, (6, 1, height, width), align_corners=False).flatten(1)
 
 
-def homography_matrix(theta):
-    """(B, 8) -> (B, 3, 3): the first eight entries row by row; the ninth is 1, which fixes the scale."""
-    return torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).view(-1, 3, 3)
+def matrix(theta):
+    """(B, 6) or (B, 8) -> (B, 3, 3): the entries row by row; those that are not given are 0, and the last one 1."""
+    rest = theta.new_tensor((0.0, 0.0, 1.0))[theta.shape[1] - 6 :]
+    return torch.cat([theta, rest.expand(len(theta), -1)], dim=1).view(-1, 3, 3)
 
 
-def homography_warp_8(images, theta):
-    """Warp (B, C, H, W) by homographies (B, 8), destination to source; with theta[:, 6:] = 0 it is affine."""
-    height, width = images.shape[2:]
-    return homography_warp(images, homography_matrix(theta), (height, width), padding_mode="zeros", align_corners=False)
+def map_points(matrices, points):
+    """Where points of the output lie in the input: homographies (B, 3, 3), points (B, N, 2) -> (B, N, 2).
+
+    With `torch.linalg.inv(matrices)` it maps points of the input to the output. A point on the line that a
+    homography sends to infinity becomes infinite or NaN.
+    """
+    mapped = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1) @ matrices.transpose(1, 2)
+    return mapped[..., :2] / mapped[..., 2:]
+
+
+def to_normalised(pixels, height, width):
+    """Points (..., 2) in pixels, (x, y) from the centre of the first pixel -> the normalised coordinates used here."""
+    return (pixels + 0.5) * 2 / pixels.new_tensor((width, height)) - 1
+
+
+def to_pixels(points, height, width):
+    """The inverse of `to_normalised`."""
+    return (points + 1) * points.new_tensor((width, height)) / 2 - 0.5

@@ -3,26 +3,32 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp
 
 import stn
 
 
 def homographies(n, strength=0.2):
+    """(n, 8), around the identity."""
     torch.manual_seed(n)
-    return torch.tensor(stn.HOMOGRAPHY_IDENTITY, dtype=torch.float64) + strength * torch.randn(
-        n, 8, dtype=torch.float64
-    )
+    identity = torch.tensor(stn.HOMOGRAPHY_IDENTITY, dtype=torch.float64)
+    return identity + strength * torch.randn(n, 8, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("warp", "identity"),
-    [(stn.affine_warp, stn.AFFINE_IDENTITY), (stn.homography_warp_8, stn.HOMOGRAPHY_IDENTITY)],
-)
-def test_identity_leaves_the_image_as_it_is(digits, warp, identity):
+def warp(images, theta, padding="zeros"):
+    """By 6 or by 8 parameters."""
+    if theta.shape[1] == 6:
+        return stn.affine_warp(images, theta, padding)
+    return stn.homography_warp(images, stn.matrix(theta), padding)
+
+
+@pytest.mark.parametrize("padding", stn.PADDINGS)
+@pytest.mark.parametrize("identity", [stn.AFFINE_IDENTITY, stn.HOMOGRAPHY_IDENTITY])
+def test_identity_leaves_the_image_as_it_is(digits, identity, padding):
     images = digits.test_images[:8].double()
     theta = torch.tensor(identity, dtype=torch.float64).expand(8, -1)
-    assert (warp(images, theta) - images).abs().max() < 1e-6
+    assert (warp(images, theta, padding) - images).abs().max() < 1e-6
 
 
 def test_affine_equals_the_tutorial(digits):
@@ -33,19 +39,26 @@ def test_affine_equals_the_tutorial(digits):
     torch.testing.assert_close(stn.affine_warp(images, theta), expected, atol=2e-5, rtol=0)
 
 
-def test_homography_without_perspective_is_affine(digits):
+@pytest.mark.parametrize("padding", stn.PADDINGS)
+def test_homography_without_perspective_is_affine(digits, padding):
     images = digits.test_images[:8].double()
     theta = homographies(8)
     theta[:, 6:] = 0
-    torch.testing.assert_close(stn.homography_warp_8(images, theta), stn.affine_warp(images, theta[:, :6]))
+    torch.testing.assert_close(warp(images, theta, padding), warp(images, theta[:, :6], padding))
+    assert torch.equal(stn.matrix(theta), stn.matrix(theta[:, :6]))
 
 
-def test_homography_equals_kornia(digits):
-    images = digits.test_images[:16].double()
+@pytest.mark.parametrize("size", [(28, 28), (20, 33)], ids=str)
+def test_homography_equals_kornia(size):
+    torch.manual_seed(0)
+    images = torch.rand(16, 2, *size, dtype=torch.float64)
     theta = homographies(16, 0.1)
     matrix = torch.cat([theta, torch.ones(16, 1, dtype=torch.float64)], 1).view(16, 3, 3)
-    expected = homography_warp(images, matrix, (28, 28), align_corners=False)
-    torch.testing.assert_close(stn.homography_warp_8(images, theta), expected)
+    assert torch.equal(stn.matrix(theta), matrix)
+    for padding in stn.PADDINGS:
+        background = images.amin((2, 3), keepdim=True) if padding == "background" else 0
+        expected = homography_warp(images - background, matrix, size, align_corners=False) + background
+        torch.testing.assert_close(stn.homography_warp(images, matrix, padding), expected)
 
 
 @pytest.mark.parametrize("n_parameters", [6, 8])
@@ -53,16 +66,72 @@ def test_theta_maps_from_the_output_to_the_input_in_x_y_order(n_parameters):
     image = torch.zeros(1, 1, 28, 28)
     image[0, 0, 10, 17] = 1  # row 10, column 17
     theta = torch.tensor([[1, 0, 2 * 3 / 28, 0, 1, 2 * -2 / 28, 0, 0]])[:, :n_parameters]  # reads 3 right, 2 up
-    warp = stn.affine_warp if n_parameters == 6 else stn.homography_warp_8
     moved = warp(image, theta)
     expected = torch.zeros_like(image)
     expected[0, 0, 12, 14] = 1
     torch.testing.assert_close(moved, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("warp", [stn.affine_warp, stn.homography_warp_8])
-def test_gradients(warp):
+@pytest.mark.parametrize("padding", stn.PADDINGS)
+@pytest.mark.parametrize("n_parameters", [6, 8])
+def test_gradients(n_parameters, padding):
     torch.manual_seed(0)
     images = torch.rand(2, 1, 5, 5, dtype=torch.float64)
-    theta = homographies(2, 0.05)[:, : 6 if warp is stn.affine_warp else 8].requires_grad_()
-    assert torch.autograd.gradcheck(lambda t: warp(images, t), (theta,))
+    theta = homographies(2, 0.05)[:, :n_parameters].requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: warp(images, t, padding), (theta,))
+
+
+def test_what_lies_outside_is_grey_or_background(digits):
+    """A digit moved out of sight: 0 on a normalised image, or as dark as the image's own background."""
+    images = digits.test_images[:4]
+    away = torch.tensor([[1.0, 0, 5, 0, 1, 0]]).expand(4, 6)
+    assert (warp(images, away) == 0).all()
+    assert torch.equal(warp(images, away, "background"), images.amin((2, 3), keepdim=True).expand_as(images))
+
+
+def test_a_denominator_near_zero_yields_finite_outputs_and_gradients(digits):
+    images = digits.test_images[:4]
+    theta = torch.tensor([[1, 0, 0, 0, 1, 0, last, last] for last in (1 - 1e-9, -1.0, 50.0, 1e20)], requires_grad=True)
+    outputs = warp(images, theta, "background")
+    outputs.square().sum().backward()
+    assert outputs.isfinite().all()
+    assert theta.grad.isfinite().all()
+
+
+def test_points_map_to_where_the_warp_reads():
+    """A single bright pixel of the output's picture is found where map_points says; kornia maps the points alike."""
+    theta = homographies(8, 0.1)
+    matrices = stn.matrix(theta)
+    points = torch.rand(8, 5, 2, dtype=torch.float64) * 2 - 1
+    mapped = stn.map_points(matrices, points)
+    torch.testing.assert_close(mapped, transform_points(matrices, points))
+    torch.testing.assert_close(stn.map_points(torch.linalg.inv(matrices), mapped), points)
+    # An image whose pixels hold their own x and y: what is read at a pixel is the place it is read from.
+    ys, xs = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
+    own_place = torch.stack([xs, ys]).double().expand(8, 2, 28, 28)
+    pixels = torch.tensor([[12.0, 14.0], [9.0, 16.0]], dtype=torch.float64)
+    expected = stn.to_pixels(stn.map_points(matrices, stn.to_normalised(pixels, 28, 28).expand(8, 2, 2)), 28, 28)
+    read = stn.homography_warp(own_place, matrices)[:, :, [14, 16], [12, 9]].transpose(1, 2)
+    torch.testing.assert_close(read, expected)
+
+
+def test_pixels_and_normalised_coordinates():
+    corners = torch.tensor(
+        [[-0.5, -0.5], [0.0, 0.0], [31.5, 19.5]], dtype=torch.float64
+    )  # outer corner, first pixel's centre, other corner
+    normalised = stn.to_normalised(corners, 20, 32)
+    torch.testing.assert_close(
+        normalised, torch.tensor([[-1, -1], [1 / 32 - 1, 1 / 20 - 1], [1, 1]], dtype=torch.float64)
+    )
+    torch.testing.assert_close(stn.to_pixels(normalised, 20, 32), corners)
+
+
+def test_warps_compose_as_their_matrices_do(digits):
+    """Warping twice is reading through the product, first @ second; N identities are the identity."""
+    first, second = stn.matrix(homographies(2, 0.05)).split(1)
+    ys, xs = torch.meshgrid(torch.linspace(-3, 3, 28), torch.linspace(-3, 3, 28), indexing="ij")
+    blob = (-(xs**2) - ys**2).exp().double().view(1, 1, 28, 28)  # smooth: interpolating twice hardly blurs it
+    twice = stn.homography_warp(stn.homography_warp(blob, first), second)
+    once = stn.homography_warp(blob, first @ second)
+    other = stn.homography_warp(blob, second @ first)
+    assert (twice - once).abs().max() < 0.02 < (twice - other).abs().max()

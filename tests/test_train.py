@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch import nn
 
 import figures
 import train
-from models import Net, Net_CoordConv
-from train import RunError
+from models import Net, Net_CoordConv, Net_CoordConv_Homography
+from train import Recipe, RunError
 
 TAGS = ["Accuracy test", "Average loss test", "Average loss train"]
 
@@ -68,6 +69,7 @@ def test_the_folder_holds_what_is_promised_and_nothing_half_written(finished):
         "weights.pt",
         "results.json",
         "confusion_matrix.png",
+        "class_statistics.png",
         "visualized_transformation.png",
     }
 
@@ -257,6 +259,49 @@ def test_arguments_that_json_changes_do_not_prevent_going_on(digits, tmp_path):
     assert run(digits, tmp_path, n_epochs=1, arguments={"size": (1, 2)}) == first
 
 
+@pytest.mark.parametrize(
+    "model", [Net, partial(Net_CoordConv_Homography, True, True, passes=2)], ids=["Net", "homography"]
+)
+def test_the_recorded_step_is_the_ordinary_one_to_the_bit(digits, model):
+    """600 images: nine full batches, repeated, and one of 24, computed as usual; another pace for each."""
+    train.configure()
+    outcomes = []
+    for repeatable in (True, False):
+        torch.manual_seed(0)
+        network = model().train()
+        network.repeatable = repeatable
+        pace = torch.ones(())
+        step = train.training_step(network, digits, Recipe(0.02, 0.01), pace)
+        torch.manual_seed(1)
+        losses = []
+        for number, batch in enumerate(torch.arange(600).split(64)):
+            pace.fill_(1 / (1 + number))
+            losses.append(step(batch).item())
+        outcomes.append((losses, [p.detach() for p in network.parameters()]))
+    (losses, weights), (expected_losses, expected_weights) = outcomes
+    assert losses == expected_losses
+    assert all(torch.equal(a, b) for a, b in zip(weights, expected_weights, strict=True))
+    torch.manual_seed(0)
+    assert not any(torch.equal(a, b) for a, b in zip(weights, model().parameters(), strict=True))
+
+
+def test_rates_and_pace_are_those_of_the_recipe(digits):
+    """The step of a weight is -rate · pace · gradient."""
+    torch.manual_seed(0)
+    network = Net_CoordConv_Homography().eval()
+    network.train = lambda mode=True: network  # no dropout
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    F.nll_loss(network(digits.train_images[:64]), digits.train_labels[:64]).backward()
+    grads = {name: p.grad.clone() for name, p in network.named_parameters()}
+    train.training_step(network, digits, Recipe(0.5, 0.125), torch.tensor(0.5))(torch.arange(64))
+    for name, parameter in network.named_parameters():
+        rate = 0.125 if name.startswith("loc_") else 0.5
+        torch.testing.assert_close(parameter.detach(), before[name] - rate * 0.5 * grads[name])
+    halves = [Recipe(decay=True).pace(epoch, 4) for epoch in (1, 3)]
+    assert halves == pytest.approx([1, 0.5])
+    assert Recipe().pace(7, 10) == 1
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_captured_step_is_the_ordinary_one(digits):
     """600 images: nine full batches, replayed, and one of 24, launched as usual; twice, for the same dropout."""
@@ -324,8 +369,9 @@ def test_the_figure_shows_the_images_as_they_were(digits, tmp_path, monkeypatch)
     shown = []
     monkeypatch.setattr(figures, "transformed_digits", lambda *images: shown.append(images) or figures.Figure())
     run(digits, tmp_path, n_epochs=1)
-    before, after, _ = shown[0]
+    before, after, _, frames = shown[0]
     raw = (digits.test_images[:64, 0] * digits.description["std"] + digits.description["mean"]) * 255
     assert (before * 255 - raw.round()).abs().max() < 0.01
     assert before.min() >= 0
     assert after.shape == before.shape
+    assert frames.shape == (64, 4, 2)

@@ -1,0 +1,95 @@
+"""How good the transforms of a network are: numbers for results.json, and the statistics that figures.py draws."""
+
+import torch
+
+import data as mnist
+import stn
+
+CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image's frame, in the coordinates of stn.py
+BATCH_SIZE = 250
+PAIRS = 2000  # test images of which a second distorted copy is made
+
+
+def class_statistics(images, labels, n_classes=10):
+    """Mean and variance of each pixel in each class: (N, 1, H, W), (N,) -> two of (n_classes, H, W) on the CPU."""
+    groups = [images[labels == label].squeeze(1) for label in range(n_classes)]
+    means = torch.stack([group.mean(0) for group in groups])
+    variances = torch.stack([group.var(0, correction=0) for group in groups])
+    return means.cpu(), variances.cpu()
+
+
+def within_class_variance(images, labels):
+    """The variance of a pixel around its class's mean, averaged over pixels and images; pixels run from 0 to 1."""
+    shares = torch.bincount(labels, minlength=10).cpu() / len(labels)
+    return float((class_statistics(images, labels)[1].mean((1, 2)) * shares).sum())
+
+
+def ink(images, homographies):
+    """What becomes of the bright pixels, over all images (N, 1, H, W) in [0, 1]: (share kept, change of area).
+
+    A pixel is kept if the transformed image, whose homographies (N, 3, 3) map destination to source, has a place for
+    it. The area is the sum of all pixels after the transform divided by the sum before: below 1 digits shrink.
+    """
+    height, width = images.shape[2:]
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    pixels = torch.stack([columns, rows], dim=-1).view(1, -1, 2).to(images)
+    points = stn.to_normalised(pixels, height, width).expand(len(images), -1, -1)
+    inverse = torch.linalg.inv_ex(homographies).inverse
+    inside = (stn.map_points(inverse, points).abs() <= 1).all(2)  # infinity and NaN are not
+    kept = (images.flatten(1) * inside).sum() / images.sum()
+    after = stn.homography_warp(images, homographies, padding="background")
+    return float(kept), float(after.sum() / images.sum())
+
+
+def frames(homographies, size=28):
+    """Where in the image the corners of the transformed image lie: (N, 3, 3) -> (N, 4, 2), (x, y) in pixels."""
+    corners = torch.tensor(CORNERS).to(homographies).expand(len(homographies), 4, 2)
+    return stn.to_pixels(stn.map_points(homographies, corners), size, size)
+
+
+def corner_distance(first, second):
+    """How far apart two homographies (N, 3, 3) put the corners of the frame: (N,), in pixels, the mean of four."""
+    return (frames(first) - frames(second)).norm(dim=2).mean(1)
+
+
+@torch.inference_mode()
+def homographies(model, images):
+    """`model.homography` of all images, in batches: (N, 3, 3)."""
+    return torch.cat([model.homography(batch) for batch in images.split(BATCH_SIZE)])
+
+
+@torch.inference_mode()
+def of_transformer(model, data):
+    """The measures of a network with a transformer on the test images of `data`, as numbers by name.
+
+    within_class_variance_before, _after: see `within_class_variance`.
+    ink_kept, ink_area: see `ink`.
+    corner_distance_before, _after: of distorted data only. Two differently distorted copies of the same digit, each
+        through the network: the distance, in pixels of the undistorted digit, between the places where the corners of
+        the two frames come from. It would be 0 if the network undid the distortions. Median over the first digits.
+    """
+    model.eval()
+    transforms = homographies(model, data.test_images)
+    before, labels = data.pixels(data.test_images), data.test_labels
+    after = stn.homography_warp(before, transforms, padding="background")
+    kept, area = ink(before, transforms)
+    results = {
+        "within_class_variance_before": within_class_variance(before, labels),
+        "within_class_variance_after": within_class_variance(after, labels),
+        "ink_kept": kept,
+        "ink_area": area,
+    }
+    if data.clean:
+        n = min(PAIRS, len(labels))
+        first, second = (
+            mnist.perspective_homographies(len(labels), mnist.TEST_SEED, copy)[:n].to(transforms) for copy in (0, 1)
+        )
+        images = torch.empty_like(data.test_images[:n])
+        mnist.distort(data.clean.test_images[:n], second, images)
+        distances = {
+            "before": corner_distance(first, second),
+            "after": corner_distance(first @ transforms[:n], second @ homographies(model, images)),
+        }
+        for when, distance in distances.items():
+            results[f"corner_distance_{when}"] = float(distance.nanmedian())
+    return results
