@@ -115,7 +115,7 @@ def epoch_order(n_images, seed, epoch):
 
 # Perspective MNIST, the protocol of the IC-STN paper (arXiv 1612.03897): each corner of an image, and the image as a
 # whole, are moved by Gaussian noise of this standard deviation in each direction, in pixels.
-PERSPECTIVE_SIGMA = 3.5
+PERSPECTIVE = {"perspective_sigma": 3.5}  # part of the description of such a set
 TEST_SEED = 0  # of the one fixed test set; runs have other seeds
 DISTORTION_BATCH = 500
 
@@ -127,7 +127,7 @@ def perspective(clean):
     """
     test_images = torch.empty_like(clean.test_images)
     distort(clean.test_images, perspective_homographies(len(test_images), TEST_SEED, 0), test_images)
-    description = {**clean.description, "perspective_sigma": PERSPECTIVE_SIGMA}
+    description = {**clean.description, **PERSPECTIVE}
     train_images = clean.train_images.clone()
     return Dataset(train_images, clean.train_labels, test_images, clean.test_labels, description, clean)
 
@@ -146,8 +146,8 @@ def perspective_homographies(n_images, seed, epoch):
     """
     from kornia.geometry.transform import get_perspective_transform  # late: not needed for MNIST as it is
 
-    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch, stream=1))
-    noise = torch.randn(n_images, 5, 2, generator=generator) * PERSPECTIVE_SIGMA / 14  # 14 pixels are 1
+    noise = np.random.default_rng(epoch_seed(seed, epoch, stream=1)).standard_normal((n_images, 5, 2), np.float32)
+    noise = torch.from_numpy(noise) * PERSPECTIVE["perspective_sigma"] / 14  # 14 pixels are 1
     corners = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]).expand(n_images, 4, 2)
     return get_perspective_transform(corners, corners + noise[:, :4] + noise[:, 4:])
 

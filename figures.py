@@ -55,7 +55,8 @@ def transformed_digits(before, after, title, frames=None):
     frames (N, 4, 2): where the corners of each transformed image lie in the image, (x, y) in pixels. They are drawn
     over the image as far as its cell of the grid reaches.
     """
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    rows = -(-len(before) // COLUMNS)
+    figure = Figure(figsize=(9, 0.5 * rows + 0.8), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, images, name in zip(panels, (before, after), ("test images", "transformed"), strict=True):
         axes.imshow(grid_of(images), cmap="gray", vmin=0, vmax=1)
@@ -77,6 +78,7 @@ def save_animation(pictures, path, seconds_per_picture=0.3):
     """Figures of one size as an animated GIF that stays on the last one for a while."""
     images = []
     for picture in pictures:
+        picture.set_dpi(80)
         canvas = FigureCanvasAgg(picture)
         canvas.draw()
         images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("L"))

@@ -1,6 +1,7 @@
 """How good the transforms of a network are: numbers for results.json, and the statistics that figures.py draws."""
 
 import torch
+import torch.nn.functional as F
 
 import data as mnist
 import stn
@@ -11,11 +12,16 @@ PAIRS = 2000  # test images of which a second distorted copy is made
 
 
 def class_statistics(images, labels, n_classes=10):
-    """Mean and variance of each pixel in each class: (N, 1, H, W), (N,) -> two of (n_classes, H, W) on the CPU."""
-    groups = [images[labels == label].squeeze(1) for label in range(n_classes)]
-    means = torch.stack([group.mean(0) for group in groups])
-    variances = torch.stack([group.var(0, correction=0) for group in groups])
-    return means.cpu(), variances.cpu()
+    """Mean and variance of each pixel in each class: (N, 1, H, W), (N,) -> two of (n_classes, H, W) on the CPU.
+
+    Those of a class without images are 0.
+    """
+    members = F.one_hot(labels, n_classes).T.to(images.dtype)  # (n_classes, N)
+    members = members / members.sum(1, keepdim=True).clamp(min=1)
+    pixels = images.flatten(1)
+    means = members @ pixels
+    variances = (members @ pixels.square() - means.square()).clamp(min=0)
+    return tuple(statistic.view(n_classes, *images.shape[2:]).cpu() for statistic in (means, variances))
 
 
 def within_class_variance(images, labels):

@@ -5,10 +5,15 @@
 reads every <out>/*/results.json and writes, into <out> unless --figures says otherwise,
 
     AccuracyComparison.png        test accuracy by experiment, with a 95 % interval where there are several runs
+    PerspectiveComparison.png     the same on digits in perspective, if there are such runs
     train_loss.png                the train loss of exp_01 and exp_02, run 01
     diagram_<experiment>.png      what each experiment's network looks like
 
-It takes a few seconds. The run `test` of train.py is left out; what cannot be read is named and passed over.
+    python plot.py --animate exp_16_run_01_perspective_homography_4_passes
+
+draws <out>/<run>/transformation.gif: what the run's transformer did to test images after each epoch.
+
+Both take a few seconds. The run `test` of train.py is left out; what cannot be read is named and passed over.
 
     python plot.py --readme
 
@@ -18,7 +23,6 @@ rewrites every table of the README from them.
 Exit code 1 if there is no result at all, 2 for wrong usage.
 """
 
-import itertools
 import json
 import math
 import re
@@ -27,14 +31,24 @@ import sys
 from pathlib import Path
 
 import figures
-from files import whole
-from run_experiments import EXPERIMENTS, new_parser
+import report
+from files import whole, write_json
+from run_experiments import ALL, EXPERIMENTS, new_parser
 from stats import mean_and_half_width
 
 ROOT = Path(__file__).resolve().parent
-BASELINE = ("baseline (tutorial's claim)", 98.69)
-# The original's test accuracies in %: exp_02 and exp_06 exact, the others read off its bar chart (± 0.02).
-ORIGINAL = dict(zip((e.id for e in EXPERIMENTS), (98.70, 98.84, 98.55, 98.54, 98.86, 99.06, 98.84), strict=True))
+BASELINE = ("baseline (tutorial's claim)", 98.69, None, 0)  # a bar of figures.accuracy_bars
+N_ANIMATED = 24  # digits
+# The figures of single runs that the README shows.
+SHOWN = (
+    *(("exp_02", "confusion_matrix.png"), ("exp_06", "confusion_matrix.png")),
+    *(("exp_02", "visualized_transformation.png"), ("exp_14", "visualized_transformation.png")),
+    *(
+        ("exp_16", "visualized_transformation.png"),
+        ("exp_16", "class_statistics.png"),
+        ("exp_16", "transformation.gif"),
+    ),
+)
 
 
 def read_results(out):
@@ -71,8 +85,8 @@ def check(results, name):
 
 
 def accuracy_rows(found):
-    """The bars of `figures.accuracy_bars`: the tutorial's claim, then every experiment."""
-    rows = [(BASELINE[0], BASELINE[1], None, 0)]
+    """Every experiment as a bar of `figures.accuracy_bars`."""
+    rows = []
     for name, runs in found.items():
         mean, half = mean_and_half_width([results["test_accuracy"] for results in runs])
         rows.append((name, mean, half, len(runs)))
@@ -81,12 +95,14 @@ def accuracy_rows(found):
 
 def diagram(experiment):
     """The block diagram of a row of the table."""
+    passes = experiment.arguments.get("passes", 1)
+    looks = f" × {passes}" if passes > 1 else ""
     return figures.network_diagram(
         f"{experiment.id}: {experiment.question}",
         coordconv_localisation=experiment.arguments.get("use_coordconf_localisation", False),
         coordconv_classifier=experiment.arguments.get("use_coordconf_classifier", False),
         bypass=experiment.arguments.get("bypass_localisation", False),
-        transform="homography" if "Homography" in experiment.model else "affine",
+        transform=("homography" if "Homography" in experiment.model else "affine") + looks,
     )
 
 
@@ -97,134 +113,52 @@ def draw_comparison(found, target):
         figures.save(figure, target / name)
         print(target / name)
 
-    draw(figures.accuracy_bars(accuracy_rows(found)), "AccuracyComparison.png")
+    in_perspective = {name: runs for name, runs in found.items() if "perspective_sigma" in runs[0].get("data", {})}
+    upright = {name: runs for name, runs in found.items() if name not in in_perspective}
+    draw(figures.accuracy_bars([BASELINE, *accuracy_rows(upright)]), "AccuracyComparison.png")
+    if in_perspective:
+        draw(figures.accuracy_bars(accuracy_rows(in_perspective)), "PerspectiveComparison.png")
     runs = {results["experiment_name"]: results for several in found.values() for results in several}
     baselines = [name for name in (experiment.directory(1) for experiment in EXPERIMENTS[:2]) if name in runs]
     curves = [(name, [epoch["train_loss"] for epoch in runs[name]["history"]]) for name in baselines]
     if curves:
         draw(figures.loss_curves(curves, "train loss, mean per image (nats)"), "train_loss.png")
-    for experiment in EXPERIMENTS:
-        draw(diagram(experiment), f"diagram_{experiment.id}.png")
+    for experiment in ALL:
+        if experiment in EXPERIMENTS or f"{experiment.id}_{experiment.title}" in found:
+            draw(diagram(experiment), f"diagram_{experiment.id}.png")
 
 
-# The README: blocks between two comments, made from the files in results/ and from nothing else.
+def animate(out, name):
+    """Draw what the transformer of the run `name` did to test images after each epoch, as a GIF; returns its path.
 
+    Raises OSError, ValueError or train.RunError if the run has not what it takes.
+    """
+    import torch  # late, with all that imports it: other plots do not wait for it
 
-def markdown_table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    import data
+    import measures
+    import stn
+    from train import load_tensors
 
-
-def readme_blocks(folder):
-    """{name of a block: its Markdown}, from the JSON files in `folder`."""
-
-    def read(name):
-        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-
-    runs = {experiment.id: read(experiment.directory(1)) for experiment in EXPERIMENTS}
-    job, speed = read("job"), read("benchmark")
-    peak = max(row["ours_peak_mb"] for row in speed["rows"])
-    blocks = {}
-    for experiment in EXPERIMENTS:
-        run = runs[experiment.id]
-        blocks[experiment.id] = (
-            f"*{experiment.question}* Here {run['test_accuracy']:.2f} % after {run['n_epochs']} epochs "
-            f"({run['test_correct']} of {run['test_total']} test images), in the original "
-            f"{ORIGINAL[experiment.id]:.2f} %."
-        )
-    blocks["results"] = markdown_table(
-        [
-            "directory in experiments/",
-            "epochs",
-            "live parameters",
-            "accuracy %",
-            "original %",
-            "largest step, images",
-            "minutes",
-        ],
-        [
-            [
-                f"`{run['experiment_name']}`",
-                run["n_epochs"],
-                f"{run['live_parameters']:,}",
-                f"{run['test_accuracy']:.2f}",
-                f"{ORIGINAL[name]:.2f}",
-                largest_step(run["history"]),
-                f"{run['seconds'] / 60:.1f}",
-            ]
-            for name, run in runs.items()
-        ],
-    )
-    run = runs["exp_01"]
-    machine = f"{run['device_name']}, Python {run['versions']['python']}, torch {run['versions']['torch']}"
-    blocks["job"] = (
-        f"{job['runs']} runs trained in {job['minutes']:.1f} minutes, {job['at_a_time']} at a time ({machine}; "
-        f"one run each, seed {run['seed']})."
-    )
-    blocks["speed"] = (
-        markdown_table(
-            ["", "ms a step: tutorial", "ours", "s an epoch: tutorial", "ours", "ratio (lowest to highest round)"],
-            [
-                [
-                    r["experiment"],
-                    f"{r['tutorial_ms_per_step']:.1f}",
-                    f"{r['ours_ms_per_step']:.1f}",
-                    f"{r['tutorial_seconds_per_epoch']:.1f}",
-                    f"{r['ours_seconds_per_epoch']:.1f}",
-                    f"{r['ratio']:.1f} ({r['ratio_min']:.1f} to {r['ratio_max']:.1f})",
-                ]
-                for r in speed["rows"]
-            ],
-        )
-        + f"\n\nThe whole job: {speed['tutorial_minutes_whole_job']:.1f} minutes with the tutorial's loop, "
-        + f"{speed['ours_minutes_whole_job']:.1f} with ours, **{speed['ratio_whole_job']:.1f} times as fast** "
-        + f"(medians of {speed['rounds']} rounds; {speed['device_name']}, {speed['cores']} cores, "
-        + f"torch {speed['versions']['torch']}; peak memory {peak} MB a process). With the starts of the processes and "
-        + f"the end, when one core has nothing left to do, ours took {job['minutes']:.1f} minutes as measured above."
-    )
-    blocks["formulations"] = formulations_table(read("formulations"))
-    h100 = read("h100")
-    seconds = sum(run["seconds"] for run in h100["runs"])
-    one, seven = h100["minutes"]["1 at a time"], h100["minutes"]["7 at a time"]
-    blocks["h100"] = (
-        f"On one {h100['device_name']} (torch {h100['versions']['torch']}) the seven runs took {one:.1f} minutes one "
-        f"at a time, of which {seconds:.0f} seconds were training and testing, and {seven:.1f} minutes seven at a "
-        f"time, with the same bits."
-    )
-    return blocks
-
-
-def formulations_table(record):
-    """Plain against fast convolutions, run by run, over the epochs that both completed."""
-    rows, first, last, accuracy = [], [], [], []
-    for name, plain in record["plain"].items():
-        fast = record["fast"][name]
-        n = min(len(plain["train_loss"]), len(fast["train_loss"]))
-        first.append(100 * (fast["train_loss"][0] / plain["train_loss"][0] - 1))
-        last.append(100 * (fast["train_loss"][n - 1] / plain["train_loss"][n - 1] - 1))
-        means = [sum(form["test_correct"][n - 5 : n]) / 500 for form in (plain, fast)]
-        accuracy.append(means[1] - means[0])
-        rows.append([name[:13], n, f"{first[-1]:+.2f} %", f"{last[-1]:+.2f} %", *(f"{mean:.2f}" for mean in means)])
-    header = ["run", "epochs compared", "train loss of the first, fast against plain", "of the last"]
-    header += ["test accuracy %, mean of the last five: plain", "fast"]
-    (mean, half), (loss, loss_half) = mean_and_half_width(accuracy), mean_and_half_width(last)
-    return (
-        f"{markdown_table(header, rows)}\n\nThe first epoch's losses differ by {max(map(abs, first)):.2f} % at most. "
-        f"Over the {len(rows)} pairs the last loss changes by {loss:+.1f} ± {loss_half:.1f} % and the accuracy by "
-        f"{mean:+.2f} ± {half:.2f} points (mean and 95 % interval, Student's t)."
-    )
-
-
-def largest_step(history, n_last=10):
-    """The largest change of the number of correct test images between neighbouring epochs, in the last `n_last`."""
-    correct = [epoch["test_correct"] for epoch in history[-n_last - 1 :]]
-    return max(abs(after - before) for before, after in itertools.pairwise(correct))
-
-
-def fill_readme(text, blocks):
-    """Replace what stands between `<!-- name -->` and `<!-- end -->`. Raises KeyError for an unknown name."""
-    pattern = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    return pattern.sub(lambda match: f"{match[1]}{blocks[match[2]]}\n{match[3]}", text)
+    folder = Path(out) / name
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    checkpoint = load_tensors(folder / "checkpoint.pt", "cpu")
+    if not checkpoint["transforms"]:
+        raise ValueError(f"{folder} has no transformer to animate")
+    digits = data.load()
+    if "perspective_sigma" in settings["data"]:
+        digits = data.perspective(digits)
+    if settings["data"] != digits.description:
+        raise ValueError(f"{folder}: only runs on MNIST can be animated")
+    images = digits.pixels(digits.test_images[:N_ANIMATED])
+    pictures = []
+    for epoch, homographies in enumerate([torch.eye(3).expand(N_ANIMATED, 3, 3), *checkpoint["transforms"]]):
+        after = stn.homography_warp(images, homographies[:N_ANIMATED], padding="background")
+        title = f"{name}, after epoch {epoch}" if epoch else f"{name}, at the start"
+        frames = measures.frames(homographies[:N_ANIMATED])
+        pictures.append(figures.transformed_digits(images[:, 0], after[:, 0], title, frames))
+    figures.save_animation(pictures, folder / "transformation.gif")
+    return folder / "transformation.gif"
 
 
 def update_readme(out, found):
@@ -241,24 +175,40 @@ def update_readme(out, found):
         name = experiment.directory(1)
         shutil.copyfile(Path(out) / name / "results.json", results / f"{name}.json")
     shutil.copyfile(Path(out) / "job.json", results / "job.json")
-    for index, name in ((1, "confusion_matrix"), (5, "confusion_matrix"), (1, "visualized_transformation")):
-        experiment = EXPERIMENTS[index]
-        shutil.copyfile(Path(out) / experiment.directory(1) / f"{name}.png", pictures / f"{name}_{experiment.id}.png")
+    for identity, name in SHOWN:
+        directory = next(experiment for experiment in ALL if experiment.id == identity).directory(1)
+        if name.endswith(".gif"):
+            animate(out, directory)
+        stem, _, kind = name.partition(".")
+        shutil.copyfile(Path(out) / directory / name, pictures / f"{stem}_{identity}.{kind}")
     draw_comparison({f"{e.id}_{e.title}": [first[e.directory(1)]] for e in EXPERIMENTS}, pictures)
+    for name, ids in report.CONDENSED.items():
+        runs = [run for several in found.values() for run in several if run["experiment_name"][:6] in ids]
+        if runs:
+            write_json(results / f"{name}.json", {run["experiment_name"]: report.condensed(run) for run in runs})
     with whole(ROOT / "README.md") as temporary:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
-        temporary.write_text(fill_readme(text, readme_blocks(results)), encoding="utf-8")
+        temporary.write_text(report.fill_readme(text, report.readme_blocks(results)), encoding="utf-8")
 
 
 def main():
     parser = new_parser(__doc__)
     parser.add_argument("--out", default="experiments", metavar="FOLDER", help="where the runs are")
     parser.add_argument("--figures", metavar="FOLDER", help="where the figures go (default: beside the runs)")
+    parser.add_argument("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
     parser.add_argument("--readme", action="store_true", help="update results/, .readme_figures/ and README.md")
     options = parser.parse_args()
     if not Path(options.out).is_dir():
         parser.error(f"--out {options.out}: there is no such folder")
 
+    if options.animate:
+        from train import RunError
+
+        try:
+            print(animate(options.out, options.animate))
+        except (RunError, ValueError, OSError, LookupError) as error:
+            parser.error(f"--animate {options.animate}: {error}")
+        return 0
     found, complaints = read_results(options.out)
     for complaint in complaints:
         print(complaint, file=sys.stderr)

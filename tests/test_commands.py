@@ -16,7 +16,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from run_experiments import EXPERIMENTS, Job, cost
+import run_experiments
+from run_experiments import ALL, EXPERIMENTS, SETS, Job, cost
 
 NAMES = [experiment.directory(1) for experiment in EXPERIMENTS]
 
@@ -326,13 +327,47 @@ def test_list_names_every_experiment_without_importing_torch(call):
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
+def test_the_other_sets(call, idx_folder, tmp_path):
+    """Rows of the homography and the perspective set, trained, measured, skipped when finished, and compared."""
+    command = ("--data", idx_folder, "--out", tmp_path, "--epochs", 1, "--only", "exp_16", "exp_08", "exp_12")
+    process = call("run_experiments.py", *command)
+    assert process.returncode == 0, process.stderr
+    names = [next(e for e in ALL if e.id == name).directory(1) for name in ("exp_08", "exp_12", "exp_16")]
+    clean, alone, four = (json.loads((tmp_path / name / "results.json").read_text()) for name in names)
+    assert (clean["localisation_rate"], clean["decay"], clean["arguments"]["padding"]) == (0.001, False, "background")
+    assert "perspective_sigma" not in clean["data"]
+    assert alone["data"] == four["data"] == {**clean["data"], "perspective_sigma": 3.5}
+    assert alone["transformer"] is None
+    assert {key for key in four["transformer"] if key not in clean["transformer"]} == {
+        "corner_distance_before",
+        "corner_distance_after",
+    }
+    again = call("run_experiments.py", *command)
+    assert again.stdout.count("skipped: already finished") == 2 * 3
+    plotted = call("plot.py", "--out", tmp_path)
+    assert plotted.returncode == 0, plotted.stderr
+    assert (tmp_path / "PerspectiveComparison.png").exists()
+
+
+def test_set_selects_and_only_overrules():
+    ids = [experiment.id for experiment in ALL]
+    assert ids == [f"exp_{number:02d}" for number in range(1, len(ALL) + 1)]
+    assert SETS["original"] == EXPERIMENTS
+    assert [len(experiments) for experiments in SETS.values()] == [7, 4, 8]
+    assert run_experiments.selection(run_experiments.parse_arguments([])) == list(EXPERIMENTS)
+    chosen = run_experiments.parse_arguments(["--set", "homography"])
+    assert run_experiments.selection(chosen) == list(SETS["homography"])
+    chosen = run_experiments.parse_arguments(["--only", "exp_12", "exp_03"])
+    assert [experiment.id for experiment in run_experiments.selection(chosen)] == ["exp_03", "exp_12"]
+
+
 def test_train_py_trains_the_homography_into_test_over_whatever_is_there(tmp_path, idx_folder):
     """A copy of the scripts in a temporary folder, with few digits as its MNIST and two epochs instead of twenty."""
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
     source = (tmp_path / "train.py").read_text()
-    assert source.count("N_EPOCHS = 20") == source.count("(load() if data") == 1
-    source = source.replace("N_EPOCHS = 20", "N_EPOCHS = 2").replace(
+    assert source.count("N_EPOCHS = 30") == source.count("(load() if data") == 1
+    source = source.replace("N_EPOCHS = 30", "N_EPOCHS = 2").replace(
         "(load() if data", f"(load({str(idx_folder)!r}) if data"
     )
     (tmp_path / "train.py").write_text(source)

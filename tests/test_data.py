@@ -11,9 +11,11 @@ import torch
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from kornia.geometry.linalg import transform_points
 from torchvision import datasets, transforms
 
 import data
+import stn
 
 IMAGES = "t10k-images-idx3-ubyte"
 
@@ -155,3 +157,61 @@ def test_the_order_is_a_permutation_and_a_function_of_seed_and_epoch(n, seed, ep
     if n > 20:
         assert not torch.equal(order, data.epoch_order(n, seed, epoch + 1))
         assert not torch.equal(order, data.epoch_order(n, seed + 1, epoch))
+
+
+def moved_corners(homographies):
+    """Where the corners of the frame come from, in pixels from where they are: (N, 4, 2), by kornia."""
+    corners = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
+    return (transform_points(homographies, corners.expand(len(homographies), 4, 2)) - corners) * 14
+
+
+def test_perspective_noise_is_that_of_the_protocol():
+    """Corners and the whole move by Gaussians of 3.5 pixels: the variances of the corners and of their mean."""
+    moved = moved_corners(data.perspective_homographies(20_000, 123, 1))
+    sigma = data.PERSPECTIVE["perspective_sigma"]
+    assert sigma == 3.5
+    assert moved.var(0).numpy() == pytest.approx(2 * sigma**2, rel=0.05)
+    assert moved.mean(1).var(0).numpy() == pytest.approx(sigma**2 * 1.25, rel=0.05)
+    assert moved.mean((0, 1)).numpy() == pytest.approx(0, abs=0.1)
+
+
+def test_a_distortion_is_a_function_of_seed_epoch_and_place(digits):
+    first = data.perspective_homographies(640, 123, 1)
+    assert torch.equal(first, data.perspective_homographies(640, 123, 1))
+    assert torch.equal(first[:100], data.perspective_homographies(100, 123, 1))
+    for other in ((124, 1), (123, 2)):
+        assert not torch.isclose(first, data.perspective_homographies(640, *other)).all(dim=(1, 2)).any()
+
+
+@pytest.mark.parametrize("batch", [1, 7, 640])
+def test_distorted_images_do_not_depend_on_the_batch(digits, batch, monkeypatch):
+    homographies = data.perspective_homographies(100, 123, 1)
+    outs = []
+    for size in (data.DISTORTION_BATCH, batch):
+        monkeypatch.setattr(data, "DISTORTION_BATCH", size)
+        outs.append(torch.empty(100, 1, 28, 28))
+        data.distort(digits.train_images[:100], homographies, outs[-1])
+    assert torch.equal(*outs)
+
+
+def test_the_perspective_set(digits):
+    """One test set for all runs; training images of each epoch drawn in place; the distortions by our own warp."""
+    distorted = data.perspective(digits)
+    assert torch.equal(distorted.test_images, data.perspective(digits).test_images)
+    assert distorted.description == {**digits.description, "perspective_sigma": 3.5}
+    data.draw_epoch(distorted, 123, 1)
+    first = distorted.train_images.clone()
+    data.draw_epoch(distorted, 123, 2)
+    assert not torch.equal(first, distorted.train_images)
+    data.draw_epoch(distorted, 123, 1)
+    assert torch.equal(first, distorted.train_images)
+    black = digits.train_images.min()
+    homographies = data.perspective_homographies(len(first), 123, 1)
+    good = homographies[:, 2, :2].abs().sum(1) < 0.9  # no horizon in sight, where ours is bounded
+    expected = stn.homography_warp(digits.train_images - black, homographies) + black
+    torch.testing.assert_close(first[good], expected[good], atol=1e-4, rtol=1e-4)
+    assert good.float().mean() > 0.9
+    assert first.min() >= black - 1e-6
+    untouched = digits.train_images.clone()
+    data.draw_epoch(digits, 123, 1)  # MNIST as it is has no epochs of its own
+    assert torch.equal(untouched, digits.train_images)

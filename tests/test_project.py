@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 import data
-import plot
+import report
 from run_experiments import EXPERIMENTS, seed_of
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def test_conda_environment_is_in_step_with_requirements():
 
 
 def test_readme_says_what_is_in_results():
-    assert plot.fill_readme(README, plot.readme_blocks(ROOT / "results")) == README
+    assert report.fill_readme(README, report.readme_blocks(ROOT / "results")) == README
     assert README.count("<!-- end -->") == 5 + len(EXPERIMENTS)
 
 
@@ -92,10 +92,12 @@ def test_imports_run_one_way():
         "fast",
         "stn",
         "models",
+        "measures",
         "figures",
         "train",
         "run_experiments",
         "stats",
+        "report",
         "plot",
         "benchmark",
     ]

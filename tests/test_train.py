@@ -1,5 +1,6 @@
 """A run: what it writes, that it can be repeated and continued bit for bit, and that it fails loudly."""
 
+import copy
 import json
 import math
 from functools import partial
@@ -259,10 +260,11 @@ def test_arguments_that_json_changes_do_not_prevent_going_on(digits, tmp_path):
     assert run(digits, tmp_path, n_epochs=1, arguments={"size": (1, 2)}) == first
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize(
     "model", [Net, partial(Net_CoordConv_Homography, True, True, passes=2)], ids=["Net", "homography"]
 )
-def test_the_recorded_step_is_the_ordinary_one_to_the_bit(digits, model):
+def test_the_recorded_step_is_the_ordinary_one_to_the_bit(digits, model, optimizer):
     """600 images: nine full batches, repeated, and one of 24, computed as usual; another pace for each."""
     train.configure()
     outcomes = []
@@ -271,7 +273,7 @@ def test_the_recorded_step_is_the_ordinary_one_to_the_bit(digits, model):
         network = model().train()
         network.repeatable = repeatable
         pace = torch.ones(())
-        step = train.training_step(network, digits, Recipe(0.02, 0.01), pace)
+        step = train.training_step(network, digits, Recipe(optimizer, 0.02, 0.01), pace)
         torch.manual_seed(1)
         losses = []
         for number, batch in enumerate(torch.arange(600).split(64)):
@@ -285,20 +287,30 @@ def test_the_recorded_step_is_the_ordinary_one_to_the_bit(digits, model):
     assert not any(torch.equal(a, b) for a, b in zip(weights, model().parameters(), strict=True))
 
 
-def test_rates_and_pace_are_those_of_the_recipe(digits):
-    """The step of a weight is -rate · pace · gradient."""
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_steps_are_those_of_torchs_own_optimisers(digits, optimizer):
     torch.manual_seed(0)
-    network = Net_CoordConv_Homography().eval()
+    network = Net_CoordConv_Homography().double().eval()
+    digits = digits._replace(train_images=digits.train_images.double())
     network.train = lambda mode=True: network  # no dropout
-    before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    F.nll_loss(network(digits.train_images[:64]), digits.train_labels[:64]).backward()
-    grads = {name: p.grad.clone() for name, p in network.named_parameters()}
-    train.training_step(network, digits, Recipe(0.5, 0.125), torch.tensor(0.5))(torch.arange(64))
-    for name, parameter in network.named_parameters():
-        rate = 0.125 if name.startswith("loc_") else 0.5
-        torch.testing.assert_close(parameter.detach(), before[name] - rate * 0.5 * grads[name])
-    halves = [Recipe(decay=True).pace(epoch, 4) for epoch in (1, 3)]
-    assert halves == pytest.approx([1, 0.5])
+    plain = copy.deepcopy(network)
+    groups = [
+        {"params": [p for name, p in plain.named_parameters() if name.startswith("loc_") == localisation], "lr": rate}
+        for localisation, rate in ((True, 0.002), (False, 0.001))
+    ]
+    torchs = torch.optim.SGD(groups) if optimizer == "sgd" else torch.optim.Adam(groups)
+    step = train.training_step(network, digits, Recipe(optimizer, 0.002, 0.004), 0.5)
+    for batch in torch.arange(320).split(64):
+        torchs.zero_grad()
+        F.nll_loss(plain(digits.train_images[batch]), digits.train_labels[batch]).backward()
+        torchs.step()
+        step(batch)
+    for parameter, expected in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_pace_falls_along_a_half_cosine():
+    assert [Recipe(decay=True).pace(epoch, 4) for epoch in (1, 3)] == pytest.approx([1, 0.5])
     assert Recipe().pace(7, 10) == 1
 
 

@@ -1,0 +1,87 @@
+"""The measures of a transformer, on cases whose answer is known."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import data
+import measures
+
+
+def scaling(factor, n=1):
+    """A transform that reads `factor` times as far from the centre: below 1 it magnifies."""
+    return torch.diag(torch.tensor([factor, factor, 1.0])).expand(n, 3, 3)
+
+
+def test_within_class_variance_by_hand():
+    """Two classes of one pixel: 0 and 1 (variance 1/4), and 0.5 twice (variance 0), equally frequent."""
+    images = torch.tensor([0.0, 1.0, 0.5, 0.5]).view(4, 1, 1, 1)
+    labels = torch.tensor([3, 3, 7, 7])
+    means, variances = measures.class_statistics(images, labels)
+    assert means[3] == 0.5
+    assert (variances[3], variances[7]) == (0.25, 0)
+    assert measures.within_class_variance(images, labels) == pytest.approx(0.125)
+
+
+def test_ink_of_a_digit_that_is_moved_magnified_and_lost():
+    image = torch.zeros(1, 1, 28, 28)
+    image[0, 0, 12:16, 4:8] = 1
+    identity = torch.eye(3).unsqueeze(0)
+    assert measures.ink(image, identity) == pytest.approx((1, 1))
+    kept, area = measures.ink(image, scaling(0.8))  # what is outside of the middle 80 % is cut off: nothing here
+    assert kept == 1
+    assert area == pytest.approx(1 / 0.64, rel=0.1)
+    right = identity.clone()
+    right[0, 0, 2] = 12 / 28  # reads 6 pixels to the right: the columns 4 and 5 fall out
+    assert measures.ink(image, right)[0] == pytest.approx(0.5)
+    right[0, 0, 2] = 5
+    assert measures.ink(image, right) == pytest.approx((0, 0))
+    assert measures.ink(image, torch.zeros(1, 3, 3))[0] == 0  # a singular one has no inverse
+
+
+def test_frames_and_corner_distance_by_hand():
+    frame = measures.frames(scaling(0.5))[0]
+    assert frame.tolist() == [[6.5, 6.5], [20.5, 6.5], [20.5, 20.5], [6.5, 20.5]]
+    distance = measures.corner_distance(scaling(1.0, 2), torch.stack([scaling(0.5)[0], torch.eye(3)]))
+    assert distance.tolist() == pytest.approx([7 * math.sqrt(2), 0])
+
+
+class Rectifier(nn.Module):
+    """Knows the distortion of each image and undoes it."""
+
+    def __init__(self, images, distortions):
+        super().__init__()
+        self.known = {tuple(image.flatten().tolist()): h for image, h in zip(images, distortions, strict=True)}
+
+    def homography(self, images):
+        return torch.stack([torch.linalg.inv(self.known[tuple(image.flatten().tolist())]) for image in images])
+
+
+class Nothing(nn.Module):
+    def homography(self, images):
+        return torch.eye(3).expand(len(images), 3, 3)
+
+
+def test_the_measures_of_doing_nothing_and_of_a_perfect_rectification(digits):
+    distorted = data.perspective(digits)
+    nothing = measures.of_transformer(Nothing(), distorted)
+    assert nothing["within_class_variance_after"] == pytest.approx(nothing["within_class_variance_before"], rel=1e-5)
+    assert (nothing["ink_kept"], nothing["ink_area"]) == pytest.approx((1, 1))
+    assert nothing["corner_distance_after"] == nothing["corner_distance_before"]
+    # Each coordinate of a corner differs by a Gaussian of variance 4 · 3.5², so about 8.8 pixels on average.
+    assert 6 < nothing["corner_distance_before"] < 11
+    n = len(digits.test_labels)
+    first, second = (data.perspective_homographies(n, data.TEST_SEED, copy) for copy in (0, 1))
+    copies = torch.empty_like(digits.test_images)
+    data.distort(digits.test_images, second, copies)
+    perfect = Rectifier(torch.cat([distorted.test_images, copies]), torch.cat([first, second]))
+    rectified = measures.of_transformer(perfect, distorted)
+    assert rectified["corner_distance_after"] < 1e-3
+    assert rectified["within_class_variance_after"] < rectified["within_class_variance_before"]
+    assert rectified.keys() == nothing.keys()
+
+
+def test_clean_digits_have_no_corner_distance(digits):
+    assert not any("corner" in name for name in measures.of_transformer(Nothing(), digits))
