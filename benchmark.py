@@ -25,13 +25,39 @@ from files import write_json
 from run_experiments import EXPERIMENTS, at_least_one, build, default_jobs, device_name, experiment_id, new_parser
 
 
+def tutorial_model(experiment):
+    """A new network of the experiment that computes everything as in the tutorial, where ours does it otherwise."""
+    import torch.nn.functional as F
+
+    import coordconv
+
+    model = build(experiment, 123, plain=True)
+    for layer in model.modules():
+        if isinstance(layer, coordconv.CoordConv2d):
+            layer.forward = lambda x, layer=layer: layer.conv(layer.addcoords(x))
+
+    def transform(x):
+        if model.bypass_localisation:
+            return x
+        grid = F.affine_grid(model.localise(x).view(-1, 2, 3), x.size(), align_corners=False)
+        return F.grid_sample(x, grid, align_corners=False)
+
+    def classify(x):
+        x = F.relu(F.max_pool2d(model.conv1(x), 2))
+        x = F.relu(F.max_pool2d(F.dropout2d(model.conv2(x), training=model.training), 2))
+        x = F.dropout(F.relu(model.fc1(x.flatten(1))), training=model.training)
+        return F.log_softmax(model.fc2(x), dim=1)
+
+    model.transform, model.classify = transform, classify
+    return model
+
+
 def tutorial_epoch(experiment, device):
     """(seconds of training, seconds of testing) of one epoch of the tutorial's loop, with a warm-up before."""
     import torch
     import torch.nn.functional as F
     from torchvision import datasets, transforms
 
-    import coordconv
     import data
 
     preprocess = transforms.Compose(
@@ -46,20 +72,7 @@ def tutorial_epoch(experiment, device):
         )
         for train in (True, False)
     ]
-    model = build(experiment, 123, plain=True).to(device)
-    # What this repository computes in another way than the tutorial, computed as in the tutorial.
-    coordconv.CoordConv2d.forward = lambda layer, x: layer.conv(layer.addcoords(x))
-    model.warp = lambda images, theta: F.grid_sample(
-        images, F.affine_grid(theta.view(-1, 2, 3), images.size(), align_corners=False), align_corners=False
-    )
-
-    def classify(x):
-        x = F.relu(F.max_pool2d(model.conv1(x), 2))
-        x = F.relu(F.max_pool2d(F.dropout2d(model.conv2(x), training=model.training), 2))
-        x = F.dropout(F.relu(model.fc1(x.flatten(1))), training=model.training)
-        return F.log_softmax(model.fc2(x), dim=1)
-
-    model.classify = classify
+    model = tutorial_model(experiment).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
     def train(batches):

@@ -93,6 +93,11 @@ def accuracy_rows(found):
     return rows
 
 
+def of_perspective(runs):
+    """Whether these runs of one experiment are on MNIST in perspective."""
+    return "perspective_sigma" in runs[0].get("data", {})
+
+
 def diagram(experiment):
     """The block diagram of a row of the table."""
     passes = experiment.arguments.get("passes", 1)
@@ -113,7 +118,7 @@ def draw_comparison(found, target):
         figures.save(figure, target / name)
         print(target / name)
 
-    in_perspective = {name: runs for name, runs in found.items() if "perspective_sigma" in runs[0].get("data", {})}
+    in_perspective = {name: runs for name, runs in found.items() if of_perspective(runs)}
     upright = {name: runs for name, runs in found.items() if name not in in_perspective}
     draw(figures.accuracy_bars([BASELINE, *accuracy_rows(upright)]), "AccuracyComparison.png")
     if in_perspective:
@@ -186,6 +191,8 @@ def update_readme(out, found):
         runs = [run for several in found.values() for run in several if run["experiment_name"][:6] in ids]
         if runs:
             write_json(results / f"{name}.json", {run["experiment_name"]: report.condensed(run) for run in runs})
+    in_perspective = {name: runs for name, runs in found.items() if of_perspective(runs)}
+    figures.save(figures.accuracy_bars(accuracy_rows(in_perspective)), pictures / "PerspectiveComparison.png")
     with whole(ROOT / "README.md") as temporary:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         temporary.write_text(report.fill_readme(text, report.readme_blocks(results)), encoding="utf-8")

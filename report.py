@@ -17,19 +17,10 @@ CONDENSED = {
     "homography": ("exp_02", "exp_08", "exp_09", "exp_10", "exp_11"),
     "perspective": tuple(f"exp_{n}" for n in range(12, 20)),
 }
-KEPT = (
-    *("experiment_name", "model", "arguments", "n_epochs", "run", "seed", "batch_size", "learning_rate"),
-    *(
-        "localisation_rate",
-        "localisation_norm",
-        "decay",
-        "data",
-        "device",
-        "plain_convolutions",
-        "live_parameters",
-        "seconds",
-    ),
-    *("device_name", "versions", "git_commit", "avg_test_loss", "test_correct", "test_total", "transformer"),
+KEPT = tuple(
+    "experiment_name model arguments n_epochs run seed batch_size optimizer learning_rate localisation_rate decay data "
+    "device threads plain_convolutions live_parameters seconds device_name versions git_commit avg_test_loss "
+    "test_correct test_total transformer".split()
 )
 
 

@@ -3,7 +3,7 @@
     python run_experiments.py                         the seven experiments, into experiments/
     python run_experiments.py --list                  what they are
     python run_experiments.py --only exp_03 exp_06    some of them
-    python run_experiments.py --set homography        another set: homography or perspective
+    python run_experiments.py --set homography        another set: homography, perspective or stability
     python run_experiments.py --runs 5                five runs of each, with different seeds
     python run_experiments.py --epochs 2              a short look
 
@@ -213,7 +213,38 @@ PERSPECTIVE = tuple(
     )
 )
 
-SETS = {"original": EXPERIMENTS, "homography": HOMOGRAPHY, "perspective": PERSPECTIVE}
+# What causes the swings of the accuracy between epochs? The affine network of exp_02, with one of the two changes that
+# the homographies have, with the other, and with both.
+STABILITY = (
+    Experiment(
+        "exp_20",
+        "background_padding",
+        "Net_CoordConv",
+        30,
+        "Are the swings due to the grey that the transformer reads outside of an image?",
+        {**STEADY},
+    ),
+    Experiment(
+        "exp_21",
+        "slow_localisation",
+        "Net_CoordConv",
+        30,
+        "Are the swings due to a localisation network that learns too fast?",
+        {},
+        GENTLE,
+    ),
+    Experiment(
+        "exp_22",
+        "background_padding_slow_localisation",
+        "Net_CoordConv",
+        30,
+        "Does it take both?",
+        {**STEADY},
+        GENTLE,
+    ),
+)
+
+SETS = {"original": EXPERIMENTS, "homography": HOMOGRAPHY, "perspective": PERSPECTIVE, "stability": STABILITY}
 ALL = tuple(experiment for rows in SETS.values() for experiment in rows)
 
 
@@ -252,8 +283,9 @@ def build(experiment, seed, plain=False):
 def run_job(job, options, report=None):
     """Train one job in this process; returns its results."""
     import data
-    from train import Recipe, train
+    from train import Recipe, configure, train
 
+    configure()  # before anything is computed: the images in perspective, too, are those of one thread
     experiment, seed = job.experiment, seed_of(job.run)
     images = data.load(options.data)
     return train(

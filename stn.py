@@ -60,8 +60,7 @@ def affine_grids(height, width, dtype, device):
 
 def matrix(theta):
     """(B, 6) or (B, 8) -> (B, 3, 3): the entries row by row; those that are not given are 0, and the last one 1."""
-    rest = theta.new_tensor((0.0, 0.0, 1.0))[theta.shape[1] - 6 :]
-    return torch.cat([theta, rest.expand(len(theta), -1)], dim=1).view(-1, 3, 3)
+    return F.pad(F.pad(theta, (0, 8 - theta.shape[1])), (0, 1), value=1.0).view(-1, 3, 3)
 
 
 def map_points(matrices, points):

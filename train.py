@@ -62,6 +62,9 @@ RESULT_KEYS = {"experiment_name": str, "avg_test_loss": float, "test_accuracy": 
 WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"
 
 
+OPTIMIZERS = ("sgd", "adam")
+
+
 class Recipe(NamedTuple):
     """How the weights move; by default as in the tutorial."""
 
@@ -106,10 +109,11 @@ def train(
         a run with other settings raises RunError unless `overwrite` asks for it to be replaced.
     run, arguments: recorded only (the run's number; the keyword arguments that made the model).
     seed: decides the order of the images and the dropout of every epoch. Sets torch's global seed.
-    recipe: the learning rates.
+    recipe: the optimiser and its learning rates.
     data: a `data.Dataset`; MNIST if None.
     device: "cpu", "cuda" or "cuda:N". A model with the attribute `repeatable` set, which says that it computes the
-        same operations whatever the values, trains faster (see `recorded`); on a GPU several times.
+        same operations whatever the values, trains faster (see `recorded`), on a GPU several times: it must not
+        branch on values, nor ask for one (`.item()`), nor make tensors from Python numbers.
     report: called as report(epoch, steps done, steps in all, last epoch's accuracy in % or None) now and then.
     """
     configure()
@@ -221,7 +225,7 @@ def new_moments(model, recipe):
         return {}
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     zeros = {f"{kind} {name}": torch.zeros_like(p.detach()) for kind in ("mean", "square") for name, p in named}
-    return {"steps": torch.zeros((), device=named[0][1].device), **zeros}
+    return {"steps": torch.zeros((), dtype=torch.float64, device=named[0][1].device), **zeros}
 
 
 def adam_directions(grads, moments, beta1=0.9, beta2=0.999, eps=1e-8):
@@ -242,12 +246,13 @@ def recorded(step, model, data, moments):
     """
     device = data.train_images.device
     model.train()
-    changed = [*model.state_dict().values(), *moments.values()]
-    before = [tensor.clone() for tensor in changed]
+    changed = [*model.parameters(), *model.buffers(), *moments.values()]
+    before = [tensor.detach().clone() for tensor in changed]
     batch = torch.arange(BATCH_SIZE, device=device) % len(data.train_labels)
     repeat = cuda_graph(step, batch) if device.type == "cuda" else operations(step, batch)
-    for tensor, value in zip(changed, before, strict=True):  # recording is training, too
-        tensor.copy_(value)
+    with torch.no_grad():
+        for tensor, value in zip(changed, before, strict=True):  # recording is training, too
+            tensor.copy_(value)
     return lambda batch: repeat(batch) if len(batch) == BATCH_SIZE else step(batch)  # an epoch's last batch is smaller
 
 
@@ -371,6 +376,9 @@ def run_settings(experiment_name, model, arguments, n_epochs, run, seed, data, d
         raise RunError(f"an experiment's name is letters, digits, '_', '-' and '.', not {experiment_name!r}")
     if n_epochs < 1:
         raise RunError(f"{experiment_name}: at least one epoch is needed, not {n_epochs}")
+    rates = recipe.learning_rate, recipe.localisation_rate
+    if recipe.optimizer not in OPTIMIZERS or not all(0 < rate < math.inf for rate in rates):
+        raise RunError(f"{experiment_name}: a recipe has positive rates and one of {OPTIMIZERS}, not {recipe}")
     tensors = repr([(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()])
     settings = {
         "experiment_name": experiment_name,

@@ -353,7 +353,7 @@ def test_set_selects_and_only_overrules():
     ids = [experiment.id for experiment in ALL]
     assert ids == [f"exp_{number:02d}" for number in range(1, len(ALL) + 1)]
     assert SETS["original"] == EXPERIMENTS
-    assert [len(experiments) for experiments in SETS.values()] == [7, 4, 8]
+    assert [len(experiments) for experiments in SETS.values()] == [7, 4, 8, 3]
     assert run_experiments.selection(run_experiments.parse_arguments([])) == list(EXPERIMENTS)
     chosen = run_experiments.parse_arguments(["--set", "homography"])
     assert run_experiments.selection(chosen) == list(SETS["homography"])

@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 
 import data
 import report
+from models import Net_CoordConv_Homography
 from run_experiments import EXPERIMENTS, seed_of
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,7 +36,7 @@ def test_conda_environment_is_in_step_with_requirements():
 
 def test_readme_says_what_is_in_results():
     assert report.fill_readme(README, report.readme_blocks(ROOT / "results")) == README
-    assert README.count("<!-- end -->") == 5 + len(EXPERIMENTS)
+    assert README.count("<!-- end -->") == 7 + len(EXPERIMENTS)
 
 
 def test_every_figure_and_file_that_the_readme_names_exists():
@@ -42,6 +44,19 @@ def test_every_figure_and_file_that_the_readme_names_exists():
         assert (ROOT / path).exists(), path
     figures = {path.name for path in (ROOT / ".readme_figures").iterdir()}
     assert figures == set(re.findall(r"\.readme_figures/([\w.]+)", README))
+
+
+def test_the_readmes_program_runs(tmp_path, monkeypatch):
+    """With weights of a new network in place of the trained ones."""
+    program = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    folder = tmp_path / re.search(r'run = "(.*)"', program)[1]
+    folder.mkdir(parents=True)
+    torch.save(Net_CoordConv_Homography().state_dict(), folder / "weights.pt")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(program, names)
+    torch.testing.assert_close(names["back"], names["corner"])
+    assert names["rectified"].shape == (5, 1, 28, 28)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.id)
