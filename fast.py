@@ -211,7 +211,7 @@ def weight_places(n_out, n_in, k, a, b, device):
 @torch.inference_mode(False)
 def coord_patches(size, k, a, b, height, width, dtype, device):
     """The k × k patches of the coordinates under the first height × width outputs, (height·width, 2·k·k), in the
-    order of the convolution's output in `ConvPool`."""
+    order of the convolution's output in `conv_pool`."""
     patches = F.unfold(coordinates((size, size), dtype=dtype, device=device), k)[0].t()
     patches = patches.reshape(size - k + 1, size - k + 1, -1)[:height, :width]
     patches = patches.reshape(height // a, a, width // b, b, -1).movedim((1, 3), (0, 1))

@@ -81,7 +81,7 @@ def save_animation(pictures, path, seconds_per_picture=0.3):
         picture.set_dpi(80)
         canvas = FigureCanvasAgg(picture)
         canvas.draw()
-        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("L"))
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64))
     durations = [1000 * seconds_per_picture] * (len(images) - 1) + [3000]
     with whole(path) as temporary:
         images[0].save(temporary, format="gif", save_all=True, append_images=images[1:], duration=durations, loop=0)

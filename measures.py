@@ -54,8 +54,12 @@ def frames(homographies, size=28):
 
 
 def corner_distance(first, second):
-    """How far apart two homographies (N, 3, 3) put the corners of the frame: (N,), in pixels, the mean of four."""
-    return (frames(first) - frames(second)).norm(dim=2).mean(1)
+    """How far apart the same corners land in two images: (N, 3, 3), (N, 3, 3) -> (N,), in pixels, the mean of four.
+
+    Both homographies map points of such an image (destination) to the undistorted digit, whose corners are meant.
+    """
+    landed = (frames(torch.linalg.inv_ex(homographies).inverse) for homographies in (first, second))
+    return torch.sub(*landed).norm(dim=2).mean(1)
 
 
 @torch.inference_mode()
@@ -68,11 +72,13 @@ def homographies(model, images):
 def of_transformer(model, data):
     """The measures of a network with a transformer on the test images of `data`, as numbers by name.
 
-    within_class_variance_before, _after: see `within_class_variance`.
+    within_class_variance_before, _after: see `within_class_variance`. Here and for the ink, what lies outside of an
+        image is background, also where the network's own padding is grey: the digits are measured.
     ink_kept, ink_area: see `ink`.
-    corner_distance_before, _after: of distorted data only. Two differently distorted copies of the same digit, each
-        through the network: the distance, in pixels of the undistorted digit, between the places where the corners of
-        the two frames come from. It would be 0 if the network undid the distortions. Median over the first digits.
+    bounded: the share of images in which the denominator of a pixel is bounded (see stn.SMALLEST_DENOMINATOR).
+    corner_distance_before, _after: of distorted data only. Two differently distorted copies of the same digit, as they
+        are and through the network: how far apart the digit's corners land in them. It is 0 if the network undoes the
+        distortions (or shrinks everything to a point: look at the ink, too). Median over the first digits.
     """
     model.eval()
     transforms = homographies(model, data.test_images)
@@ -84,6 +90,7 @@ def of_transformer(model, data):
         "within_class_variance_after": within_class_variance(after, labels),
         "ink_kept": kept,
         "ink_area": area,
+        "bounded": float(stn.bounded(transforms, *before.shape[2:]).float().mean()),
     }
     if data.clean:
         n = min(PAIRS, len(labels))

@@ -36,7 +36,7 @@ class Net(nn.Module):
     """
 
     repeatable = True  # the same operations whatever the values: train.py records a step once and repeats it
-    plain = False  # True computes the convolutions as they are usually written: the same function, about half as fast
+    plain = False  # True computes the convolutions as they are usually written: the same function, slower on a CPU
     transform_identity = stn.AFFINE_IDENTITY
 
     def __init__(
@@ -85,8 +85,10 @@ class Net(nn.Module):
         """The transform of each image, (B, 1, 28, 28) -> (B, 3, 3), destination to source (see stn.py).
 
         It maps points of the transformed image to the image, `stn.map_points(model.homography(x), points)`, and its
-        inverse the other way. An affine one has (0, 0, 1) as its last row.
+        inverse the other way. An affine one has (0, 0, 1) as its last row; without a transformer it is the identity.
         """
+        if self.bypass_localisation:
+            return torch.eye(3, dtype=x.dtype, device=x.device).expand(len(x), 3, 3)
         total = stn.matrix(self.localise(x))
         for _ in range(self.passes - 1):
             total = total @ stn.matrix(self.localise(stn.homography_warp(x, total, self.padding)))

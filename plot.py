@@ -33,7 +33,7 @@ from pathlib import Path
 import figures
 import report
 from files import whole, write_json
-from run_experiments import ALL, EXPERIMENTS, new_parser
+from run_experiments import ALL, EXPERIMENTS, SETS, new_parser
 from stats import mean_and_half_width
 
 ROOT = Path(__file__).resolve().parent
@@ -75,6 +75,8 @@ def check(results, name):
     if results.get("experiment_name") != name:
         raise ValueError(f"it is of {results.get('experiment_name')!r}; a copied or renamed folder?")
     accuracy, history = results.get("test_accuracy"), results.get("history")
+    if not isinstance(results.get("data", {}), dict):
+        raise ValueError("'data' does not describe a data set")
     if type(accuracy) not in (int, float) or not 0 <= accuracy <= 100:  # isinstance would let True pass for a number
         raise ValueError("'test_accuracy' is not a percentage")
     if not isinstance(history, list) or not all(
@@ -155,44 +157,57 @@ def animate(out, name):
         digits = data.perspective(digits)
     if settings["data"] != digits.description:
         raise ValueError(f"{folder}: only runs on MNIST can be animated")
-    images = digits.pixels(digits.test_images[:N_ANIMATED])
+    images = digits.test_images[:N_ANIMATED]
+    padding = settings["arguments"].get("padding", "zeros")
     pictures = []
     for epoch, homographies in enumerate([torch.eye(3).expand(N_ANIMATED, 3, 3), *checkpoint["transforms"]]):
-        after = stn.homography_warp(images, homographies[:N_ANIMATED], padding="background")
+        after = stn.homography_warp(images, homographies[:N_ANIMATED], padding)
         title = f"{name}, after epoch {epoch}" if epoch else f"{name}, at the start"
         frames = measures.frames(homographies[:N_ANIMATED])
-        pictures.append(figures.transformed_digits(images[:, 0], after[:, 0], title, frames))
+        shown = (digits.pixels(both)[:, 0] for both in (images, after))
+        pictures.append(figures.transformed_digits(*shown, title, frames))
     figures.save_animation(pictures, folder / "transformation.gif")
     return folder / "transformation.gif"
 
 
-def update_readme(out, found):
-    """Copy the first run of every experiment into results/, and make the README's figures and tables from there.
+def reportable(found, experiment):
+    """The runs of the experiment as the table has it, on MNIST and a CPU: no short looks and no variations."""
+    as_in_the_table = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, **experiment.recipe}
+    as_in_the_table |= {"device": "cpu", "plain_convolutions": False}
+    return [
+        run
+        for run in found.get(f"{experiment.id}_{experiment.title}", ())
+        if run["data"]["name"] == "MNIST" and all(run.get(key) == value for key, value in as_in_the_table.items())
+    ]
 
-    Raises ValueError or OSError if one of them is missing or was not trained in full.
+
+def update_readme(out, found):
+    """Copy the runs that the README reports into results/, and make its figures and tables from there.
+
+    Raises ValueError or OSError if one of the seven experiments or a figure is missing.
     """
     results, pictures = ROOT / "results", ROOT / ".readme_figures"
-    first = {run["experiment_name"]: run for runs in found.values() for run in runs}
+    runs = {experiment.id: reportable(found, experiment) for experiment in ALL}
     for experiment in EXPERIMENTS:
-        if first.get(experiment.directory(1), {}).get("n_epochs") != experiment.epochs:
-            raise ValueError(f"--readme needs {experiment.directory(1)} in full")
+        name = experiment.directory(1)
+        if name not in [run["experiment_name"] for run in runs[experiment.id]]:
+            raise ValueError(f"--readme needs {name}, as the table has it")
     for experiment in EXPERIMENTS:
         name = experiment.directory(1)
         shutil.copyfile(Path(out) / name / "results.json", results / f"{name}.json")
     shutil.copyfile(Path(out) / "job.json", results / "job.json")
+    for name, ids in report.CONDENSED.items():
+        together = [run for identity in ids for run in runs[identity]]
+        write_json(results / f"{name}.json", {run["experiment_name"]: report.condensed(run) for run in together})
     for identity, name in SHOWN:
         directory = next(experiment for experiment in ALL if experiment.id == identity).directory(1)
         if name.endswith(".gif"):
             animate(out, directory)
         stem, _, kind = name.partition(".")
         shutil.copyfile(Path(out) / directory / name, pictures / f"{stem}_{identity}.{kind}")
-    draw_comparison({f"{e.id}_{e.title}": [first[e.directory(1)]] for e in EXPERIMENTS}, pictures)
-    for name, ids in report.CONDENSED.items():
-        runs = [run for several in found.values() for run in several if run["experiment_name"][:6] in ids]
-        if runs:
-            write_json(results / f"{name}.json", {run["experiment_name"]: report.condensed(run) for run in runs})
-    in_perspective = {name: runs for name, runs in found.items() if of_perspective(runs)}
-    figures.save(figures.accuracy_bars(accuracy_rows(in_perspective)), pictures / "PerspectiveComparison.png")
+    draw_comparison({f"{e.id}_{e.title}": runs[e.id][:1] for e in EXPERIMENTS}, pictures)
+    perspective = {f"{e.id}_{e.title}": runs[e.id] for e in SETS["perspective"] if runs[e.id]}
+    figures.save(figures.accuracy_bars(accuracy_rows(perspective)), pictures / "PerspectiveComparison.png")
     with whole(ROOT / "README.md") as temporary:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         temporary.write_text(report.fill_readme(text, report.readme_blocks(results)), encoding="utf-8")
@@ -213,7 +228,7 @@ def main():
 
         try:
             print(animate(options.out, options.animate))
-        except (RunError, ValueError, OSError, LookupError) as error:
+        except (RunError, ValueError, OSError, LookupError, TypeError) as error:
             parser.error(f"--animate {options.animate}: {error}")
         return 0
     found, complaints = read_results(options.out)

@@ -325,7 +325,7 @@ def worker(job, options, connection):
         connection.send(("failed", f"{type(error).__name__}: {error}"))
 
 
-def worker_context():
+def worker_context(jobs):
     """How processes are started, made ready with Ctrl-C ignored: it reaches the whole terminal, only the parent acts.
 
     On Linux every worker begins as a copy of a server that has imported the heavy packages, and inherits the server's
@@ -335,6 +335,7 @@ def worker_context():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     heavy = ["torch.utils.tensorboard", "torch.fx.experimental.proxy_tensor", "matplotlib.figure"]
+    heavy += ["kornia.geometry"] if any(job.experiment.perspective for job in jobs) else []
     context.set_forkserver_preload(heavy)
     with ignoring_ctrl_c():
         multiprocessing.forkserver.ensure_running()
@@ -362,7 +363,7 @@ def start(context, job, options, running):
 
 def run_all(jobs, options, display):
     """Run the jobs in processes of their own, `options.jobs` at a time; sets the status of each."""
-    context = worker_context()
+    context = worker_context(jobs)
     waiting = sorted(jobs, key=cost)  # the longest are popped first, so that no core waits long for a last one
     running = {}
     try:

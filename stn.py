@@ -2,7 +2,7 @@
 
 Convention of every transform here: it maps a point of the output (destination) to the point of the input (source)
 from which it is read. Points are (x, y), x to the right and y down, both normalised so that the image spans
-[-1, 1] between its outer edges (`align_corners=False`). A homography is a 3×3 matrix, acting on (x, y, 1) up to scale.
+[-1, 1] between its outer edges (`align_corners=False`). A homography is a 3×3 matrix, acting on (x, y, 1).
 Sampling is bilinear; outside the input it reads 0, or with `padding="background"` the image's smallest value. (On a
 normalised image 0 is grey, and a network learns to zoom out: pytorch/tutorials#1117.)
 """
@@ -27,13 +27,25 @@ def affine_warp(images, theta, padding="zeros"):
 
 
 def homography_warp(images, matrices, padding="zeros"):
-    """Warp (B, C, H, W) by homographies (B, 3, 3), destination to source; with a last row (0, 0, 1) it is affine."""
+    """Warp (B, C, H, W) by homographies (B, 3, 3), destination to source; with a last row (0, 0, 1) it is affine.
+
+    Their scale is that of products of matrices whose last entry is 1; the bound of the denominator depends on it.
+    """
     height, width = images.shape[2:]
-    grids = affine_grids(height, width, matrices.dtype, matrices.device)
-    numerators = matrices[:, :2].flatten(1) @ grids  # (B, H·W·2)
-    denominators = matrices[:, 2] @ grids[:3, ::2]  # (B, H·W); these three rows are x, y and 1 of every pixel
-    denominators = denominators.clamp(min=SMALLEST_DENOMINATOR).unsqueeze(2)
+    numerators = matrices[:, :2].flatten(1) @ affine_grids(height, width, matrices.dtype, matrices.device)
+    denominators = denominators_of(matrices, height, width).clamp(min=SMALLEST_DENOMINATOR).unsqueeze(2)
     return sample(images, numerators.view(len(matrices), -1, 2) / denominators, padding)
+
+
+def denominators_of(matrices, height, width):
+    """The third coordinate of the source of every pixel: (B, 3, 3) -> (B, H·W)."""
+    grids = affine_grids(height, width, matrices.dtype, matrices.device)
+    return matrices[:, 2] @ grids[:3, ::2]  # these three rows are x, y and 1 of every pixel
+
+
+def bounded(matrices, height, width):
+    """Which homographies have a denominator that `homography_warp` bounds: (B, 3, 3) -> (B,)."""
+    return (denominators_of(matrices, height, width) < SMALLEST_DENOMINATOR).any(1)
 
 
 def sample(images, grid, padding):

@@ -8,7 +8,8 @@ trains `Net_CoordConv_Homography` into experiments/test, over whatever is there 
 
     events.out.tfevents.*         TensorBoard: average train and test loss (nats per image) and test accuracy
     settings.json                 what the run depends on
-    checkpoint.pt                 weights and history after the last complete epoch; 64 test images' transforms by epoch
+    checkpoint.pt                 weights, optimiser and history after the last complete epoch; transforms of 64 test
+                                  images after each epoch
     weights.pt                    the final state_dict
     confusion_matrix.png
     visualized_transformation.png, class_statistics.png  what the transformer does
@@ -53,8 +54,8 @@ SAME_AS_METHOD = (
 N_SHOWN = 64  # test images whose transforms are drawn, and kept for every epoch
 PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy")
 WRITTEN = (  # `results.json` first: without it a run does not look finished
-    *("results.json", "settings.json", "checkpoint.pt", "weights.pt", "confusion_matrix.png"),
-    *("visualized_transformation.png", "class_statistics.png", "events.out.tfevents.*", ".*.part"),
+    *("results.json", "settings.json", "checkpoint.pt", "weights.pt", "confusion_matrix.png", "class_statistics.png"),
+    *("visualized_transformation.png", "transformation.gif", "events.out.tfevents.*", ".*.part"),
 )
 RESULT_KEYS = {"experiment_name": str, "avg_test_loss": float, "test_accuracy": float, "test_correct": int}
 
@@ -103,7 +104,8 @@ def train(
     """Train `model` by the recipe and return the content of its results.json.
 
     model: maps images (B, 1, 28, 28) to log-probabilities (B, 10); with a method `transform` (images -> images of
-        the same shape) what the transformer does is drawn too. Seed before you build it, for reproducible weights.
+        the same shape) what the transformer does is drawn, with `homography` as in models.py it is also measured. Seed
+        before you build it, for reproducible weights.
     experiment_name: the directory under `out`. If it holds the same run unfinished, that is continued after its last
         complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights;
         a run with other settings raises RunError unless `overwrite` asks for it to be replaced.

@@ -1,7 +1,12 @@
 """The benchmark's arithmetic, on made-up seconds: no test measures a time."""
 
+import pytest
+import torch
+
 import benchmark
-from run_experiments import EXPERIMENTS
+import stn
+from coordconv import CoordConv2d
+from run_experiments import EXPERIMENTS, build
 
 
 def test_a_row_takes_medians_and_forms_ratios_within_rounds():
@@ -24,3 +29,21 @@ def test_a_row_takes_medians_and_forms_ratios_within_rounds():
         "ratio_max": 8.0,
         "ours_peak_mb": 90,
     }
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.id)
+def test_the_tutorials_model_is_ours_computed_as_usual(experiment, digits, monkeypatch):
+    tutorial, ours = benchmark.tutorial_model(experiment), build(experiment, 123)
+    for model in (tutorial, ours):
+        if not model.bypass_localisation:
+            torch.manual_seed(5)
+            torch.nn.init.normal_(model.loc_fc2.weight, std=0.05)
+    images = digits.test_images[:50]
+    expected = ours.eval()(images)
+
+    def not_ours(*arguments):
+        raise AssertionError("the tutorial has no such function")
+
+    monkeypatch.setattr(stn, "affine_warp", not_ours)
+    monkeypatch.setattr(CoordConv2d, "forward", not_ours)
+    torch.testing.assert_close(tutorial.eval()(images), expected, rtol=1e-4, atol=1e-4)

@@ -318,7 +318,7 @@ def test_cuda_without_a_gpu_is_refused(call, tmp_path):
 def test_list_names_every_experiment_without_importing_torch(call):
     process = call("run_experiments.py", "--list")
     assert process.returncode == 0
-    for experiment in EXPERIMENTS:
+    for experiment in ALL:
         assert f"{experiment.id}  {experiment.title}, {experiment.epochs} epochs" in process.stdout
         assert experiment.question in process.stdout
     program = (
@@ -362,7 +362,7 @@ def test_set_selects_and_only_overrules():
 
 
 def test_train_py_trains_the_homography_into_test_over_whatever_is_there(tmp_path, idx_folder):
-    """A copy of the scripts in a temporary folder, with few digits as its MNIST and two epochs instead of twenty."""
+    """A copy of the scripts in a temporary folder, with few digits as its MNIST and two epochs instead of thirty."""
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
     source = (tmp_path / "train.py").read_text()
@@ -380,6 +380,10 @@ def test_train_py_trains_the_homography_into_test_over_whatever_is_there(tmp_pat
         outputs.append(process.stdout)
         results = json.loads((tmp_path / "experiments" / "test" / "results.json").read_text())
         assert results["model"] == "Net_CoordConv_Homography"
+        exp_08 = SETS["homography"][0]
+        assert results["arguments"] == exp_08.arguments
+        assert {key: results[key] for key in exp_08.recipe} == exp_08.recipe
+        assert source.replace("N_EPOCHS = 2", "N_EPOCHS = 30").count(f"N_EPOCHS = {exp_08.epochs}  #") == 1
         assert results["experiment_name"] == "test"
     assert outputs[0] == outputs[1]
     assert len(list((tmp_path / "experiments" / "test").glob("events.*"))) == 1

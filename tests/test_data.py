@@ -183,7 +183,7 @@ def test_a_distortion_is_a_function_of_seed_epoch_and_place(digits):
         assert not torch.isclose(first, data.perspective_homographies(640, *other)).all(dim=(1, 2)).any()
 
 
-@pytest.mark.parametrize("batch", [1, 7, 640])
+@pytest.mark.parametrize("batch", [1, 7, 64])
 def test_distorted_images_do_not_depend_on_the_batch(digits, batch, monkeypatch):
     homographies = data.perspective_homographies(100, 123, 1)
     outs = []
@@ -192,6 +192,17 @@ def test_distorted_images_do_not_depend_on_the_batch(digits, batch, monkeypatch)
         outs.append(torch.empty(100, 1, 28, 28))
         data.distort(digits.train_images[:100], homographies, outs[-1])
     assert torch.equal(*outs)
+
+
+def test_the_perspective_set_does_not_depend_on_the_number_of_threads(idx_folder):
+    program = (
+        "import sys, torch, data; torch.set_num_threads(int(sys.argv[1])); "
+        "d = data.perspective(data.load(sys.argv[2])); "
+        "data.draw_epoch(d, 123, 1); print(*(t.double().abs().sum().item() for t in (d.test_images, d.train_images)))"
+    )
+    commands = [[sys.executable, "-c", program, threads, str(idx_folder)] for threads in ("1", "2")]
+    sums = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout for command in commands]
+    assert sums[0] == sums[1] != ""
 
 
 def test_the_perspective_set(digits):

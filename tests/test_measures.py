@@ -44,7 +44,8 @@ def test_ink_of_a_digit_that_is_moved_magnified_and_lost():
 def test_frames_and_corner_distance_by_hand():
     frame = measures.frames(scaling(0.5))[0]
     assert frame.tolist() == [[6.5, 6.5], [20.5, 6.5], [20.5, 20.5], [6.5, 20.5]]
-    distance = measures.corner_distance(scaling(1.0, 2), torch.stack([scaling(0.5)[0], torch.eye(3)]))
+    # Reading twice as far from the centre puts the corners of the digit half way: 7 pixels right and 7 down.
+    distance = measures.corner_distance(scaling(1.0, 2), torch.stack([scaling(2.0)[0], torch.eye(3)]))
     assert distance.tolist() == pytest.approx([7 * math.sqrt(2), 0])
 
 
@@ -60,8 +61,10 @@ class Rectifier(nn.Module):
 
 
 class Nothing(nn.Module):
+    factor = 1.0
+
     def homography(self, images):
-        return torch.eye(3).expand(len(images), 3, 3)
+        return scaling(self.factor, len(images))
 
 
 def test_the_measures_of_doing_nothing_and_of_a_perfect_rectification(digits):
@@ -70,8 +73,14 @@ def test_the_measures_of_doing_nothing_and_of_a_perfect_rectification(digits):
     assert nothing["within_class_variance_after"] == pytest.approx(nothing["within_class_variance_before"], rel=1e-5)
     assert (nothing["ink_kept"], nothing["ink_area"]) == pytest.approx((1, 1))
     assert nothing["corner_distance_after"] == nothing["corner_distance_before"]
-    # Each coordinate of a corner differs by a Gaussian of variance 4 · 3.5², so about 8.8 pixels on average.
-    assert 6 < nothing["corner_distance_before"] < 11
+    # To first order each coordinate of a corner differs by a Gaussian of variance 4 · 3.5²: 8.8 pixels on average.
+    assert 6 < nothing["corner_distance_before"] < 13
+    assert nothing["bounded"] == 0
+    magnifier = Nothing()
+    magnifier.factor = 0.5
+    magnified = measures.of_transformer(magnifier, distorted)
+    assert magnified["corner_distance_after"] == pytest.approx(2 * nothing["corner_distance_before"], rel=0.01)
+    assert magnified["ink_area"] > 2
     n = len(digits.test_labels)
     first, second = (data.perspective_homographies(n, data.TEST_SEED, copy) for copy in (0, 1))
     copies = torch.empty_like(digits.test_images)

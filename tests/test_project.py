@@ -51,11 +51,15 @@ def test_the_readmes_program_runs(tmp_path, monkeypatch):
     program = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     folder = tmp_path / re.search(r'run = "(.*)"', program)[1]
     folder.mkdir(parents=True)
-    torch.save(Net_CoordConv_Homography().state_dict(), folder / "weights.pt")
+    torch.manual_seed(0)
+    model = Net_CoordConv_Homography()
+    torch.nn.init.normal_(model.loc_fc2.weight, std=0.02)  # it warps, a little
+    torch.save(model.state_dict(), folder / "weights.pt")
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(program, names)
-    torch.testing.assert_close(names["back"], names["corner"])
+    torch.testing.assert_close(names["back"], names["corner"], atol=1e-4, rtol=1e-4)
+    assert (names["source"].abs() > 0.1).all()
     assert names["rectified"].shape == (5, 1, 28, 28)
 
 

@@ -95,6 +95,8 @@ def test_a_denominator_near_zero_yields_finite_outputs_and_gradients(digits):
     outputs = warp(images, theta, "background")
     outputs.square().sum().backward()
     assert outputs.isfinite().all()
+    assert stn.bounded(stn.matrix(theta), 28, 28).all()
+    assert not stn.bounded(stn.matrix(homographies(8, 0.1)), 28, 28).any()
     assert theta.grad.isfinite().all()
 
 
@@ -127,7 +129,7 @@ def test_pixels_and_normalised_coordinates():
 
 
 def test_warps_compose_as_their_matrices_do(digits):
-    """Warping twice is reading through the product, first @ second; N identities are the identity."""
+    """Warping twice is reading through the product, first @ second."""
     first, second = stn.matrix(homographies(2, 0.05)).split(1)
     ys, xs = torch.meshgrid(torch.linspace(-3, 3, 28), torch.linspace(-3, 3, 28), indexing="ij")
     blob = (-(xs**2) - ys**2).exp().double().view(1, 1, 28, 28)  # smooth: interpolating twice hardly blurs it

@@ -14,6 +14,7 @@ from torch import nn
 
 import figures
 import train
+from data import perspective
 from models import Net, Net_CoordConv, Net_CoordConv_Homography
 from train import Recipe, RunError
 
@@ -287,6 +288,68 @@ def test_the_recorded_step_is_the_ordinary_one_to_the_bit(digits, model, optimiz
     assert not any(torch.equal(a, b) for a, b in zip(weights, model().parameters(), strict=True))
 
 
+def test_going_on_with_adam_on_images_in_perspective_gives_the_same_bits(digits, tmp_path, monkeypatch):
+    """The moments, the pace and the images of each epoch are those of a run without an interruption."""
+    how = {"recipe": Recipe("adam", 0.002, 0.001, decay=True)}
+    how["model"] = partial(Net_CoordConv_Homography, padding="background", passes=2)
+    undisturbed = run(perspective(digits), tmp_path / "undisturbed", **how)
+    original, calls = train.evaluate, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(perspective(digits), tmp_path / "interrupted", **how)
+    resumed = run(perspective(digits), tmp_path / "interrupted", **how)
+    assert without_times(resumed) == without_times(undisturbed)
+    checkpoints = [
+        torch.load(tmp_path / name / "exp_99_run_01_trial" / "checkpoint.pt", weights_only=True)
+        for name in ("undisturbed", "interrupted")
+    ]
+    assert checkpoints[0]["moments"]["steps"] == 3 * 10
+    for part in ("model", "moments"):
+        for name, tensor in checkpoints[0][part].items():
+            assert torch.equal(tensor, checkpoints[1][part][name]), name
+    assert torch.equal(*(torch.stack(checkpoint["transforms"]) for checkpoint in checkpoints))
+
+
+@pytest.mark.parametrize("recipe", [Recipe("rmsprop"), Recipe(learning_rate=0.0), Recipe(localisation_rate=math.nan)])
+def test_a_recipe_that_is_none_is_refused(digits, tmp_path, recipe):
+    with pytest.raises(RunError, match="a recipe has positive rates and one of"):
+        run(digits, tmp_path, recipe=recipe)
+
+
+def test_recording_leaves_no_trace_in_a_network(digits):
+    """Not in its weights, and not in its buffers, saved with it or not."""
+
+    class Normalised(nn.Module):
+        repeatable = True
+
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784), nn.Linear(784, 10), nn.LogSoftmax(1))
+            self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+        def forward(self, x):
+            if self.training:
+                self.calls += 1
+            return self.layers(x)
+
+    network = Normalised()
+    before = [tensor.clone() for tensor in (*network.parameters(), *network.buffers())]
+    step = train.training_step(network, digits)
+    assert all(torch.equal(a, b) for a, b in zip(before, (*network.parameters(), *network.buffers()), strict=True))
+    for batch in torch.arange(640).split(64):
+        step(batch)
+    assert network.calls == 10
+    assert network.layers[1].num_batches_tracked == 10
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_steps_are_those_of_torchs_own_optimisers(digits, optimizer):
     torch.manual_seed(0)
@@ -315,14 +378,17 @@ def test_the_pace_falls_along_a_half_cosine():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_captured_step_is_the_ordinary_one(digits):
+@pytest.mark.parametrize(
+    "network", [Net, partial(Net_CoordConv_Homography, padding="background", passes=2)], ids=["Net", "homography"]
+)
+def test_the_captured_step_is_the_ordinary_one(digits, network):
     """600 images: nine full batches, replayed, and one of 24, launched as usual; twice, for the same dropout."""
     train.configure()
     on_gpu = digits.to("cuda")
     weights = []
     for dropout in (False, True, True):
         torch.manual_seed(0)
-        model = Net().cuda()
+        model = network().cuda()
         if not dropout:
             model.train = lambda mode=True, model=model: nn.Module.train(model, False)
         step = train.training_step(model, on_gpu)
@@ -332,7 +398,7 @@ def test_the_captured_step_is_the_ordinary_one(digits):
         weights.append([p.detach().cpu() for p in model.parameters()])
         if not dropout:
             torch.manual_seed(0)
-            plain = Net().eval()
+            plain = network().eval()
             optimizer = torch.optim.SGD(plain.parameters(), lr=0.01)
             for batch, loss in zip(torch.arange(600).split(64), losses, strict=True):
                 optimizer.zero_grad()
@@ -342,6 +408,9 @@ def test_the_captured_step_is_the_ordinary_one(digits):
                 assert loss == pytest.approx(expected.item(), rel=1e-3)
     assert all(torch.equal(a, b) for a, b in zip(*weights[1:], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(*weights[:2], strict=True))
+    model = network().cuda()
+    step = train.training_step(model, on_gpu, Recipe("adam", 0.002, 0.001))
+    assert math.isfinite(sum(step(batch).item() for batch in torch.arange(600, device="cuda").split(64)))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
