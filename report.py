@@ -106,10 +106,10 @@ def readme_blocks(folder):
     seconds = sum(run["seconds"] for run in h100["runs"])
     one, seven = h100["minutes"]["1 at a time"], h100["minutes"]["7 at a time"]
     blocks["h100"] = (
-        f"On one {h100['device_name']} (torch {h100['versions']['torch']}) the seven runs took {one:.1f} minutes one "
-        f"at a time, of which {seconds:.0f} seconds were training and testing, and {seven:.1f} minutes seven at a "
-        f"time, with the same bits. That was an earlier state of the code; the present one is unmeasured on a GPU. "
-        f"The aim, all seven in under a minute, is not reached."
+        f"On one {h100['device_name']} (torch {h100['versions']['torch']}, commit {h100['git_commit'][:7]}) the seven "
+        f"runs took {one:.1f} minutes one at a time, of which {seconds:.0f} seconds were training and testing, and "
+        f"{seven:.1f} minutes seven at a time, with the same bits. The aim, all seven in under a minute, is not "
+        "reached; the present code is unmeasured on a GPU."
     )
     return blocks
 
@@ -131,7 +131,8 @@ def formulations_table(record):
     return (
         f"{markdown_table(header, rows)}\n\nThe first epoch's losses differ by {max(map(abs, first)):.2f} % at most. "
         f"Over the {len(rows)} pairs the last loss changes by {loss:+.1f} ± {loss_half:.1f} % and the accuracy by "
-        f"{mean:+.2f} ± {half:.2f} points (mean and 95 % interval, Student's t)."
+        f"{mean:+.2f} ± {half:.2f} points (mean and 95 % interval, Student's t; {record['device_name']}, commit "
+        f"{record['git_commit'][:7]})."
     )
 
 

@@ -122,7 +122,7 @@ def test_formulations_are_compared_over_the_epochs_that_both_have():
 
     plain = form([2.0, 1.0, 0.5], [9000, 9900, 10])
     fast = form([2.02, 0.9], [9000, 9950])
-    text = report.formulations_table({"plain": plain, "fast": fast})
+    text = report.formulations_table({"plain": plain, "fast": fast, "device_name": "a machine", "git_commit": 40 * "a"})
     assert "| run_a | 2 | +1.00 % | -10.00 % | 37.80 | 37.90 |" in text
     assert "differ by 1.00 % at most" in text
     assert "the last loss changes by -5.0 ± 63.5 %" in text  # t(1, 0.975) = 12.706, standard error 5
