@@ -47,7 +47,7 @@ class Dataset(NamedTuple):
 
     def pixels(self, images):
         """Normalised images of this set -> the same with pixels from 0, black, to 1."""
-        return (images * self.description["std"] + self.description["mean"]).clamp(0, 1)
+        return images.mul(self.description["std"]).add_(self.description["mean"]).clamp_(0, 1)
 
 
 def load(folder=None):

@@ -36,15 +36,20 @@ def ink(images, homographies):
     A pixel is kept if the transformed image, whose homographies (N, 3, 3) map destination to source, has a place for
     it. The area is the sum of all pixels after the transform divided by the sum before: below 1 digits shrink.
     """
+    before, kept, after = sum(map(ink_sums, images.split(BATCH_SIZE), homographies.split(BATCH_SIZE))).tolist()
+    return kept / before, after / before
+
+
+def ink_sums(images, homographies):
+    """The sums of all pixels: before the transform, of those that are kept, and after it: (3,)."""
     height, width = images.shape[2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     pixels = torch.stack([columns, rows], dim=-1).view(1, -1, 2).to(images)
     points = stn.to_normalised(pixels, height, width).expand(len(images), -1, -1)
     inverse = torch.linalg.inv_ex(homographies).inverse
     inside = (stn.map_points(inverse, points).abs() <= 1).all(2)  # infinity and NaN are not
-    kept = (images.flatten(1) * inside).sum() / images.sum()
     after = stn.homography_warp(images, homographies, padding="background")
-    return float(kept), float(after.sum() / images.sum())
+    return torch.stack([images.sum(), (images.flatten(1) * inside).sum(), after.sum()]).double()
 
 
 def frames(homographies, size=28):
@@ -83,7 +88,8 @@ def of_transformer(model, data):
     model.eval()
     transforms = homographies(model, data.test_images)
     before, labels = data.pixels(data.test_images), data.test_labels
-    after = stn.homography_warp(before, transforms, padding="background")
+    pairs = zip(before.split(BATCH_SIZE), transforms.split(BATCH_SIZE), strict=True)
+    after = torch.cat([stn.homography_warp(*pair, padding="background") for pair in pairs])
     kept, area = ink(before, transforms)
     results = {
         "within_class_variance_before": within_class_variance(before, labels),
