@@ -7,9 +7,9 @@ to the a·b shifted places, and a 2×2 pooling window is four neighbours in memo
 shapes: the larger weight is gathered from them in each step.
 
 Images come in blocks of 4 × 2, the map pooled after the first convolution has blocks of 2 × 1, and the one after the
-second is an ordinary map; these sizes were the fastest of those tried. A step of `Net` takes 5.1 ms instead
-of 10.0, with CoordConv in both parts 5.4 instead of 10.6, without a transformer 2.7 instead of 4.6 (one thread of an
-AMD EPYC with AVX-512, torch 2.14.1, both forms in turn in one process, medians of 96 steps).
+second is an ordinary map; these sizes were the fastest of those tried. A step of `Net` takes 6.4 ms instead
+of 12.0, with CoordConv in both parts 6.4 instead of 12.5, without a transformer 3.4 instead of 5.6 (one thread of a
+busy AMD EPYC with AVX-512, torch 2.14.1, both forms recorded, in turn in one process, medians of 96 steps).
 """
 
 import itertools
