@@ -13,7 +13,7 @@ from files import whole
 
 # Colour-blind-safe (Okabe and Ito), in an order whose lightness also differs in print.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
-COLUMNS, GAP = 8, 2  # of a grid of digits
+COLUMNS, GAP, MARGIN = 8, 2, 8  # of a grid of digits: digits a row, pixels between them and around each with a frame
 
 
 def save(figure, path):
@@ -53,8 +53,12 @@ def transformed_digits(before, after, title, frames=None):
     """Images (N, 28, 28) in [0, 1] as a grid, and beside it the same images transformed.
 
     frames (N, 4, 2): where the corners of each transformed image lie in the image, (x, y) in pixels. They are drawn
-    over the image as far as its cell of the grid reaches.
+    over the image, which has a margin then, as far as its cell of the grid reaches.
     """
+    before, margin = np.asarray(before), 0
+    if frames is not None:
+        margin = MARGIN
+        before = np.pad(before, ((0, 0), (margin, margin), (margin, margin)), constant_values=0.2)
     rows = -(-len(before) // COLUMNS)
     figure = Figure(figsize=(9, 0.5 * rows + 0.8), layout="constrained")
     panels = figure.subplots(1, 2)
@@ -62,14 +66,13 @@ def transformed_digits(before, after, title, frames=None):
         axes.imshow(grid_of(images), cmap="gray", vmin=0, vmax=1)
         axes.set_title(name)
         axes.axis("off")
-    height, width = np.shape(before)[1:]
+    height, width = before.shape[1:]
     for number, frame in enumerate(() if frames is None else frames):
         row, column = divmod(number, COLUMNS)
         corner = np.array([column * (width + GAP) + GAP, row * (height + GAP) + GAP])
-        outline = Polygon(np.nan_to_num(np.asarray(frame)) + corner, fill=False, edgecolor=ORANGE, linewidth=1)
+        outline = Polygon(np.nan_to_num(np.asarray(frame)) + corner + margin, fill=False, edgecolor=ORANGE, linewidth=1)
         panels[0].add_patch(outline)
-        cell = Rectangle(corner - 1.5, width + 2, height + 2, transform=panels[0].transData)
-        outline.set_clip_path(cell)
+        outline.set_clip_path(Rectangle(corner - 0.5, width, height, transform=panels[0].transData))
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -94,7 +97,7 @@ def class_statistics(before, after, title):
     for axes, (name, images, largest), when in zip(
         figure.subplots(4), rows, ("before",) * 2 + ("after",) * 2, strict=True
     ):
-        axes.imshow(grid_of(images, columns=len(images)), cmap="gray", vmin=0, vmax=largest)
+        axes.imshow(grid_of(images / largest, columns=len(images)), cmap="gray", vmin=0, vmax=1)
         axes.set_ylabel(f"{name}\n{when}", rotation=0, ha="right", va="center")
         axes.set(xticks=[], yticks=[])
     figure.suptitle(f"{title}: test images of each class before and after the transformer", fontsize=10)
