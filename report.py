@@ -241,9 +241,9 @@ def perspective_table(record):
     header += ["corner distance, px", "variance within a class", "ink kept", "ink area", "minutes a run"]
     alone, four = (differences(named(experiments, identity), affine, error) for identity in ("exp_14", "exp_16"))
     return (
-        f"{markdown_table(header, rows)}\n\nIn pairs of runs with the same seed, the error of one homography minus that "
-        f"of one affine transform is {alone} points, that of four composed homographies minus it {four} (mean, half of "
-        "its 95 % interval by Student's t, number of pairs)."
+        f"{markdown_table(header, rows)}\n\nIn pairs of runs with the same seed, the error of one homography minus "
+        f"that of one affine transform is {alone} points, that of four composed homographies minus it {four} (mean, "
+        "half of its 95 % interval by Student's t, number of pairs)."
     )
 
 
