@@ -47,13 +47,24 @@ def convolve_and_pool(conv1, conv2, x):
     of row by row.
     """
     conv1, conv2 = (conv.conv if isinstance(conv, CoordConv2d) else conv for conv in (conv1, conv2))
-    return ConvolveAndPool.apply(x, conv1.weight, conv1.bias, conv2.weight, conv2.bias)
+    arguments = x, conv1.weight, conv1.bias, conv2.weight, conv2.bias
+    return ConvolveAndPool.apply(*arguments) if torch.is_grad_enabled() else both_layers(*arguments)[0]
+
+
+def both_layers(x, weight1, bias1, weight2, bias2, for_gradient=False):
+    """Images (B, 1, H, H), weights (O, C, k, k), biases (O,) -> (B, O2, h, h), and two lists for `conv_pool_grad`."""
+    size, k1, k2 = x.shape[2], weight1.shape[2], weight2.shape[2]
+    pooled_size = (size - k1 + 1) // 2
+    columns = 4 * ((pooled_size - k2 + 1) // 2) + 2 * (k2 - 1) + k1 - 1  # those that reach the result
+    y, *saved1 = conv_pool(to_blocks(x[..., :columns], 4, 2), weight1, bias1, 4, 2, size, for_gradient)
+    y, *saved2 = conv_pool(y, weight2, bias2, 2, 1, pooled_size, for_gradient)
+    return y, saved1, saved2
 
 
 class ConvolveAndPool(torch.autograd.Function):
-    """Both layers on blocks: images (B, 1, H, H), weights (O, C, k, k) and biases (O,) -> (B, O2, h, h).
+    """`both_layers` with its gradient.
 
-    The gradient is written by hand because that keeps every step in channels_last (autograd hands the last pooling
+    It is written by hand because that keeps every step in channels_last (autograd hands the last pooling
     its gradient in NCHW, on which the kernel is slow), and takes the bias gradient from the pooled map, a quarter
     of the size, instead of from the convolution's output. Both layers are one function because a step of so small a
     network is to a third the overhead of its many calls.
@@ -61,11 +72,7 @@ class ConvolveAndPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight1, bias1, weight2, bias2):
-        size, k1, k2 = x.shape[2], weight1.shape[2], weight2.shape[2]
-        pooled_size = (size - k1 + 1) // 2
-        columns = 4 * ((pooled_size - k2 + 1) // 2) + 2 * (k2 - 1) + k1 - 1  # those that reach the result
-        y, *saved1 = conv_pool(to_blocks(x[..., :columns], 4, 2), weight1, bias1, 4, 2, size)
-        y, *saved2 = conv_pool(y, weight2, bias2, 2, 1, pooled_size)
+        y, saved1, saved2 = both_layers(x, weight1, bias1, weight2, bias2, for_gradient=True)
         ctx.save_for_backward(*saved1, *saved2)
         ctx.shapes = x.shape, weight1.shape, weight2.shape
         return y
@@ -82,12 +89,12 @@ class ConvolveAndPool(torch.autograd.Function):
         return grad, grad_weight1, grad_bias1, grad_weight2, grad_bias2
 
 
-def conv_pool(x, weight, bias, a, b, size):
+def conv_pool(x, weight, bias, a, b, size, for_gradient):
     """relu(max_pool2d(conv(map), 2)) for x, a map of `size` × `size` in blocks of a × b, or as much of it as counts.
 
     x (B, a·b·C, H/a, W/b), weight (O, C, k, k), bias (O,) -> (B, a/2·O, H', W'), the result in blocks of a/2 × 1;
-    after it, what `conv_pool_grad` needs. A weight for C + 2 channels is a CoordConv layer's. The coordinates do not
-    depend on the image: their part of the convolution is computed once per batch and added as a map.
+    after it, if asked for, what `conv_pool_grad` needs. A weight for C + 2 channels is a CoordConv layer's. The
+    coordinates do not depend on the image: their part of the convolution is computed once per batch and added as a map.
     """
     n_out, _, k, _ = weight.shape
     channels = x.shape[1] // (a * b)
@@ -98,6 +105,10 @@ def conv_pool(x, weight, bias, a, b, size):
     if weight.shape[1] > channels:
         patches = coord_patches(size, k, a, b, height * a, width * b, weight.dtype, weight.device)
         y += (patches @ weight[:, channels:].flatten(1).t()).view(height, width, -1)
+    if not for_gradient:  # a maximum is found faster without its place
+        for n in (a * n_out, a // 2 * n_out):  # of all four pixels of a window, and of two
+            y = torch.maximum(*y.view(batch, -1, 2, n).unbind(2))
+        return (y.relu_().view(batch, height, width * b // 2, -1).permute(TO_NCHW),)
     windows = y.view(batch, height * width * b // 2, 4, a // 2 * n_out).permute(TO_NCHW)
     pooled, places = aten.max_pool2d_with_indices.default(windows, (1, 4))
     pooled.relu_()

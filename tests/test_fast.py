@@ -45,6 +45,15 @@ def test_float32_agrees_to_rounding(part, digits):
     )
 
 
+@pytest.mark.parametrize("coordconv", [False, True])
+@pytest.mark.parametrize("part", PARTS)
+def test_without_a_gradient_the_values_are_the_same_to_the_bit(part, coordconv, digits):
+    layers = convolutions(part, coordconv, torch.float32)
+    with torch.no_grad():
+        alone = fast.convolve_and_pool(*layers, digits.test_images[:64])
+    assert torch.equal(alone, fast.convolve_and_pool(*layers, digits.test_images[:64]))
+
+
 def test_tied_values_pass_their_gradient_to_one_pixel_of_the_window():
     """On a constant image all values of a window are equal, as on the background of a digit."""
     sums = []
