@@ -181,6 +181,13 @@ def before_and_after(runs, name, digits):
     return " → ".join(filter(None, parts))
 
 
+def at_equal_size(runs):
+    """The mean corner distance after the transformer if that left the digits as large as they were, as text."""
+    transformers = [run["transformer"] for run in runs.values() if run["transformer"]]
+    distances = [measures["corner_distance_after"] / measures["ink_area"] ** 0.5 for measures in transformers]
+    return f"{mean_and_half_width(distances)[0]:.1f}" if distances else ""
+
+
 def differences(runs, others, value):
     """`value` of each run minus that of the other experiment's run of the same number, as text."""
     pairs = [value(runs[run]) - value(others[run]) for run in sorted(runs.keys() & others.keys())]
@@ -230,6 +237,7 @@ def perspective_table(record):
             differences(runs, affine, error),
             max(largest_step(run["history"]["test_correct"]) for run in runs.values()),
             before_and_after(runs, "corner_distance", 1),
+            at_equal_size(runs),
             before_and_after(runs, "within_class_variance", 4),
             measured(runs, "ink_kept", 3),
             measured(runs, "ink_area", 2),
@@ -238,7 +246,14 @@ def perspective_table(record):
         for experiment, runs in experiments
     ]
     header = ["", "runs", "error %, last epoch", "against affine, points (pairs)", "largest step, images"]
-    header += ["corner distance, px", "variance within a class", "ink kept", "ink area", "minutes a run"]
+    header += [
+        "corner distance, px",
+        "at equal size",
+        "variance within a class",
+        "ink kept",
+        "ink area",
+        "minutes a run",
+    ]
     alone, four = (differences(named(experiments, identity), affine, error) for identity in ("exp_14", "exp_16"))
     return (
         f"{markdown_table(header, rows)}\n\nIn pairs of runs with the same seed, the error of one homography minus "

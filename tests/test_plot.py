@@ -178,7 +178,7 @@ def test_perspective_table_by_hand():
     measures = {
         **{f"corner_distance_{when}": value for when, value in (("before", 8.0), ("after", 2.5))},
         **{f"within_class_variance_{when}": value for when, value in (("before", 0.08), ("after", 0.05))},
-        **{"ink_kept": 0.99, "ink_area": 1.1},
+        **{"ink_kept": 0.99, "ink_area": 0.25},
     }
     none, affine = "exp_12_run_01_perspective_bypass_localisation", "exp_13_run_01_perspective_affine"
     runs = [
@@ -188,9 +188,9 @@ def test_perspective_table_by_hand():
     table = report.perspective_table({run["experiment_name"]: run for run in runs}).splitlines()
     half = 12.7062047 * 0.5  # t(1, 0.975) times the standard error of two values that differ by 1
     start = f"| `exp_12` bypass localisation | 2 | 11.00 ± {2 * half:.2f} | +5.50 ± {half:.2f} (2) | 400 |"
-    assert table[2] == start + 4 * "  |" + " 1.5 |"
+    assert table[2] == start + 5 * "  |" + " 1.5 |"
     assert table[3].startswith("| `exp_13` affine | 3 |")
-    assert table[3].endswith(" |  | 450 | 8.0 → 2.5 | 0.0800 → 0.0500 | 0.990 | 1.10 | 1.5 |")
+    assert table[3].endswith(" |  | 450 | 8.0 → 2.5 | 5.0 | 0.0800 → 0.0500 | 0.990 | 0.25 | 1.5 |")
 
 
 def test_homography_table_by_hand():
