@@ -150,7 +150,13 @@ HOMOGRAPHY = (
 )
 
 # On digits in strong perspective, where a homography could pay. All rows share one recipe.
-ADAM = {"optimizer": "adam", "learning_rate": 0.002, "localisation_rate": 0.0004, "decay": True}
+ADAM = {
+    "optimizer": "adam",
+    "learning_rate": 0.002,
+    "localisation_rate": 0.0004,
+    "localisation_norm": 1.0,  # some are a hundred times longer, and one can throw the digits out of sight
+    "decay": True,
+}
 PERSPECTIVE = tuple(
     Experiment(f"exp_{number}", f"perspective_{title}", model, 20, question, arguments, ADAM, perspective=True)
     for number, title, model, question, arguments in (

@@ -26,6 +26,7 @@ import re
 import subprocess
 import time
 from importlib.metadata import version
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import get_total_norm
 from torch.utils.tensorboard import SummaryWriter
 
 import figures
@@ -72,6 +74,7 @@ class Recipe(NamedTuple):
     optimizer: str = "sgd"  # plain, or "adam" with torch.optim.Adam's betas and eps
     learning_rate: float = 0.01
     localisation_rate: float = 0.01  # of the parameters whose names begin with "loc_"
+    localisation_norm: float | None = None  # the gradient to those is shortened to this norm where it is longer
     decay: bool = False  # both rates fall to 0 along a half cosine, from epoch to epoch
 
     def pace(self, epoch, n_epochs):
@@ -204,7 +207,8 @@ def training_step(model, data, recipe=TUTORIAL, pace=1.0, moments=None):
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     parameters = [parameter for _, parameter in named]
-    rates = [recipe.localisation_rate if name.startswith("loc_") else recipe.learning_rate for name, _ in named]
+    localises = [name.startswith("loc_") for name, _ in named]
+    rates = [recipe.localisation_rate if local else recipe.learning_rate for local in localises]
     pace = torch.as_tensor(pace, device=data.train_images.device)
     moments = moments or new_moments(model, recipe)
 
@@ -213,6 +217,10 @@ def training_step(model, data, recipe=TUTORIAL, pace=1.0, moments=None):
         loss = F.nll_loss(model(images), labels)
         grads = torch.autograd.grad(loss, parameters, materialize_grads=True)  # 0 for one that has no part in it
         with torch.no_grad():
+            if recipe.localisation_norm and any(localises):
+                norm = get_total_norm(compress(grads, localises), foreach=False)
+                factor = recipe.localisation_norm / norm.clamp(min=recipe.localisation_norm)
+                grads = [grad * factor if shorten else grad for grad, shorten in zip(grads, localises, strict=True)]
             directions = adam_directions(grads, moments) if moments else grads
             for parameter, direction, rate in zip(parameters, directions, rates, strict=True):
                 parameter.addcmul_(direction, pace, value=-rate)
@@ -378,9 +386,9 @@ def run_settings(experiment_name, model, arguments, n_epochs, run, seed, data, d
         raise RunError(f"an experiment's name is letters, digits, '_', '-' and '.', not {experiment_name!r}")
     if n_epochs < 1:
         raise RunError(f"{experiment_name}: at least one epoch is needed, not {n_epochs}")
-    rates = recipe.learning_rate, recipe.localisation_rate
+    rates = recipe.learning_rate, recipe.localisation_rate, recipe.localisation_norm or 1.0
     if recipe.optimizer not in OPTIMIZERS or not all(0 < rate < math.inf for rate in rates):
-        raise RunError(f"{experiment_name}: a recipe has positive rates and one of {OPTIMIZERS}, not {recipe}")
+        raise RunError(f"{experiment_name}: a recipe has positive numbers and one of {OPTIMIZERS}, not {recipe}")
     tensors = repr([(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()])
     settings = {
         "experiment_name": experiment_name,

@@ -274,7 +274,7 @@ def test_the_recorded_step_is_the_ordinary_one_to_the_bit(digits, model, optimiz
         network = model().train()
         network.repeatable = repeatable
         pace = torch.ones(())
-        step = train.training_step(network, digits, Recipe(optimizer, 0.02, 0.01), pace)
+        step = train.training_step(network, digits, Recipe(optimizer, 0.02, 0.01, 0.5), pace)
         torch.manual_seed(1)
         losses = []
         for number, batch in enumerate(torch.arange(600).split(64)):
@@ -290,7 +290,7 @@ def test_the_recorded_step_is_the_ordinary_one_to_the_bit(digits, model, optimiz
 
 def test_going_on_with_adam_on_images_in_perspective_gives_the_same_bits(digits, tmp_path, monkeypatch):
     """The moments, the pace and the images of each epoch are those of a run without an interruption."""
-    how = {"recipe": Recipe("adam", 0.002, 0.001, decay=True)}
+    how = {"recipe": Recipe("adam", 0.002, 0.001, 1.0, decay=True)}
     how["model"] = partial(Net_CoordConv_Homography, padding="background", passes=2)
     undisturbed = run(perspective(digits), tmp_path / "undisturbed", **how)
     original, calls = train.evaluate, []
@@ -320,7 +320,7 @@ def test_going_on_with_adam_on_images_in_perspective_gives_the_same_bits(digits,
 
 @pytest.mark.parametrize("recipe", [Recipe("rmsprop"), Recipe(learning_rate=0.0), Recipe(localisation_rate=math.nan)])
 def test_a_recipe_that_is_none_is_refused(digits, tmp_path, recipe):
-    with pytest.raises(RunError, match="a recipe has positive rates and one of"):
+    with pytest.raises(RunError, match="a recipe has positive numbers and one of"):
         run(digits, tmp_path, recipe=recipe)
 
 
@@ -350,8 +350,9 @@ def test_recording_leaves_no_trace_in_a_network(digits):
     assert network.layers[1].num_batches_tracked == 10
 
 
+@pytest.mark.parametrize("norm", [None, 0.01, 100.0])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_steps_are_those_of_torchs_own_optimisers(digits, optimizer):
+def test_steps_are_those_of_torchs_own_optimisers(digits, optimizer, norm):
     torch.manual_seed(0)
     network = Net_CoordConv_Homography().double().eval()
     digits = digits._replace(train_images=digits.train_images.double())
@@ -362,10 +363,12 @@ def test_steps_are_those_of_torchs_own_optimisers(digits, optimizer):
         for localisation, rate in ((True, 0.002), (False, 0.001))
     ]
     torchs = torch.optim.SGD(groups) if optimizer == "sgd" else torch.optim.Adam(groups)
-    step = train.training_step(network, digits, Recipe(optimizer, 0.002, 0.004), 0.5)
+    step = train.training_step(network, digits, Recipe(optimizer, 0.002, 0.004, norm), 0.5)
     for batch in torch.arange(320).split(64):
         torchs.zero_grad()
         F.nll_loss(plain(digits.train_images[batch]), digits.train_labels[batch]).backward()
+        if norm:
+            nn.utils.clip_grad_norm_(groups[0]["params"], norm)
         torchs.step()
         step(batch)
     for parameter, expected in zip(network.parameters(), plain.parameters(), strict=True):
