@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from files import write_json
-from run_experiments import EXPERIMENTS, at_least_one, build, default_jobs, device_name, experiment_id, new_parser
+from run_experiments import EXPERIMENTS, at_least_one, build, default_jobs, device_name, id_among, new_parser
 
 
 def tutorial_model(experiment):
@@ -180,7 +180,7 @@ def row(experiment, rounds, n_batches):
 def main():
     parser = new_parser(__doc__)
     parser.add_argument("--rounds", type=at_least_one(99), default=3, metavar="N", help="epochs of each (default: 3)")
-    parser.add_argument("--only", nargs="+", type=experiment_id, metavar="EXP", help="these experiments")
+    parser.add_argument("--only", nargs="+", type=id_among(EXPERIMENTS), metavar="EXP", help="these experiments")
     parser.add_argument("--device", type=device_name, default="cpu", help="cpu (default) or cuda")
     parser.add_argument(
         "--jobs",

@@ -104,8 +104,7 @@ def epoch_seed(seed, epoch, stream=0):
 
     What shall not depend on the rest of the epoch's randomness uses another stream.
     """
-    entropy = (seed, epoch, stream) if stream else (seed, epoch)
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence((seed, epoch, stream)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def epoch_order(n_images, seed, epoch):
@@ -160,11 +159,10 @@ def distort(images, homographies, out):
     from kornia.geometry.transform import homography_warp
 
     black = images.min()
-    for part in torch.arange(len(images)).split(DISTORTION_BATCH):
-        part = slice(part[0], part[-1] + 1)
-        matrices = homographies[part].to(images.device)
-        warped = homography_warp(images[part] - black, matrices, images.shape[2:], align_corners=False)
-        out[part] = warped + black
+    parts = (tensor.split(DISTORTION_BATCH) for tensor in (images, homographies.to(images.device), out))
+    for source, matrices, target in zip(*parts, strict=True):
+        warped = homography_warp(source - black, matrices, source.shape[2:], align_corners=False)
+        target.copy_(warped + black)
 
 
 def read_idx(folder, name):

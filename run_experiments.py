@@ -117,7 +117,7 @@ HOMOGRAPHY = (
         "Net_CoordConv_Homography",
         30,
         "Is a homography as good a transform as an affine one?",
-        {**STEADY},
+        STEADY,
         GENTLE,
     ),
     Experiment(
@@ -172,14 +172,14 @@ PERSPECTIVE = tuple(
             "affine",
             "Net_CoordConv",
             "On digits in perspective, how much does the affine transformer help?",
-            {**STEADY},
+            STEADY,
         ),
         (
             14,
             "homography",
             "Net_CoordConv_Homography",
             "On digits in perspective, is a homography the better transform?",
-            {**STEADY},
+            STEADY,
         ),
         (
             15,
@@ -228,7 +228,7 @@ STABILITY = (
         "Net_CoordConv",
         30,
         "Are the swings due to the grey that the transformer reads outside of an image?",
-        {**STEADY},
+        STEADY,
     ),
     Experiment(
         "exp_21",
@@ -245,7 +245,7 @@ STABILITY = (
         "Net_CoordConv",
         30,
         "Does it take both?",
-        {**STEADY},
+        STEADY,
         GENTLE,
     ),
 )
@@ -481,13 +481,17 @@ def print_summary(jobs):
         print(f"{job.name:<{width}}  {figures}  {job.status}")
 
 
-def experiment_id(text):
-    """argparse type: a known experiment by its id."""
-    for experiment in ALL:
-        if text == experiment.id:
-            return experiment
-    known = ", ".join(experiment.id for experiment in ALL)
-    raise argparse.ArgumentTypeError(f"unknown experiment {text!r}; the known ones are {known}")
+def id_among(experiments):
+    """argparse type: one of these experiments by its id."""
+
+    def convert(text):
+        for experiment in experiments:
+            if text == experiment.id:
+                return experiment
+        known = ", ".join(experiment.id for experiment in experiments)
+        raise argparse.ArgumentTypeError(f"unknown experiment {text!r}; the known ones are {known}")
+
+    return convert
 
 
 def at_least_one(limit):
@@ -531,7 +535,7 @@ def parse_arguments(arguments=None):
     add(
         "--only",
         nargs="+",
-        type=experiment_id,
+        type=id_among(ALL),
         metavar="EXP",
         help="run these experiments, by id (exp_03 exp_06), of whichever set",
     )

@@ -205,9 +205,8 @@ def training_step(model, data, recipe=TUTORIAL, pace=1.0, moments=None):
     (see `new_moments`), which each step changes. The updates are written out because torch's optimisers cannot be
     recorded on a CPU, and take longer.
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    parameters = [parameter for _, parameter in named]
-    localises = [name.startswith("loc_") for name, _ in named]
+    names, parameters = zip(*trainable(model), strict=True)
+    localises = [name.startswith("loc_") for name in names]
     rates = [recipe.localisation_rate if local else recipe.learning_rate for local in localises]
     pace = torch.as_tensor(pace, device=data.train_images.device)
     moments = moments or new_moments(model, recipe)
@@ -229,11 +228,16 @@ def training_step(model, data, recipe=TUTORIAL, pace=1.0, moments=None):
     return recorded(step, model, data, moments) if getattr(model, "repeatable", False) else step
 
 
+def trainable(model):
+    """The named parameters that are trained: [(name, parameter)]."""
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
 def new_moments(model, recipe):
     """What an optimiser remembers from step to step, as a flat dict of tensors; nothing for plain SGD."""
     if recipe.optimizer == "sgd":
         return {}
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    named = trainable(model)
     zeros = {f"{kind} {name}": torch.zeros_like(p.detach()) for kind in ("mean", "square") for name, p in named}
     return {"steps": torch.zeros((), dtype=torch.float64, device=named[0][1].device), **zeros}
 
@@ -344,7 +348,7 @@ def finish(folder, settings, model, data, history):
         "test_correct": correct,
         "test_total": len(predictions),
         **{key: value for key, value in settings.items() if key != "experiment_name"},
-        "live_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "live_parameters": sum(parameter.numel() for _, parameter in trainable(model)),
         "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
         "device_name": torch.cuda.get_device_name(predictions.device) if predictions.is_cuda else processor_name(),
         "versions": {
@@ -506,8 +510,8 @@ def main():
         description=usage, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     ).parse_args()
     torch.manual_seed(SEED)
-    model = Net_CoordConv_Homography(padding="background")
-    recipe = Recipe(localisation_rate=0.001)
+    arguments = {"padding": "background"}
+    model = Net_CoordConv_Homography(**arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tqdm(total=1.0, desc="test", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}") as bar:
 
@@ -516,8 +520,8 @@ def main():
             bar.update((epoch - 1 + step / steps) / N_EPOCHS - bar.n)
 
         try:
-            how = {"recipe": recipe, "device": device, "overwrite": True, "report": report}
-            results = train(model, "test", N_EPOCHS, arguments={"padding": "background"}, **how)
+            how = {"arguments": arguments, "recipe": Recipe(localisation_rate=0.001), "device": device}
+            results = train(model, "test", N_EPOCHS, **how, overwrite=True, report=report)
         except (RunError, DataError, OSError) as error:
             sys.exit(f"train.py: {error}")
         except KeyboardInterrupt:

@@ -47,3 +47,9 @@ def test_the_tutorials_model_is_ours_computed_as_usual(experiment, digits, monke
     monkeypatch.setattr(stn, "affine_warp", not_ours)
     monkeypatch.setattr(CoordConv2d, "forward", not_ours)
     torch.testing.assert_close(tutorial.eval()(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_seven_have_a_tutorial_to_be_compared_with(call):
+    process = call("benchmark.py", "--only", "exp_08")
+    assert process.returncode == 2
+    assert "unknown experiment 'exp_08'; the known ones are exp_01" in process.stderr
