@@ -6,10 +6,11 @@ memory. On blocks a convolution is again a convolution (dense, stride 1), whose 
 to the a·b shifted places, and a 2×2 pooling window is four neighbours in memory. Parameters keep their ordinary
 shapes: the larger weight is gathered from them in each step.
 
-Images come in blocks of 4 × 2, the map pooled after the first convolution has blocks of 2 × 1, and the one after the
-second is an ordinary map; these sizes were the fastest of those tried. A step of `Net` takes 6.4 ms instead
-of 12.0, with CoordConv in both parts 6.4 instead of 12.5, without a transformer 3.4 instead of 5.6 (one thread of a
-busy AMD EPYC with AVX-512, torch 2.14.1, both forms recorded, in turn in one process, medians of 96 steps).
+Images come in blocks of 4 × 2 (4 × 1 where no gradient is needed), the map pooled after the first convolution has
+blocks of 2 × 1, and the one after the second is an ordinary map; these sizes were the fastest of those tried. A step of
+`Net` takes 6.4 ms instead of 12.0, with CoordConv in both parts 6.4 instead of 12.5, without a transformer 3.4 instead
+of 5.6 (one thread of a busy AMD EPYC with AVX-512, torch 2.14.1, both forms recorded, in turn in one process, medians
+of 96 steps).
 """
 
 import itertools
@@ -56,7 +57,8 @@ def both_layers(x, weight1, bias1, weight2, bias2, for_gradient=False):
     size, k1, k2 = x.shape[2], weight1.shape[2], weight2.shape[2]
     pooled_size = (size - k1 + 1) // 2
     columns = 4 * ((pooled_size - k2 + 1) // 2) + 2 * (k2 - 1) + k1 - 1  # those that reach the result
-    y, *saved1 = conv_pool(to_blocks(x[..., :columns], 4, 2), weight1, bias1, 4, 2, size, for_gradient)
+    b = 2 if for_gradient else 1
+    y, *saved1 = conv_pool(to_blocks(x[..., :columns], 4, b), weight1, bias1, 4, b, size, for_gradient)
     y, *saved2 = conv_pool(y, weight2, bias2, 2, 1, pooled_size, for_gradient)
     return y, saved1, saved2
 

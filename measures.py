@@ -24,32 +24,30 @@ def class_statistics(images, labels, n_classes=10):
     return tuple(statistic.view(n_classes, *images.shape[2:]).cpu() for statistic in (means, variances))
 
 
-def within_class_variance(images, labels):
-    """The variance of a pixel around its class's mean, averaged over pixels and images; pixels run from 0 to 1."""
-    shares = torch.bincount(labels, minlength=10).cpu() / len(labels)
-    return float((class_statistics(images, labels)[1].mean((1, 2)) * shares).sum())
+def within_class_variance(variances, labels):
+    """Those of `class_statistics`, averaged over pixels and images: how far a pixel is from its class's mean."""
+    shares = torch.bincount(labels, minlength=len(variances)).cpu() / len(labels)
+    return float((variances.mean((1, 2)) * shares).sum())
 
 
-def ink(images, homographies):
-    """What becomes of the bright pixels, over all images (N, 1, H, W) in [0, 1]: (share kept, change of area).
-
-    A pixel is kept if the transformed image, whose homographies (N, 3, 3) map destination to source, has a place for
-    it. The area is the sum of all pixels after the transform divided by the sum before: below 1 digits shrink.
-    """
-    before, kept, after = sum(map(ink_sums, images.split(BATCH_SIZE), homographies.split(BATCH_SIZE))).tolist()
-    return kept / before, after / before
+def rectified(images, homographies):
+    """Images (N, 1, H, W) as warped by homographies (N, 3, 3), destination to source, background around them."""
+    pairs = zip(images.split(BATCH_SIZE), homographies.split(BATCH_SIZE), strict=True)
+    return torch.cat([stn.homography_warp(*pair, padding="background") for pair in pairs])
 
 
-def ink_sums(images, homographies):
-    """The sums of all pixels: before the transform, of those that are kept, and after it: (3,)."""
+def ink_kept(images, homographies):
+    """The share of the sum of all pixels for which the transformed images have a place: (N, 1, H, W), (N, 3, 3)."""
     height, width = images.shape[2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    pixels = torch.stack([columns, rows], dim=-1).view(1, -1, 2).to(images)
-    points = stn.to_normalised(pixels, height, width).expand(len(images), -1, -1)
-    inverse = torch.linalg.inv_ex(homographies).inverse
-    inside = (stn.map_points(inverse, points).abs() <= 1).all(2)  # infinity and NaN are not
-    after = stn.homography_warp(images, homographies, padding="background")
-    return torch.stack([images.sum(), (images.flatten(1) * inside).sum(), after.sum()]).double()
+    pixels = torch.stack([columns, rows], dim=-1).view(-1, 2).to(images)
+    points = stn.to_normalised(pixels, height, width)
+    kept = torch.zeros((), device=images.device)
+    for batch, matrices in zip(images.split(BATCH_SIZE), homographies.split(BATCH_SIZE), strict=True):
+        inverse = torch.linalg.inv_ex(matrices).inverse
+        inside = (stn.map_points(inverse, points.expand(len(batch), -1, -1)).abs() <= 1).all(2)  # infinity, NaN are not
+        kept += (batch.flatten(1) * inside).sum()
+    return float(kept / images.sum())
 
 
 def frames(homographies, size=28):
@@ -79,36 +77,44 @@ def of_transformer(model, data):
 
     within_class_variance_before, _after: see `within_class_variance`. Here and for the ink, what lies outside of an
         image is background, also where the network's own padding is grey: the digits are measured.
-    ink_kept, ink_area: see `ink`.
+    ink_kept: see `ink_kept`.
+    ink_area: the sum of all pixels after the transform divided by that before: below 1 digits shrink.
     bounded: the share of images in which the denominator of a pixel is bounded (see stn.SMALLEST_DENOMINATOR).
     corner_distance_before, _after: of distorted data only. Two differently distorted copies of the same digit, as they
         are and through the network: how far apart the digit's corners land in them. It is 0 if the network undoes the
         distortions (or shrinks everything to a point: look at the ink, too). Median over the first digits.
+
+    Also returns the `class_statistics` of the images before and after the transformer.
     """
     model.eval()
     transforms = homographies(model, data.test_images)
     before, labels = data.pixels(data.test_images), data.test_labels
-    pairs = zip(before.split(BATCH_SIZE), transforms.split(BATCH_SIZE), strict=True)
-    after = torch.cat([stn.homography_warp(*pair, padding="background") for pair in pairs])
-    kept, area = ink(before, transforms)
+    after = rectified(before, transforms)
+    statistics = [class_statistics(images, labels) for images in (before, after)]
+    variances = [within_class_variance(both[1], labels) for both in statistics]
     results = {
-        "within_class_variance_before": within_class_variance(before, labels),
-        "within_class_variance_after": within_class_variance(after, labels),
-        "ink_kept": kept,
-        "ink_area": area,
+        "within_class_variance_before": variances[0],
+        "within_class_variance_after": variances[1],
+        "ink_kept": ink_kept(before, transforms),
+        "ink_area": float(after.sum() / before.sum()),
         "bounded": float(stn.bounded(transforms, *before.shape[2:]).float().mean()),
     }
     if data.clean:
-        n = min(PAIRS, len(labels))
-        first, second = (
-            mnist.perspective_homographies(len(labels), mnist.TEST_SEED, copy)[:n].to(transforms) for copy in (0, 1)
-        )
-        images = torch.empty_like(data.test_images[:n])
-        mnist.distort(data.clean.test_images[:n], second, images)
-        distances = {
-            "before": corner_distance(first, second),
-            "after": corner_distance(first @ transforms[:n], second @ homographies(model, images)),
-        }
-        for when, distance in distances.items():
-            results[f"corner_distance_{when}"] = float(distance.nanmedian())
-    return results
+        results |= corner_distances(model, data, transforms[:PAIRS])
+    return results, statistics
+
+
+def corner_distances(model, data, transforms):
+    """{"corner_distance_before": …, "corner_distance_after": …}, from `transforms` of the first test images."""
+    n = len(transforms)
+    first, second = (
+        mnist.perspective_homographies(len(data.test_labels), mnist.TEST_SEED, copy)[:n].to(transforms)
+        for copy in (0, 1)
+    )
+    images = torch.empty_like(data.test_images[:n])
+    mnist.distort(data.clean.test_images[:n], second, images)
+    distances = {
+        "before": corner_distance(first, second),
+        "after": corner_distance(first @ transforms, second @ homographies(model, images)),
+    }
+    return {f"corner_distance_{when}": float(distance.nanmedian()) for when, distance in distances.items()}

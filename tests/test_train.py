@@ -35,7 +35,7 @@ def without_times(results):
     results = json.loads(json.dumps(results))
     del results["seconds"]
     for epoch in results["history"]:
-        del epoch["seconds"]
+        del epoch["seconds"], epoch["train_seconds"]
     return results
 
 
