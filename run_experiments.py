@@ -158,7 +158,7 @@ ADAM = {
     "decay": True,
 }
 PERSPECTIVE = tuple(
-    Experiment(f"exp_{number}", f"perspective_{title}", model, 20, question, arguments, ADAM, perspective=True)
+    Experiment(f"exp_{number}", f"perspective_{title}", model, 30, question, arguments, ADAM, perspective=True)
     for number, title, model, question, arguments in (
         (
             12,
