@@ -39,6 +39,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import figures
 import measures
+import results
 from data import draw_epoch, epoch_order, epoch_seed, load
 from files import whole, write_json
 
@@ -59,8 +60,6 @@ WRITTEN = (  # `results.json` first: without it a run does not look finished
     *("results.json", "settings.json", "checkpoint.pt", "weights.pt", "confusion_matrix.png", "class_statistics.png"),
     *("visualized_transformation.png", "transformation.gif", "events.out.tfevents.*", ".*.part"),
 )
-RESULT_KEYS = {"experiment_name": str, "avg_test_loss": float, "test_accuracy": float, "test_correct": int}
-
 
 WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"
 
@@ -349,7 +348,7 @@ def finish(folder, settings, model, data, history, predictions):
     if has_transformer(model):
         transformer, statistics = measures.of_transformer(model, data)
         figures.save(figures.class_statistics(*statistics, name), folder / "class_statistics.png")
-    results = {
+    content = {
         "experiment_name": name,
         "avg_test_loss": history[-1]["test_loss"],
         "test_accuracy": 100 * correct / len(predictions),
@@ -369,8 +368,8 @@ def finish(folder, settings, model, data, history, predictions):
         "history": history,
         "predictions": "".join(map(str, predictions.tolist())),  # one digit per test image, in the set's order
     }
-    write_json(folder / "results.json", results)
-    return results
+    write_json(folder / "results.json", content)
+    return content
 
 
 def has_transformer(model):
@@ -434,15 +433,10 @@ def state_of(folder, settings):
 
 def read_results(folder):
     """The content of the results.json in `folder`. Raises RunError if it is not what `train` writes."""
-    path = folder / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        wrong = [key for key, kind in RESULT_KEYS.items() if type(results[key]) is not kind]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise RunError(f"{path} is broken ({error!r}); {WAY_OUT}") from None
-    if wrong:
-        raise RunError(f"{path} is broken (of the wrong type: {', '.join(wrong)}); {WAY_OUT}")
-    return results
+        return results.read(folder / "results.json")
+    except ValueError as error:
+        raise RunError(f"{folder / 'results.json'} is broken ({error}); {WAY_OUT}") from None
 
 
 def remove_run(folder):
@@ -525,12 +519,12 @@ def main():
 
         try:
             how = {"arguments": arguments, "recipe": Recipe(localisation_rate=0.001), "device": device}
-            results = train(model, "test", N_EPOCHS, **how, overwrite=True, report=report)
+            done = train(model, "test", N_EPOCHS, **how, overwrite=True, report=report)
         except (RunError, DataError, OSError) as error:
             sys.exit(f"train.py: {error}")
         except KeyboardInterrupt:
             sys.exit(130)
-    print(f"test accuracy {results['test_accuracy']:.2f} % after {results['n_epochs']} epochs; see experiments/test")
+    print(f"test accuracy {done['test_accuracy']:.2f} % after {done['n_epochs']} epochs; see experiments/test")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A small part of the real MNIST, and a way to call the scripts as a user does."""
 
 import gzip
+import json
 import os
 import struct
 import subprocess
@@ -40,6 +41,33 @@ def idx_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def digits(idx_folder):
     return data.load(idx_folder)
+
+
+def results_of(name, correct, total=1000, **changes):
+    """A results.json as `train` writes it, of a run with these numbers of correct test images by epoch."""
+    epoch = {"train_loss": 0.1, "test_loss": 0.1, "train_seconds": 10.0, "seconds": 12.0}
+    history = [
+        {"epoch": number, **epoch, "test_correct": n, "test_accuracy": 100 * n / total}
+        for number, n in enumerate(correct, 1)
+    ]
+    matrix = [[0] * 10 for _ in range(10)]
+    matrix[0][0], matrix[0][1] = correct[-1], total - correct[-1]
+    return {
+        **{"experiment_name": name, "avg_test_loss": 0.1, "test_accuracy": 100 * correct[-1] / total},
+        **{"test_correct": correct[-1], "test_total": total, "n_epochs": len(correct), "run": int(name[11:13])},
+        **{"arguments": {}, "data": {"name": "few"}, "device_name": "a machine", "live_parameters": 27360},
+        **{"versions": {"torch": "2"}, "git_commit": "a" * 40, "seconds": 12.0 * len(correct), "transformer": None},
+        **{"plain_convolutions": False, "history": history, "confusion_matrix": matrix},
+        "predictions": "0" * correct[-1] + "1" * (total - correct[-1]),
+        **changes,
+    }
+
+
+def write_results(out, name, correct, **changes):
+    folder = out / name
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(results_of(name, correct, **changes)))
+    return folder / "results.json"
 
 
 @pytest.fixture(scope="session")
