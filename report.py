@@ -46,17 +46,17 @@ HOMOGRAPHY_PAIRS = (
 )
 PERSPECTIVE_PAIRS = (
     ("exp_14", "exp_13", "a homography instead of an affine transform"),
-    ("exp_16", "exp_17", "the same with four passes"),
+    ("exp_16", "exp_17", "with four passes, a homography instead of an affine transform"),
 )
 PASSES_PAIRS = (
     ("exp_13", "exp_12", "one affine pass"),
     ("exp_15", "exp_14", "a second pass of a homography"),
-    ("exp_16", "exp_15", "a third and fourth"),
+    ("exp_16", "exp_15", "a third and a fourth pass"),
     ("exp_17", "exp_13", "three more affine passes"),
 )
 PERSPECTIVE_COORDCONV_PAIRS = (
     ("exp_18", "exp_14", "CoordConv in the localisation network"),
-    ("exp_19", "exp_16", "the same with four passes"),
+    ("exp_19", "exp_16", "with four passes, CoordConv in the localisation network"),
 )
 # One family of comparisons a question; the p-values of a family are corrected together.
 FAMILIES = {
@@ -186,6 +186,10 @@ def with_interval(values, digits=2, sign=""):
 
 def p_text(p):
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_phrase(p):
+    return f"p {p_text(p)}" if p < 0.001 else f"p = {p_text(p)}"
 
 
 def results_table(record):
@@ -358,7 +362,7 @@ def change_text(pair, comparison, p):
     n = len(comparison.differences)
     mean, half = comparison.interval.mean, comparison.interval.half
     if half is None:
-        return f"In the one pair of runs, {pair[2]} changes the accuracy by {mean:+.2f} points: no evidence either way."
+        return f"In one pair of runs the accuracy changes by {mean:+.2f} points with {pair[2]}: no evidence either way."
     size = f"{abs(mean):.2f} ± {half:.2f} points ({100 * abs(mean):.0f} of 10,000 images"
     if p is None:
         return (
@@ -368,12 +372,23 @@ def change_text(pair, comparison, p):
     if p < 0.05:
         direction, often = ("raises", comparison.wins) if mean > 0 else ("lowers", comparison.losses)
         subject = pair[2][0].upper() + pair[2][1:]
-        verb = direction if not subject.startswith("Ten") else direction.removesuffix("s")
-        return f"{subject} {verb} the accuracy by {size}, in {often} of {n} pairs of runs, p = {p_text(p)})."
+        verb = direction.removesuffix("s") if subject.startswith(("Ten", "Three")) else direction
+        return f"{subject} {verb} the accuracy by {size}, in {often} of {n} pairs of runs, {p_phrase(p)})."
     return (
         f"No effect of {pair[2]} is shown: {mean:+.2f} ± {half:.2f} points, better in {comparison.wins} of {n} pairs "
-        f"of runs, p = {p_text(p)}."
+        f"of runs, {p_phrase(p)}."
     )
+
+
+def claim_text(interval, claim=98.69):
+    """Whether the accuracy that the tutorial claims, in %, is reached."""
+    if interval.low is None:
+        return f"In one run {interval.mean:.2f} %, where the tutorial claims {claim} %."
+    if interval.high < claim:
+        return f"Not quite: {claim - interval.mean:.2f} points less than its {claim} %, which lie above the interval."
+    more = "and more: its" if interval.low > claim else "its"
+    where = "lie below" if interval.low > claim else "lie inside"
+    return f"Yes, {more} {claim} % {where} the interval."
 
 
 def experiment_text(record, experiment, found):
@@ -384,7 +399,7 @@ def experiment_text(record, experiment, found):
     if experiment.id in SECTION_OF:
         text += change_text(*found[SECTION_OF[experiment.id]])
     else:
-        text += f"Yes: {with_interval(map(last, runs.values()))} % against 98.69 %."
+        text += claim_text(mean_interval([last(run) for run in runs.values()]))
     text += (
         f"** The accuracy after {one['n_epochs']} epochs is {with_interval(map(last, runs.values()))} % over {n} runs"
     )
@@ -415,7 +430,7 @@ def original_text(record):
     return (
         f"{markdown_table(header, rows)}\n\n{len(inside)} of its 7 values lie where one more run of ours would "
         f"lie with 95 % probability. Its ranking was {theirs}; that of our means is {order} (Kendall's tau "
-        f"{tau.statistic:.2f}, p = {p_text(float(tau.pvalue))})."
+        f"{tau.statistic:.2f}, {p_phrase(float(tau.pvalue))})."
     )
 
 
@@ -434,10 +449,29 @@ def swings_text(record):
     return (
         f"With a tenth of the learning rate for the localisation network the largest of the last {N_STEPS} steps of "
         f"{len(runs)} runs is {max(sizes['exp_21'])} images instead of {max(sizes['exp_02'])}, and the accuracy "
-        f"changes by {difference_text(end[1])} points at the last epoch (p = {p_text(end[2])}) and by "
-        f"{difference_text(five[1])} in the mean of the last five; padding with the background alone leaves steps of "
+        f"changes by {difference_text(end[1])} points at the last epoch and by {difference_text(five[1])} in the mean "
+        f"of the last five (better in {end[1].wins} and {five[1].wins} of {len(runs)} pairs). Padding with the "
+        "background alone leaves steps of "
         f"up to {max(sizes['exp_20'])} images."
     )
+
+
+def answers(runs, transformers, perspective):
+    """The answers to the questions of the study, as a list."""
+    alone = comparisons(transformers, HOMOGRAPHY_PAIRS)[1]
+    distorted = comparisons(perspective, PERSPECTIVE_PAIRS)
+    four = of_experiment(perspective, "exp_16").values()
+    lines = [change_text(*found) for found in comparisons(runs, ORIGINAL_PAIRS)]
+    lines += [swings_text(transformers), f"On MNIST as it is: {lower(change_text(*alone))}"]
+    lines += [f"On MNIST in perspective: {lower(change_text(*found))}" for found in distorted]
+    error = with_interval(100 - last(run) for run in four)
+    lines.append(f"There, a homography composed of four passes has an error of {error} %, over {len(four)} runs.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def lower(sentence):
+    """A sentence as it goes on after a colon."""
+    return sentence[0].lower() + sentence[1:]
 
 
 def machine_text(record):
@@ -458,6 +492,7 @@ def readme_blocks(folder):
     runs, transformers, perspective = (read(name) for name in RECORDS)
     found = comparisons(runs, ORIGINAL_PAIRS)
     blocks = {experiment.id: experiment_text(runs, experiment, found) for experiment in EXPERIMENTS}
+    blocks["answers"] = answers(runs, transformers, perspective)
     blocks["results"] = f"{results_table(runs)}\n\n({machine_text(runs)}.)"
     blocks["differences"] = f"{differences_table(runs, ORIGINAL_PAIRS)}\n\n{few_pairs_note(found)}"
     blocks["variance"] = variance_table(runs)

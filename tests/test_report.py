@@ -6,6 +6,7 @@ from conftest import results_of
 import report
 from results import condensed
 from run_experiments import ALL
+from stats import Interval
 
 MEASURES = {
     **{"corner_distance_before": 8.0, "corner_distance_after": 2.5},
@@ -102,9 +103,8 @@ def sentence(differences):
 
 
 def test_a_sentence_claims_no_more_than_the_runs_show():
-    assert sentence([2]) == "In the one pair of runs, the transformer changes the accuracy by +0.20 points: " + (
-        "no evidence either way."
-    )
+    one = "In one pair of runs the accuracy changes by +0.20 points with the transformer: no evidence either way."
+    assert sentence([2]) == one
     assert sentence([2, 3, 2]).endswith("3 pairs are too few for a test.")
     assert sentence([2, 3, 2, 2, 3, 3, 2]).startswith(
         "The transformer raises the accuracy by 0.24 ± 0.05 points (24 of"
@@ -134,3 +134,13 @@ def test_formulations_are_compared_over_the_epochs_that_both_have():
     assert "| run_a | 2 | +1.00 % | -10.00 % | 37.80 | 37.90 |" in text
     assert "differ by 1.00 % at most" in text
     assert "the last loss changes by -5.0 ± 63.5 %" in text  # t(1, 0.975) = 12.706, standard error 5
+
+
+def test_the_claim_is_compared_with_the_interval():
+    def text(mean, half):
+        return report.claim_text(Interval(mean, mean - half, mean + half, "Student's t"))
+
+    assert text(98.72, 0.05) == "Yes, its 98.69 % lie inside the interval."
+    assert text(98.80, 0.05) == "Yes, and more: its 98.69 % lie below the interval."
+    assert text(98.60, 0.05) == "Not quite: 0.09 points less than its 98.69 %, which lie above the interval."
+    assert text(98.60, 0.1) == "Yes, its 98.69 % lie inside the interval."
