@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from files import write_json
+from files import check_room, unwritable, write_json
 
 # torch is imported late, by the functions that need it: --help and --list answer at once.
 
@@ -315,6 +315,9 @@ def worker(job, options, connection):
     import data
     import train
 
+    # TensorBoard's thread hands an OSError to the next flush, which raises it below: no need to report it twice.
+    report = threading.excepthook
+    threading.excepthook = lambda what: None if issubclass(what.exc_type, OSError) else report(what)
     try:
         results = run_job(job, options, lambda *progress: connection.send(("progress", progress)))
         connection.send(("finished", {key: results[key] for key in ("test_accuracy", "test_correct", "test_total")}))
@@ -404,8 +407,9 @@ def run_all(context, jobs, options, display):
             if job.status == "not started":
                 job.status = "interrupted"
             process.terminate()
+        deadline = time.monotonic() + 1
         for _, process in running.values():
-            process.join(1)
+            process.join(max(0, deadline - time.monotonic()))
             process.kill()
 
 
@@ -512,12 +516,32 @@ def device_name(text):
     raise argparse.ArgumentTypeError(f"cpu, cuda or cuda:N is needed, not {text!r}")
 
 
+class Once(argparse.Action):
+    """argparse action: store the value of an option, which may be given once (of several, argparse takes the last)."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        given = vars(namespace).setdefault("_given", set())
+        if self.dest in given:
+            parser.error(f"{option_string} is given twice")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
 def new_parser(docstring):
-    """A parser whose help shows the script's docstring; options cannot be abbreviated."""
+    """A parser whose help shows the script's docstring; options cannot be abbreviated, nor given twice with a value."""
     usage, _, rest = docstring.partition("\n\n")
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=usage, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.register("action", None, Once)  # what an option does that names no action
+    return parser
+
+
+def folder_name(text):
+    """argparse type: the path of a folder."""
+    if text.strip():
+        return text
+    raise argparse.ArgumentTypeError("the name of a folder is needed, not an empty one")
 
 
 def default_jobs(device):
@@ -555,7 +579,13 @@ def parse_arguments(arguments=None):
     )
     add("--device", type=device_name, help="cpu, cuda or cuda:N (default: cuda if there is one)")
     add("--data", metavar="FOLDER", help="another data set: a folder with four IDX files named like MNIST's")
-    add("--out", default="experiments", metavar="FOLDER", help="where the runs go (default: experiments)")
+    add(
+        "--out",
+        type=folder_name,
+        default="experiments",
+        metavar="FOLDER",
+        help="where the runs go (default: experiments)",
+    )
     add(
         "--plain", action="store_true", help="compute convolutions as they are usually written (on a CPU: half as fast)"
     )
@@ -581,7 +611,10 @@ def prepare(options, jobs):
         raise RunError(f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA devices here")
     options.jobs = options.jobs or default_jobs(options.device)
     _, description = data.read(options.data)  # also unpacks MNIST once for all workers
-    Path(options.out).mkdir(parents=True, exist_ok=True)
+    try:
+        check_room(Path(options.out))
+    except OSError as error:
+        raise RunError(unwritable(options.out, error)) from error
     conflicts = []
     for job in jobs if not options.force else ():
         experiment, seed, folder = job.experiment, seed_of(job.run), Path(options.out) / job.name
@@ -677,7 +710,12 @@ def run(options, jobs):
         print(f"\n{len(finished)} of {len(jobs)} runs trained in {minutes:.1f} minutes, {options.jobs} at a time")
     if finished == jobs and not options.only:  # not after an interruption: then these are not the whole job's minutes
         record = {"runs": len(jobs), "minutes": round(minutes, 2), "at_a_time": options.jobs}
-        write_json(Path(options.out) / ("job.json" if options.set == "original" else f"job_{options.set}.json"), record)
+        try:
+            name = "job.json" if options.set == "original" else f"job_{options.set}.json"
+            write_json(Path(options.out) / name, record)
+        except OSError as error:
+            print(f"run_experiments.py: {unwritable(options.out, error)}", file=sys.stderr)
+            return 1
     return 1 if len(finished) < len(todo) else 0
 
 
