@@ -102,8 +102,9 @@ def workers_of(group):
     return [pid for pid, parent in alive.items() if parent in servers]
 
 
-def stress(data, out, epochs, kills, seed=0):
-    """Do the job with so many kills; returns the longest time in seconds until a kill was noticed."""
+def stress(data, out, epochs, kills, undisturbed, seed=0):
+    """Kill the job so often, going on with it each time, and from the start where it came to its end; compare each end
+    with the undisturbed job. Returns the longest time in seconds until a kill was noticed."""
     chance = random.Random(seed)
     out, log = Path(out), Path(out).with_suffix(".log")
     done = []
@@ -126,9 +127,12 @@ def stress(data, out, epochs, kills, seed=0):
             process.kill()
             wait_until(lambda group=process.pid: not processes(group))
         assert "Traceback" not in log.read_text(), log.read_text()
-        if process.wait() == 0:  # all runs are finished: one begins anew
-            shutil.rmtree(chance.choice([path for path in out.iterdir() if path.is_dir()]))
+        if process.wait() == 0:
+            assert_same_runs(out, undisturbed)
+            shutil.rmtree(out)
+        print(f"{len(done)} kills", flush=True)
     subprocess.run(job(data, out, epochs), check=True, capture_output=True)
+    assert_same_runs(out, undisturbed)
     return max(done)
 
 
@@ -141,12 +145,11 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        data, epochs = folder / "digits", 10 * options.kills
+        data, epochs, undisturbed = folder / "digits", 30, folder / "undisturbed"
         data.mkdir()
         few_digits(data)
-        subprocess.run(job(data, folder / "undisturbed", epochs), check=True, capture_output=True)
-        seconds = stress(data, folder / "killed", epochs, options.kills, options.seed)
-        assert_same_runs(folder / "killed", folder / "undisturbed")
+        subprocess.run(job(data, undisturbed, epochs), check=True, capture_output=True)
+        seconds = stress(data, folder / "killed", epochs, options.kills, undisturbed, options.seed)
     print(f"{options.kills} kills, the same bits; noticed after {seconds:.2f} s at most")
 
 
