@@ -111,6 +111,7 @@ def readme_blocks(folder):
         f"{seven:.1f} minutes seven at a time, with the same bits. The aim, all seven in under a minute, is not "
         "reached; the present code is unmeasured on a GPU."
     )
+    blocks["faults"] = faults_table(read("faults"))
     return blocks
 
 
@@ -271,3 +272,14 @@ def fill_readme(text, blocks):
     """Replace what stands between `<!-- name -->` and `<!-- end -->`. Raises KeyError for an unknown name."""
     pattern = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
     return pattern.sub(lambda match: f"{match[1]}{blocks[match[2]]}\n{match[3]}", text)
+
+
+def faults_table(record):
+    """What was tried to make runs fail, how often nothing was lost, and how soon it was told."""
+    rows = [
+        [kind, row["tried"], row["survived"], f"{row['seconds']:.1f}" if row["seconds"] >= 0.05 else "under 0.1"]
+        for kind, row in record["faults"].items()
+    ]
+    machine = f"{record['device_name']}, torch {record['versions']['torch']}, commit {record['git_commit'][:7]}"
+    table = markdown_table(["fault", "tried", "survived", "longest time until it was told, seconds"], rows)
+    return f"{table}\n\nCommand: `{record['command']}` ({machine})."

@@ -8,7 +8,8 @@
     python run_experiments.py --epochs 2              a short look
 
 A finished run is skipped and an unfinished one continued, so the same command also goes on after an interruption.
-Exit code: 0 all done, 1 a run failed, 2 wrong usage or a folder with another run in it, 130 Ctrl-C, 143 SIGTERM.
+Exit code: 0 all done, 1 a run failed, 2 wrong usage, or a folder that holds another run or cannot be written,
+130 Ctrl-C, 143 SIGTERM.
 """
 
 import argparse

@@ -13,6 +13,7 @@ import data
 import report
 from models import Net_CoordConv_Homography
 from run_experiments import EXPERIMENTS, seed_of
+from train import save_tensors
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -36,7 +37,7 @@ def test_conda_environment_is_in_step_with_requirements():
 
 def test_readme_says_what_is_in_results():
     assert report.fill_readme(README, report.readme_blocks(ROOT / "results")) == README
-    assert README.count("<!-- end -->") == 6 + len(EXPERIMENTS)
+    assert README.count("<!-- end -->") == 7 + len(EXPERIMENTS)
 
 
 def test_every_figure_and_file_that_the_readme_names_exists():
@@ -54,7 +55,7 @@ def test_the_readmes_program_runs(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = Net_CoordConv_Homography()
     torch.nn.init.normal_(model.loc_fc2.weight, std=0.02)  # it warps, a little
-    torch.save(model.state_dict(), folder / "weights.pt")
+    save_tensors(folder / "weights.pt", model.state_dict())
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(program, names)
