@@ -3,6 +3,7 @@
 Nothing here imports torch.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+TRIAL = 1_000_000  # bytes that are written to see whether that is possible
 
 
 @contextmanager
@@ -67,12 +70,14 @@ def read_sealed(path):
     return content
 
 
-def check_room(folder, size=1_000_000):
-    """Make `folder` if it is missing. Raises OSError if a file of `size` bytes cannot be written into it."""
+def check_room(folder, size=TRIAL):
+    """Make `folder` if it is missing. Raises OSError if files of `size` bytes in all cannot be written into it."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(bytes(size))
+        file.write(bytes(min(size, TRIAL)))
         file.flush()
+        if shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def unwritable(folder, error):

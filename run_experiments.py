@@ -255,6 +255,9 @@ SETS = {"original": EXPERIMENTS, "homography": HOMOGRAPHY, "perspective": PERSPE
 ALL = tuple(experiment for rows in SETS.values() for experiment in rows)
 
 
+RUN_SIZE = 1_000_000  # bytes on the disk, rounded up: 30 epochs take 0.6 MB
+
+
 def seed_of(run):
     """Run 01 has the original's seed. All experiments share the seed of a run, and so the order of its images."""
     return 122 + run
@@ -612,10 +615,6 @@ def prepare(options, jobs):
         raise RunError(f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA devices here")
     options.jobs = options.jobs or default_jobs(options.device)
     _, description = data.read(options.data)  # also unpacks MNIST once for all workers
-    try:
-        check_room(Path(options.out))
-    except OSError as error:
-        raise RunError(unwritable(options.out, error)) from error
     conflicts = []
     for job in jobs if not options.force else ():
         experiment, seed, folder = job.experiment, seed_of(job.run), Path(options.out) / job.name
@@ -631,6 +630,11 @@ def prepare(options, jobs):
             conflicts.append(str(error))
     if conflicts:
         raise RunError("\n".join(conflicts))
+    if todo := [job for job in jobs if not job.results]:
+        try:
+            check_room(Path(options.out), RUN_SIZE * len(todo))
+        except OSError as error:
+            raise RunError(unwritable(options.out, error)) from error
 
 
 def prepare_apart(options, jobs, connection):

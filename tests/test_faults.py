@@ -317,8 +317,15 @@ def test_a_folder_that_cannot_be_is_named_before_any_training(idx_folder, tmp_pa
     options = run_experiments.parse_arguments(["--out", str(tmp_path / place), "--data", str(idx_folder)])
     with fault("output folder read-only, missing or a file") as told:
         with pytest.raises(RunError, match=rf"{tmp_path / place} cannot be used \(.*; [\d.,]+ MB are free there"):
-            run_experiments.prepare(options, [])
+            run_experiments.prepare(options, [run_experiments.Job(ALL[0], 1, 1)])
         told()
+
+
+def test_room_for_all_runs_is_asked_for(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    files.check_room(tmp_path, free // 2)
+    with pytest.raises(OSError, match="No space left"):
+        files.check_room(tmp_path, 2 * free)
 
 
 def test_a_folder_without_the_permission_to_write(ordinary_user):
