@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -347,6 +347,14 @@ def worker_context(jobs):
     with ignoring_ctrl_c():
         multiprocessing.forkserver.ensure_running()
     return context
+
+
+def end_server():
+    """End the server of `worker_context` now: it may be busy importing for seconds before it sees that it should."""
+    server = getattr(multiprocessing.forkserver, "_forkserver", None)  # Python has no public way to it
+    if pid := getattr(server, "_forkserver_pid", None):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -677,6 +685,7 @@ def main():
     try:
         return run(options, jobs)
     except Interrupted as received:
+        end_server()
         how = "the command without --force" if options.force else "the same command"
         print(f"Interrupted: {how} goes on after the last complete epoch of each run.")
         return received.args[0]

@@ -161,7 +161,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bits(workplace, start, call, idx
             else:
                 process.terminate()
             time.sleep(0.02)
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=60)
         wait_for(lambda: not processes(process.pid))
         told()
         assert process.returncode == {"SIGINT": 130, "SIGTERM": 143}[how]
@@ -182,7 +182,7 @@ def test_an_interrupt_during_the_start_is_obeyed(start, fault, delay, number):
     time.sleep(delay)
     with fault("SIGINT or SIGTERM") as told:
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-        output, errors = process.communicate(timeout=10)
+        output, errors = process.communicate(timeout=60)
         wait_for(lambda: not processes(process.pid))
         told()
         assert process.returncode == 128 + number
@@ -213,7 +213,7 @@ def test_force_starts_again_and_says_how_to_go_on(workplace, call, start, idx_fo
     interrupted = start("--epochs", 300, "--only", "exp_04", "--force")
     wait_for(lambda: not (tmp_path / "out" / NAMES[3] / "results.json").exists())
     interrupted.send_signal(signal.SIGTERM)
-    assert "the command without --force goes on" in interrupted.communicate(timeout=10)[0]
+    assert "the command without --force goes on" in interrupted.communicate(timeout=60)[0]
 
 
 def test_the_longest_runs_start_first():
