@@ -523,7 +523,19 @@ def readme_blocks(folder):
         f"runs took {' and '.join(f'{minutes:.2f}' for minutes in h100['minutes'])} minutes, "
         f"{h100['at_a_time']} at a time ({len(h100['minutes'])} jobs)."
     )
+    blocks["faults"] = faults_table(read("faults"))
     return blocks
+
+
+def faults_table(record):
+    """What was tried to make runs fail, how often nothing was lost, and how soon it was told."""
+    rows = [
+        [kind, row["tried"], row["survived"], f"{row['seconds']:.1f}" if row["seconds"] >= 0.05 else "under 0.1"]
+        for kind, row in record["faults"].items()
+    ]
+    machine = f"{record['device_name']}, torch {record['versions']['torch']}, commit {record['git_commit'][:7]}"
+    table = markdown_table(["fault", "tried", "survived", "longest time until it was told, seconds"], rows)
+    return f"{table}\n\nCommand: `{record['command']}` ({machine})."
 
 
 def speed_table(speed, job):

@@ -15,6 +15,7 @@ import report
 import results
 from models import Net_CoordConv_Homography
 from run_experiments import ALL, EXPERIMENTS, seed_of
+from train import save_tensors
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -38,7 +39,7 @@ def test_conda_environment_is_in_step_with_requirements():
 
 def test_readme_says_what_is_in_results():
     assert report.fill_readme(README, report.readme_blocks(ROOT / "results")) == README
-    assert README.count("<!-- end -->") == 12 + len(EXPERIMENTS)
+    assert README.count("<!-- end -->") == 13 + len(EXPERIMENTS)
 
 
 def test_every_figure_and_file_that_the_readme_names_exists():
@@ -56,7 +57,7 @@ def test_the_readmes_program_runs(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = Net_CoordConv_Homography()
     torch.nn.init.normal_(model.loc_fc2.weight, std=0.02)  # it warps, a little
-    torch.save(model.state_dict(), folder / "weights.pt")
+    save_tensors(folder / "weights.pt", model.state_dict())
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(program, names)
