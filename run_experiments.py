@@ -306,6 +306,8 @@ def run_job(job, options, report=None):
         out=options.out,
         device=options.device,
         overwrite=options.force,
+        question=experiment.question,
+        log_images=options.log_images,
         report=report,
     )
 
@@ -505,6 +507,13 @@ def at_least_one(limit):
     return convert
 
 
+def whole_number(text):
+    """argparse type: 0, 1, 2, ..."""
+    if re.fullmatch(r"\d{1,9}", text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"a whole number is needed, not {text!r}")
+
+
 def device_name(text):
     """argparse type: cpu, cuda or cuda:N."""
     if re.fullmatch(r"cpu|cuda(:\d{1,2})?", text):
@@ -541,7 +550,7 @@ def parse_arguments(arguments=None):
     )
     add(
         "--runs",
-        type=at_least_one(99),
+        type=at_least_one(999),
         default=1,
         metavar="N",
         help="runs 01 to N of each; the run decides the seed",
@@ -558,6 +567,13 @@ def parse_arguments(arguments=None):
     add("--out", default="experiments", metavar="FOLDER", help="where the runs go (default: experiments)")
     add(
         "--plain", action="store_true", help="compute convolutions as they are usually written (on a CPU: half as fast)"
+    )
+    add(
+        "--log-images",
+        type=whole_number,
+        default=5,
+        metavar="N",
+        help="TensorBoard gets images and histograms every N epochs (default: 5), or none (0)",
     )
     add("--force", action="store_true", help="start the selected runs again and replace what is there")
     return parser.parse_args(arguments)

@@ -6,7 +6,7 @@ trains `Net_CoordConv_Homography` into experiments/test, over whatever is there 
 30 epochs, a few minutes on a CPU). `train()` does the same with any network of yours; it writes into
 <out>/<experiment_name>/
 
-    events.out.tfevents.*         TensorBoard: average train and test loss (nats per image) and test accuracy
+    events.out.tfevents.*         TensorBoard: losses (nats per image), accuracies (%) and much more, see board.py
     settings.json                 what the run depends on
     checkpoint.pt                 weights, optimiser and history after the last complete epoch; transforms of 64 test
                                   images after each epoch
@@ -35,19 +35,19 @@ import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import get_total_norm
-from torch.utils.tensorboard import SummaryWriter
 
+import board
 import figures
 import measures
 from data import draw_epoch, epoch_order, epoch_seed, load
 from files import whole, write_json
+from measures import has_transformer
 
 N_EPOCHS = 30  # of `python train.py`, as in most of the experiments
 BATCH_SIZE = 64  # the tutorial's
 SEED = 123  # the original's; of run 01
 THREADS = 1  # results differ between thread counts, so it is pinned; the cores are used by running side by side
 TEST_BATCH_SIZE = {"cpu": 100, "cuda": 2500}  # fits the caches of a core; keeps a GPU busy
-N_CLASSES = 10
 # Operations that are called faster as a method of their first argument, which takes the same arguments.
 SAME_AS_METHOD = (
     *("add_", "addcmul_", "addmm", "clone", "index_select", "mm", "mul", "mul_", "permute", "relu", "relu_", "repeat"),
@@ -102,6 +102,8 @@ def train(
     out="experiments",
     device="cpu",
     overwrite=False,
+    question="",
+    log_images=board.LOG_IMAGES,
     report=None,
 ):
     """Train `model` by the recipe and return the content of its results.json.
@@ -119,6 +121,8 @@ def train(
     device: "cpu", "cuda" or "cuda:N". A model with the attribute `repeatable` set, which says that it computes the
         same operations whatever the values, trains faster (see `recorded`), on a GPU several times: it must not
         branch on values, nor ask for one (`.item()`), nor make tensors from Python numbers.
+    question: what the run is to answer; only shown, in TensorBoard.
+    log_images: every how many epochs TensorBoard gets images and the parameters of the transformer; 0 for never.
     report: called as report(epoch, steps done, steps in all, last epoch's accuracy in % or None) now and then.
     """
     configure()
@@ -136,12 +140,12 @@ def train(
                 model.to(device).load_state_dict(load_tensors(folder / "weights.pt", device))
                 return read_results(folder)
             write_json(folder / "settings.json", settings)
-            return train_on(model, settings, data, recipe, folder, report)
+            return train_on(model, settings, data, recipe, folder, question, log_images, report)
     except Timeout:
         raise RunError(f"{folder} is being trained by another process; wait for it or choose another --out") from None
 
 
-def train_on(model, settings, data, recipe, folder, report):
+def train_on(model, settings, data, recipe, folder, question, log_images, report):
     """`train` after its preparations: from the last complete epoch to the end."""
     name, n_epochs, seed = (settings[key] for key in ("experiment_name", "n_epochs", "seed"))
     device = data.train_images.device
@@ -151,8 +155,9 @@ def train_on(model, settings, data, recipe, folder, report):
     predictions = None
     pace = torch.ones((), device=device)
     step = training_step(model, data, recipe, pace, moments)
-    # What an epoch has logged without being completed is dropped by TensorBoard when it reads `purge_step`.
-    with SummaryWriter(folder, purge_step=len(history) + 1) as writer:
+    with board.open_writer(folder, len(history)) as writer:
+        if not history:
+            board.start(writer, settings, question, model, data, log_images)
         for epoch in range(len(history) + 1, n_epochs + 1):
             started = time.perf_counter()
             torch.manual_seed(epoch_seed(seed, epoch))  # dropout; an epoch depends on (seed, epoch) alone
@@ -182,10 +187,8 @@ def train_on(model, settings, data, recipe, folder, report):
                     "seconds": round(time.perf_counter() - started, 3),
                 }
             )
-            writer.add_scalar("Average loss train", train_loss, epoch)
-            writer.add_scalar("Average loss test", test_loss, epoch)
-            writer.add_scalar("Accuracy test", history[-1]["test_accuracy"], epoch)
-            writer.flush()  # before the checkpoint: a complete epoch is never missing its points
+            # Before the checkpoint: a complete epoch is never missing its points.
+            board.epoch_done(writer, settings, model, data, history[-1], predictions, log_images)
             if has_transformer(model):
                 transforms.append(measures.homographies(model, data.test_images[:N_SHOWN]).cpu())
             with whole(folder / "checkpoint.pt") as path:
@@ -337,9 +340,8 @@ def evaluate(model, images, labels):
 def finish(folder, settings, model, data, history, predictions):
     """Write the weights, the figures and, last of all, results.json; return the content of the latter."""
     name = settings["experiment_name"]
-    confusion = torch.bincount(data.test_labels * N_CLASSES + predictions, minlength=N_CLASSES**2)
-    confusion = confusion.view(N_CLASSES, N_CLASSES).tolist()
-    correct = sum(confusion[digit][digit] for digit in range(N_CLASSES))
+    confusion = measures.confusion(data.test_labels, predictions)
+    correct = sum(counts[digit] for digit, counts in enumerate(confusion))
     with whole(folder / "weights.pt") as path:
         torch.save(model.state_dict(), path)
     figures.save(figures.confusion_matrix(confusion, name), folder / "confusion_matrix.png")
@@ -371,11 +373,6 @@ def finish(folder, settings, model, data, history, predictions):
     }
     write_json(folder / "results.json", results)
     return results
-
-
-def has_transformer(model):
-    """Whether `model` has a method `homography`, as those in models.py, and uses it."""
-    return hasattr(model, "homography") and not getattr(model, "bypass_localisation", False)
 
 
 @torch.inference_mode()

@@ -292,7 +292,7 @@ def test_a_worker_that_dies_is_told(start, tmp_path):
     ("arguments", "message"),
     [
         (["--only", "exp_99"], "unknown experiment 'exp_99'; the known ones are exp_01, exp_02, exp_03, exp_04"),
-        (["--runs", "0"], "argument --runs: a whole number from 1 to 99 is needed, not '0'"),
+        (["--runs", "0"], "argument --runs: a whole number from 1 to 999 is needed, not '0'"),
         (["--epochs", "-1"], "argument --epochs: a whole number from 1 to 10000 is needed, not '-1'"),
         (["--epochs", "ten"], "not 'ten'"),
         (["--jobs", "1e3"], "not '1e3'"),
