@@ -23,6 +23,7 @@ import stn
 
 LOG_IMAGES = 5  # epochs from one heavy part to the next: TensorBoard's slider keeps ten images
 N_DIGITS = 32  # in a picture
+BINS = 50  # of a histogram, equally wide: the default ones are too wide for numbers near 1
 LARGER = 2  # pixels of a picture for each of a digit
 PIXELS = 14  # one unit of stn.py's coordinates in pixels of these images
 LAYOUT = {  # tags are regular expressions there
@@ -138,7 +139,7 @@ def add_transforms(writer, transforms, epoch):
         values = convert(values[values.isfinite()])
         if len(values):
             tag = f"Transform/{name}" + (f" ({unit})" if unit else "")
-            writer.add_histogram(tag, values.cpu(), epoch)
+            writer.add_histogram(tag, values.cpu(), epoch, bins=BINS)
 
 
 def add_class_means(writer, data, transforms, epoch):

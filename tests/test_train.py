@@ -27,8 +27,17 @@ def run(digits, out, name="exp_99_run_01_trial", n_epochs=3, model=Net, **option
 
 
 def points(folder):
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    """All that TensorBoard shows of a run but for the speed and the graph: {tag: [(step, content)]}."""
+    events = EventAccumulator(str(folder), dict.fromkeys(("images", "histograms", "tensors", "scalars"), 0)).Reload()
+    found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    del found["Images per second"]
+    for tag in events.Tags()["images"]:
+        found[tag] = [(event.step, event.encoded_image_string) for event in events.Images(tag)]
+    for tag in events.Tags()["histograms"]:
+        found[tag] = [(event.step, event.histogram_value) for event in events.Histograms(tag)]
+    for tag in events.Tags()["tensors"]:
+        found[tag] = [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors(tag)]
+    return found
 
 
 def without_times(results):
@@ -90,7 +99,6 @@ def test_the_final_weights_give_the_reported_result(finished, digits):
 def test_tensorboard_has_the_history(finished):
     folder, results = finished
     logged = points(folder)
-    assert sorted(logged) == TAGS
     for tag, key in zip(TAGS, ("test_accuracy", "test_loss", "train_loss"), strict=True):
         assert logged[tag] == [(e["epoch"], pytest.approx(e[key], rel=1e-6)) for e in results["history"]]
 
