@@ -54,7 +54,8 @@ SHOWN = (
 def read_results(out):
     """Return ({experiment without its run number: [results, by run]}, [complaint about a folder passed over])."""
     found, complaints = {}, []
-    for folder in sorted(path for path in Path(out).iterdir() if path.is_dir() and path.name != "test"):
+    folders = [path for path in Path(out).iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for folder in sorted(path for path in folders if path.name != "test"):
         path = folder / "results.json"
         try:
             results = json.loads(path.read_text(encoding="utf-8"))

@@ -115,6 +115,7 @@ def test_imports_run_one_way():
         "figures",
         "board",
         "train",
+        "cluster",
         "run_experiments",
         "stats",
         "report",
