@@ -432,6 +432,8 @@ class Display:
         self.tqdm = tqdm
         self.interactive = stream.isatty()
         self.stream = stream
+        # tqdm hides its bars on a terminal that does not know its width, as some pseudo terminals do.
+        self.width = (os.get_terminal_size(stream.fileno()).columns or 80) if self.interactive else None
         self.seconds_between_lines = seconds_between_lines
         self.last_line = {}
         self.bars = {}
@@ -439,7 +441,8 @@ class Display:
 
     def new_bar(self, name, epochs):
         form = "{desc:<44} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
-        return self.tqdm(total=epochs, desc=name[:44], bar_format=form, file=self.stream, leave=False, smoothing=0.05)
+        how = {"bar_format": form, "file": self.stream, "ncols": self.width, "leave": False, "smoothing": 0.05}
+        return self.tqdm(total=epochs, desc=name[:44], **how)
 
     def start(self, job):
         if self.interactive:
@@ -630,6 +633,9 @@ def prepare(options, jobs):
         raise RunError(f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA devices here")
     options.jobs = options.jobs or (default_jobs(options.device) if here else len(jobs))
     _, description = data.read(options.data)  # also unpacks MNIST once for all workers
+    if options.data:
+        numbers = "mean {mean} and standard deviation {std}".format(**description)
+        print(f"{options.data}: normalised with the {numbers} of its training images", flush=True)
     Path(options.out).mkdir(parents=True, exist_ok=True)
     conflicts = []
     for job in jobs if not options.force else ():

@@ -46,12 +46,13 @@ def workplace(call, idx_folder, tmp_path_factory):
     return folder, call("run_experiments.py", "--epochs", 2, "--data", idx_folder, "--jobs", 2, cwd=folder)
 
 
-def test_run_experiments_makes_the_seven_runs(workplace):
+def test_run_experiments_makes_the_seven_runs(workplace, idx_folder):
     folder, process = workplace
     assert process.returncode == 0, process.stderr
     assert sorted(path.name for path in (folder / "experiments").iterdir()) == [*NAMES, "job.json"]
     announcement, summary, total = process.stdout.split("\n\n")
-    assert announcement == "7 runs into experiments"
+    said = "normalised with the mean 0.1253 and standard deviation 0.3017 of its training images"
+    assert announcement.splitlines() == ["7 runs into experiments", f"{idx_folder}: {said}"]
     assert re.fullmatch(r"7 of 7 runs trained in \d+\.\d minutes, 2 at a time\n", total)
     for line, name in zip(summary.splitlines()[1:], NAMES, strict=True):
         results = json.loads((folder / "experiments" / name / "results.json").read_text())
