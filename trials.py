@@ -2,8 +2,9 @@
 
     python trials.py logging [--rounds 3] [--save results/logging.json]
 
-trains exp_02 whole, in turn with all that TensorBoard gets and with `--log-images 0`, in one process: the seconds of
-both, and how many of them the calls of board.py took. About five minutes a round.
+trains exp_02, in turn with all that TensorBoard gets and with `--log-images 0`: the seconds of a processor that the
+calls of board.py take, and their share of a whole run's (results/exp_02_run_01_reproduce_baseline.json). They do not
+depend on the number of training images, so there are only 640 of them here. A minute a round.
 
     python trials.py many [--runs 143] [--save results/scale.json]
 
@@ -16,6 +17,7 @@ import json
 import platform
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ from run_experiments import (
     EXPERIMENTS,
     Job,
     at_least_one,
+    build,
     default_jobs,
     new_parser,
     parse_arguments,
@@ -42,33 +45,42 @@ ROOT = Path(__file__).resolve().parent
 def logging_trial(rounds):
     """Train exp_02 with and without the heavy parts, in turn; returns what was measured, a row a run."""
     import board
+    import data
+    from train import configure, train
 
+    configure()
     spent = [0.0]
 
     def timed(function):
         def call(*arguments):
-            started = time.perf_counter()
+            started = time.process_time()
             function(*arguments)
-            spent[0] += time.perf_counter() - started
+            spent[0] += time.process_time() - started
 
         return call
 
     board.start, board.epoch_done = timed(board.start), timed(board.epoch_done)
-    rows = []
+    digits = data.load()
+    digits = digits._replace(train_images=digits.train_images[:640], train_labels=digits.train_labels[:640])
+    experiment, rows = EXPERIMENTS[1], []
     for number in range(1, rounds + 1):
         for log_images in (board.LOG_IMAGES, 0):
             with tempfile.TemporaryDirectory() as out:
-                options = parse_arguments(["--out", out, "--device", "cpu", "--log-images", str(log_images)])
-                spent[0], started, cpu = 0.0, time.perf_counter(), time.process_time()
-                job = Job(EXPERIMENTS[1], 1, EXPERIMENTS[1].epochs)
-                run_job(job, options)
+                spent[0], started = 0.0, time.process_time()
+                model = build(experiment, 123)
+                train(model, "run", experiment.epochs, data=digits, out=out, log_images=log_images)
                 row = {"round": number, "log_images": log_images}
-                row |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-                row |= {"logging_seconds": spent[0], "share_percent": 100 * spent[0] / row["seconds"]}
-                row["event_file_kb"] = sum(p.stat().st_size for p in Path(out, job.name).glob("events*")) / 1000
-            rows.append({name: round(value, 2) for name, value in row.items()})
+                row |= {"cpu_seconds": time.process_time() - started, "logging_cpu_seconds": spent[0]}
+                row["event_file_kb"] = sum(path.stat().st_size for path in Path(out, "run").glob("events*")) / 1000
+            rows.append({name: round(value, 3) for name, value in row.items()})
             print(rows[-1], flush=True)
-    return {"rows": rows}
+    whole = json.loads((ROOT / "results" / f"{experiment.directory(1)}.json").read_text())["seconds"]
+    costs = {
+        n: statistics.median(r["logging_cpu_seconds"] for r in rows if r["log_images"] == n)
+        for n in (0, board.LOG_IMAGES)
+    }
+    shares = {f"percent_of_a_run_log_images_{n}": round(100 * cost / whole, 2) for n, cost in costs.items()}
+    return {"seconds_of_a_whole_run": whole, **shares, "rows": rows}
 
 
 def many_runs_trial(runs, folder):

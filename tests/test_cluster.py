@@ -127,7 +127,7 @@ def test_a_preempted_job_is_queued_again_and_goes_on(idx_folder, tmp_path, monke
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_job_that_fails_or_vanishes_is_told(tmp_path, capsys):
+def test_a_job_that_fails_or_vanishes_is_told(tmp_path):
     class Task:
         job_id, paths = "7", type("Paths", (), {"stderr": "7.err"})
 
@@ -152,8 +152,10 @@ def test_a_job_that_fails_or_vanishes_is_told(tmp_path, capsys):
         end = list.append
 
     jobs, ended = [Job(experiment, 1, 1) for experiment in EXPERIMENTS[:3]], Ended()
-    outcomes = dict(zip(EXPERIMENTS, [("finished", {"test_correct": 1}), ("failed", "no images"), None], strict=False))
-    cluster.run_all(Executor(), lambda job, options: outcomes[job.experiment], jobs, None, ended)
+    outcomes = dict(
+        zip([job.name for job in jobs], [("finished", {"test_correct": 1}), ("failed", "no images"), None], strict=True)
+    )
+    cluster.run_all(Executor(), lambda job, options: outcomes[job.name], jobs, None, ended)
     assert [job.status for job in jobs] == [
         "finished",
         "failed: no images",
