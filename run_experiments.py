@@ -638,9 +638,12 @@ def prepare(options, jobs):
         print(f"{options.data}: normalised with the {numbers} of its training images", flush=True)
     Path(options.out).mkdir(parents=True, exist_ok=True)
     conflicts = []
+    # Settings tell networks by their shapes, which are the same in all runs of an experiment: there may be many runs.
+    networks = {job.experiment.id: job.experiment for job in jobs}
+    networks = {name: build(experiment, seed_of(1), options.plain) for name, experiment in networks.items()}
     for job in jobs if not options.force else ():
         experiment, seed, folder = job.experiment, seed_of(job.run), Path(options.out) / job.name
-        model = build(experiment, seed, options.plain)
+        model = networks[experiment.id]
         kind = description | (data.PERSPECTIVE if experiment.perspective else {})
         how = (experiment.arguments, job.epochs, job.run, seed, kind, options.device, options.plain)
         how += (Recipe(**experiment.recipe),)
