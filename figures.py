@@ -77,14 +77,17 @@ def transformed_digits(before, after, title, frames=None):
     return figure
 
 
+def pixels(figure, dpi=80):
+    """A figure as a picture: (H, W, 3) of bytes."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
 def save_animation(pictures, path, seconds_per_picture=0.3):
     """Figures of one size as an animated GIF that stays on the last one for a while."""
-    images = []
-    for picture in pictures:
-        picture.set_dpi(80)
-        canvas = FigureCanvasAgg(picture)
-        canvas.draw()
-        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64))
+    images = [Image.fromarray(pixels(picture)).quantize(64) for picture in pictures]
     durations = [1000 * seconds_per_picture] * (len(images) - 1) + [3000]
     with whole(path) as temporary:
         images[0].save(temporary, format="gif", save_all=True, append_images=images[1:], duration=durations, loop=0)

@@ -11,6 +11,17 @@ BATCH_SIZE = 250
 PAIRS = 2000  # test images of which a second distorted copy is made
 
 
+def has_transformer(model):
+    """Whether `model` has a method `homography`, as those in models.py, and uses it."""
+    return hasattr(model, "homography") and not getattr(model, "bypass_localisation", False)
+
+
+def confusion(labels, predictions, n_classes=10):
+    """How often images of each class, by row, were taken for each class, by column: two of (N,) -> a list of lists."""
+    counts = torch.bincount(labels * n_classes + predictions, minlength=n_classes**2)
+    return counts.view(n_classes, n_classes).tolist()
+
+
 def class_statistics(images, labels, n_classes=10):
     """Mean and variance of each pixel in each class: (N, 1, H, W), (N,) -> two of (n_classes, H, W) on the CPU.
 

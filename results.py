@@ -89,7 +89,8 @@ def read_all(out):
     The run `test` of train.py, which is always another one, is left out.
     """
     record, complaints = {}, []
-    for folder in sorted(path for path in Path(out).iterdir() if path.is_dir() and path.name != "test"):
+    folders = (path for path in Path(out).iterdir() if path.is_dir() and not path.name.startswith("."))
+    for folder in sorted(path for path in folders if path.name != "test"):
         path = folder / "results.json"
         if not path.exists() and not path.is_symlink():
             complaints.append(f"{folder}: passed over, it has no results.json (unfinished?)")

@@ -6,6 +6,7 @@
     python run_experiments.py --set homography        another set: homography, perspective or stability
     python run_experiments.py --runs 5                five runs of each, with different seeds
     python run_experiments.py --epochs 2              a short look
+    python run_experiments.py --runs 30 --executor slurm --slurm partition=cpu    as jobs of a Slurm cluster
 
 A finished run is skipped and an unfinished one continued, so the same command also goes on after an interruption.
 Exit code: 0 all done, 1 a run failed, 2 wrong usage, or a folder that holds another run or cannot be written,
@@ -310,12 +311,14 @@ def run_job(job, options, report=None):
         out=options.out,
         device=options.device,
         overwrite=options.force,
+        question=experiment.question,
+        log_images=options.log_images,
         report=report,
     )
 
 
-def worker(job, options, connection):
-    """The main function of a run's own process: train, and tell the parent how it goes."""
+def outcome(job, options, report=None):
+    """Train one job in this process; returns ("finished", what the summary says of it) or ("failed", why)."""
     import data
     import train
 
@@ -323,13 +326,18 @@ def worker(job, options, connection):
     report = threading.excepthook
     threading.excepthook = lambda what: None if issubclass(what.exc_type, OSError) else report(what)
     try:
-        results = run_job(job, options, lambda *progress: connection.send(("progress", progress)))
-        connection.send(("finished", {key: results[key] for key in ("test_accuracy", "test_correct", "test_total")}))
+        results = run_job(job, options, report)
+        return "finished", {key: results[key] for key in ("test_accuracy", "test_correct", "test_total")}
     except (train.RunError, data.DataError) as error:
-        connection.send(("failed", str(error)))
+        return "failed", str(error)
     except Exception as error:  # told in the summary and by the exit code; the traceback is for a bug report
         traceback.print_exc()
-        connection.send(("failed", f"{type(error).__name__}: {error}"))
+        return "failed", f"{type(error).__name__}: {error}"
+
+
+def worker(job, options, connection):
+    """The main function of a run's own process: train, and tell the parent how it goes."""
+    connection.send(outcome(job, options, lambda *progress: connection.send(("progress", progress))))
 
 
 def worker_context(jobs):
@@ -440,6 +448,8 @@ class Display:
         self.tqdm = tqdm
         self.interactive = stream.isatty()
         self.stream = stream
+        # tqdm hides its bars on a terminal that does not know its width, as some pseudo terminals do.
+        self.width = (os.get_terminal_size(stream.fileno()).columns or 80) if self.interactive else None
         self.seconds_between_lines = seconds_between_lines
         self.last_line = {}
         self.bars = {}
@@ -447,7 +457,8 @@ class Display:
 
     def new_bar(self, name, epochs):
         form = "{desc:<44} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
-        return self.tqdm(total=epochs, desc=name[:44], bar_format=form, file=self.stream, leave=False, smoothing=0.05)
+        how = {"bar_format": form, "file": self.stream, "ncols": self.width, "leave": False, "smoothing": 0.05}
+        return self.tqdm(total=epochs, desc=name[:44], **how)
 
     def start(self, job):
         if self.interactive:
@@ -470,9 +481,10 @@ class Display:
 
     def end(self, job):
         if self.interactive:
-            bar = self.bars.pop(job.name)
-            self.total.update(job.epochs - bar.n)
-            bar.close()
+            bar = self.bars.pop(job.name, None)  # a job of a cluster has none
+            self.total.update(job.epochs - (bar.n if bar else 0))
+            if bar:
+                bar.close()
         else:
             self.line(job, job.status)
 
@@ -521,6 +533,13 @@ def at_least_one(limit):
     return convert
 
 
+def whole_number(text):
+    """argparse type: 0, 1, 2, ..."""
+    if re.fullmatch(r"\d{1,9}", text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"a whole number is needed, not {text!r}")
+
+
 def device_name(text):
     """argparse type: cpu, cuda or cuda:N."""
     if re.fullmatch(r"cpu|cuda(:\d{1,2})?", text):
@@ -537,6 +556,13 @@ class Once(argparse.Action):
             parser.error(f"{option_string} is given twice")
         given.add(self.dest)
         setattr(namespace, self.dest, values)
+
+
+def parameter(text):
+    """argparse type: KEY=VALUE -> (key, value), the value as a number if it is one."""
+    if match := re.fullmatch(r"([a-z_]+)=(.+)", text):
+        return match[1], int(match[2]) if match[2].isdecimal() else match[2]
+    raise argparse.ArgumentTypeError(f"KEY=VALUE is needed, as in partition=cpu, not {text!r}")
 
 
 def new_parser(docstring):
@@ -577,7 +603,7 @@ def parse_arguments(arguments=None):
     )
     add(
         "--runs",
-        type=at_least_one(99),
+        type=at_least_one(999),
         default=1,
         metavar="N",
         help="runs 01 to N of each; the run decides the seed",
@@ -601,8 +627,33 @@ def parse_arguments(arguments=None):
     add(
         "--plain", action="store_true", help="compute convolutions as they are usually written (on a CPU: half as fast)"
     )
+    add(
+        "--log-images",
+        type=whole_number,
+        default=5,
+        metavar="N",
+        help="TensorBoard gets images and histograms every N epochs (default: 5), or none (0)",
+    )
     add("--force", action="store_true", help="start the selected runs again and replace what is there")
-    return parser.parse_args(arguments)
+    add(
+        "--executor",
+        choices=("local", "slurm", "submitit-local"),  # the last one is for tests
+        default="local",
+        metavar="{local,slurm}",
+        help="train here (default), or as jobs of a Slurm cluster; needs requirements-slurm.txt",
+    )
+    add(
+        "--slurm",
+        action="append",
+        type=parameter,
+        default=[],
+        metavar="KEY=VALUE",
+        help="for those jobs, repeatable: partition=cpu, time=120 (minutes), gpus_per_node=1, mem=4GB, account=...",
+    )
+    options = parser.parse_args(arguments)
+    if options.slurm and options.executor != "slurm":
+        parser.error("--slurm is only for --executor slurm")
+    return options
 
 
 def selection(options):
@@ -617,16 +668,23 @@ def prepare(options, jobs):
     import data
     from train import Recipe, RunError, read_results, run_settings, state_of
 
+    here = options.executor == "local"  # elsewhere there may be other devices
     if options.device is None:
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
-    if options.device != "cpu" and (torch.device(options.device).index or 0) >= torch.cuda.device_count():
+        options.device = "cuda" if here and torch.cuda.is_available() else "cpu"
+    if here and options.device != "cpu" and (torch.device(options.device).index or 0) >= torch.cuda.device_count():
         raise RunError(f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA devices here")
-    options.jobs = options.jobs or default_jobs(options.device)
+    options.jobs = options.jobs or (default_jobs(options.device) if here else len(jobs))
     _, description = data.read(options.data)  # also unpacks MNIST once for all workers
+    if options.data:
+        numbers = "mean {mean} and standard deviation {std}".format(**description)
+        print(f"{options.data}: normalised with the {numbers} of its training images", flush=True)
     conflicts = []
+    # Settings tell networks by their shapes, which are the same in all runs of an experiment: there may be many runs.
+    networks = {job.experiment.id: job.experiment for job in jobs}
+    networks = {name: build(experiment, seed_of(1), options.plain) for name, experiment in networks.items()}
     for job in jobs if not options.force else ():
         experiment, seed, folder = job.experiment, seed_of(job.run), Path(options.out) / job.name
-        model = build(experiment, seed, options.plain)
+        model = networks[experiment.id]
         kind = description | (data.PERSPECTIVE if experiment.perspective else {})
         how = (experiment.arguments, job.epochs, job.run, seed, kind, options.device, options.plain)
         how += (Recipe(**experiment.recipe),)
@@ -694,6 +752,15 @@ def main():
 def run(options, jobs):
     """Prepare and run the jobs and print what became of them; returns the exit code."""
     started = time.monotonic()
+    executor = None
+    if options.executor != "local":
+        import cluster  # late, with all that it imports: only for those who ask for it
+
+        try:
+            executor = cluster.new_executor(options)
+        except cluster.ClusterError as error:
+            print(f"run_experiments.py: {error}", file=sys.stderr)
+            return 2
     context = worker_context(jobs)
     process, connection = start(context, prepare_apart, options, jobs)
     try:
@@ -713,7 +780,9 @@ def run(options, jobs):
             print(f"{job.name}: {job.status}", flush=True)
     display = Display(todo)
     try:
-        if todo:
+        if todo and executor:
+            cluster.run_all(executor, outcome, sorted(todo, key=cost, reverse=True), options, display)
+        elif todo:
             run_all(context, todo, options, display)
     finally:
         display.close()

@@ -85,6 +85,56 @@ def map_points(matrices, points):
     return mapped[..., :2] / mapped[..., 2:]
 
 
+def factors(matrices):
+    """Homographies (B, 3, 3) as products of simple maps: {name of a parameter: its values (B,)}.
+
+    A homography, scaled so that its last entry is 1, is
+
+        | 1 0 tx |   | cos a  -sin a  0 |   | sx 0  0 |   | 1 k 0 |   | 1  0  0 |
+        | 0 1 ty | · | sin a   cos a  0 | · | 0  sy 0 | · | 0 1 0 | · | 0  1  0 |
+        | 0 0 1  |   | 0       0      1 |   | 0  0  1 |   | 0 0 1 |   | px py 1 |
+
+    with exactly one choice of these eight numbers, a in radians, for sx > 0 (a mirror image has sy < 0): translation,
+    rotation, scale and shear are those of the affine map that it is near the centre, by a QR decomposition. All
+    describe the map from destination to source: with scales below 1 a digit becomes larger.
+    """
+    matrices = matrices / matrices[:, 2:, 2:]
+    translation, perspective = matrices[:, :2, 2], matrices[:, 2, :2]
+    affine = matrices[:, :2, :2] - translation.unsqueeze(2) * perspective.unsqueeze(1)
+    (a, b), (c, d) = affine.permute(1, 2, 0)
+    scale_x = torch.hypot(a, c)
+    return {
+        "translation x": translation[:, 0],
+        "translation y": translation[:, 1],
+        "rotation": torch.atan2(c, a),
+        "scale x": scale_x,
+        "scale y": (a * d - b * c) / scale_x,
+        "shear": (a * b + c * d) / scale_x.square(),
+        "perspective x": perspective[:, 0],
+        "perspective y": perspective[:, 1],
+    }
+
+
+def shares(factors):
+    """The share of each part in the transforms: {name of a part: (B,)}, which sum to 1, or are all 0 for an identity.
+
+    A part weighs as much as it moves the points of the image by itself: the root mean square of their way, over the
+    square from -1 to 1 (perspective: to first order). `factors` may lack perspective; then so do the shares.
+    """
+    square = {name: values.square() for name, values in factors.items()}
+    moved = {  # the mean of x² over the square is 1/3, that of (x² + y²)·x² is 1/5 + 1/9
+        "translation": square["translation x"] + square["translation y"],
+        "rotation": (2 * torch.sin(factors["rotation"] / 2)).square() * 2 / 3,
+        "scale": ((factors["scale x"] - 1).square() + (factors["scale y"] - 1).square()) / 3,
+        "shear": square["shear"] / 3,
+    }
+    if "perspective x" in factors:
+        moved["perspective"] = (square["perspective x"] + square["perspective y"]) * 14 / 45
+    moved = {name: values.sqrt() for name, values in moved.items()}
+    total = sum(moved.values())
+    return {name: torch.where(total > 0, values / total, values) for name, values in moved.items()}
+
+
 def to_normalised(pixels, height, width):
     """Points (..., 2) in pixels, (x, y) from the centre of the first pixel -> the normalised coordinates used here."""
     return (pixels + 0.5) * 2 / pixels.new_tensor((width, height)) - 1

@@ -6,7 +6,7 @@ trains `Net_CoordConv_Homography` into experiments/test, over whatever is there 
 30 epochs, a few minutes on a CPU). `train()` does the same with any network of yours; it writes into
 <out>/<experiment_name>/
 
-    events.out.tfevents.*         TensorBoard: average train and test loss (nats per image) and test accuracy
+    events.out.tfevents.*         TensorBoard: losses (nats per image), accuracies (%) and much more, see board.py
     settings.json                 what the run depends on
     checkpoint.pt                 weights, optimiser and history after the last complete epoch; transforms of 64 test
                                   images after each epoch
@@ -38,20 +38,20 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import get_total_norm
-from torch.utils.tensorboard import SummaryWriter
 
+import board
 import figures
 import measures
 import results
 from data import draw_epoch, epoch_order, epoch_seed, load
 from files import Damaged, Held, alone_in, read_sealed, unwritable, whole, write_json, write_sealed
+from measures import has_transformer
 
 N_EPOCHS = 30  # of `python train.py`, as in most of the experiments
 BATCH_SIZE = 64  # the tutorial's
 SEED = 123  # the original's; of run 01
 THREADS = 1  # results differ between thread counts, so it is pinned; the cores are used by running side by side
 TEST_BATCH_SIZE = {"cpu": 100, "cuda": 2500}  # fits the caches of a core; keeps a GPU busy
-N_CLASSES = 10
 # Operations that are called faster as a method of their first argument, which takes the same arguments.
 SAME_AS_METHOD = (
     *("add_", "addcmul_", "addmm", "clone", "index_select", "mm", "mul", "mul_", "permute", "relu", "relu_", "repeat"),
@@ -105,6 +105,8 @@ def train(
     out="experiments",
     device="cpu",
     overwrite=False,
+    question="",
+    log_images=board.LOG_IMAGES,
     report=None,
 ):
     """Train `model` by the recipe and return the content of its results.json.
@@ -122,6 +124,8 @@ def train(
     device: "cpu", "cuda" or "cuda:N". A model with the attribute `repeatable` set, which says that it computes the
         same operations whatever the values, trains faster (see `recorded`), on a GPU several times: it must not
         branch on values, nor ask for one (`.item()`), nor make tensors from Python numbers.
+    question: what the run is to answer; only shown, in TensorBoard.
+    log_images: every how many epochs TensorBoard gets images and the parameters of the transformer; 0 for never.
     report: called as report(epoch, steps done, steps in all, last epoch's accuracy in % or None) now and then.
     """
     configure()
@@ -141,7 +145,7 @@ def train(
             if state == "failed":
                 raise RunError(failure(folder))
             write_json(folder / "settings.json", settings)
-            return train_on(model, settings, data, recipe, folder, report)
+            return train_on(model, settings, data, recipe, folder, question, log_images, report)
     except Held as by:
         raise RunError(f"{folder} is being trained by {by}; wait for it or choose another --out") from None
     except Damaged as error:
@@ -150,7 +154,7 @@ def train(
         raise RunError(unwritable(folder, error)) from error
 
 
-def train_on(model, settings, data, recipe, folder, report):
+def train_on(model, settings, data, recipe, folder, question, log_images, report):
     """`train` after its preparations: from the last complete epoch to the end."""
     n_epochs, seed = settings["n_epochs"], settings["seed"]
     device = data.train_images.device
@@ -160,8 +164,9 @@ def train_on(model, settings, data, recipe, folder, report):
     predictions = None
     pace = torch.ones((), device=device)
     step = training_step(model, data, recipe, pace, moments)
-    # What an epoch has logged without being completed is dropped by TensorBoard when it reads `purge_step`.
-    with SummaryWriter(folder, purge_step=len(history) + 1) as writer:
+    with board.open_writer(folder, len(history)) as writer:
+        if not history:
+            board.start(writer, settings, question, model, data, log_images)
         for epoch in range(len(history) + 1, n_epochs + 1):
             started = time.perf_counter()
             torch.manual_seed(epoch_seed(seed, epoch))  # dropout; an epoch depends on (seed, epoch) alone
@@ -189,10 +194,8 @@ def train_on(model, settings, data, recipe, folder, report):
                     "seconds": round(time.perf_counter() - started, 3),
                 }
             )
-            writer.add_scalar("Average loss train", train_loss, epoch)
-            writer.add_scalar("Average loss test", test_loss, epoch)
-            writer.add_scalar("Accuracy test", history[-1]["test_accuracy"], epoch)
-            writer.flush()  # before the checkpoint: a complete epoch is never missing its points
+            # Before the checkpoint: a complete epoch is never missing its points.
+            board.epoch_done(writer, settings, model, data, history[-1], predictions, log_images)
             if has_transformer(model):
                 transforms.append(measures.homographies(model, data.test_images[:N_SHOWN]).cpu())
             state = {"model": model.state_dict(), "moments": moments, "history": history, "transforms": transforms}
@@ -367,9 +370,8 @@ def evaluate(model, images, labels):
 def finish(folder, settings, model, data, history, predictions):
     """Write the weights, the figures and, last of all, results.json; return the content of the latter."""
     name = settings["experiment_name"]
-    confusion = torch.bincount(data.test_labels * N_CLASSES + predictions, minlength=N_CLASSES**2)
-    confusion = confusion.view(N_CLASSES, N_CLASSES).tolist()
-    correct = sum(confusion[digit][digit] for digit in range(N_CLASSES))
+    confusion = measures.confusion(data.test_labels, predictions)
+    correct = sum(counts[digit] for digit, counts in enumerate(confusion))
     save_tensors(folder / "weights.pt", model.state_dict())
     figures.save(figures.confusion_matrix(confusion, name), folder / "confusion_matrix.png")
     if hasattr(model, "transform"):
@@ -400,11 +402,6 @@ def finish(folder, settings, model, data, history, predictions):
     }
     write_json(folder / "results.json", content)
     return content
-
-
-def has_transformer(model):
-    """Whether `model` has a method `homography`, as those in models.py, and uses it."""
-    return hasattr(model, "homography") and not getattr(model, "bypass_localisation", False)
 
 
 @torch.inference_mode()

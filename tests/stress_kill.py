@@ -34,9 +34,17 @@ def job(data, out, epochs):
 
 
 def points(folder):
-    """What TensorBoard shows of a run: {tag: [(epoch, value)]}."""
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    """All that TensorBoard shows of a run but for the speed and the graph: {tag: [(step, content)]}."""
+    events = EventAccumulator(str(folder), dict.fromkeys(("images", "histograms", "tensors", "scalars"), 0)).Reload()
+    found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    del found["Images per second"]
+    for tag in events.Tags()["images"]:
+        found[tag] = [(event.step, event.encoded_image_string) for event in events.Images(tag)]
+    for tag in events.Tags()["histograms"]:
+        found[tag] = [(event.step, event.histogram_value) for event in events.Histograms(tag)]
+    for tag in events.Tags()["tensors"]:
+        found[tag] = [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors(tag)]
+    return found
 
 
 def without_times(results):

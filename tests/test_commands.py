@@ -38,12 +38,13 @@ def workplace(call, idx_folder, tmp_path_factory):
     return folder, call("run_experiments.py", "--epochs", 2, "--data", idx_folder, "--jobs", 2, cwd=folder)
 
 
-def test_run_experiments_makes_the_seven_runs(workplace):
+def test_run_experiments_makes_the_seven_runs(workplace, idx_folder):
     folder, process = workplace
     assert process.returncode == 0, process.stderr
     assert sorted(path.name for path in (folder / "experiments").iterdir()) == [*NAMES, "job.json"]
     announcement, summary, total = process.stdout.split("\n\n")
-    assert announcement == "7 runs into experiments"
+    said = "normalised with the mean 0.1253 and standard deviation 0.3017 of its training images"
+    assert announcement.splitlines() == ["7 runs into experiments", f"{idx_folder}: {said}"]
     assert re.fullmatch(r"7 of 7 runs trained in \d+\.\d minutes, 2 at a time\n", total)
     for line, name in zip(summary.splitlines()[1:], NAMES, strict=True):
         results = json.loads((folder / "experiments" / name / "results.json").read_text())
@@ -85,7 +86,9 @@ def test_plot_compares_them(workplace, call):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
 
 
-def test_tensorboard_shows_the_seven_runs(workplace):
+@pytest.fixture(scope="module")
+def tensorboard(workplace):
+    """The address of a TensorBoard that has read the seven runs, and a function that asks it for JSON."""
     folder, _ = workplace
     command = [sys.executable, "-m", "tensorboard.main", "--logdir=experiments", "--host=127.0.0.1", "--port=0"]
     log = folder / "tensorboard.log"
@@ -97,22 +100,68 @@ def test_tensorboard_shows_the_seven_runs(workplace):
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.2)
 
-            def get(path):
-                with urllib.request.urlopen(f"{address[0]}/data/{path}", timeout=20) as response:
+            def get(path, content=None):
+                headers = {"Content-Type": "application/json"} if content else {}
+                content = content and json.dumps(content).encode()
+                request = urllib.request.Request(f"{address[0]}/data/{path}", content, headers)
+                with urllib.request.urlopen(request, timeout=20) as response:
                     return json.load(response)
 
             while sorted(get("runs")) != NAMES:
                 assert time.monotonic() < deadline, get("runs")
                 time.sleep(0.2)
-            tags = get("plugin/scalars/tags")
-            for name in NAMES:
-                assert sorted(tags[name]) == ["Accuracy test", "Average loss test", "Average loss train"]
-                query = urlencode({"run": name, "tag": "Accuracy test"})
-                logged = [(step, value) for _, step, value in get(f"plugin/scalars/scalars?{query}")]
-                results = json.loads((folder / "experiments" / name / "results.json").read_text())
-                assert logged == [(e["epoch"], pytest.approx(e["test_accuracy"])) for e in results["history"]]
+            yield address[0], get
         finally:
             server.terminate()
+
+
+def test_tensorboard_shows_the_seven_runs(workplace, tensorboard):
+    _, get = tensorboard
+    tags = get("plugin/scalars/tags")
+    for name in NAMES:
+        assert {"Accuracy test", "Average loss test", "Average loss train", "Images per second"} <= set(tags[name])
+        query = urlencode({"run": name, "tag": "Accuracy test"})
+        logged = [(step, value) for _, step, value in get(f"plugin/scalars/scalars?{query}")]
+        results = json.loads((workplace[0] / "experiments" / name / "results.json").read_text())
+        assert logged == [(e["epoch"], pytest.approx(e["test_accuracy"])) for e in results["history"]]
+
+
+def test_tensorboard_compares_them(workplace, tensorboard):
+    """The table of hyperparameters with the last accuracies, one page of custom scalars, a graph and a text each."""
+    _, get = tensorboard
+    columns = get("plugin/hparams/experiment", {"experimentName": ""})["hparamInfos"]
+    assert {"model", "bypass_localisation", "learning_rate", "seed"} <= {column["name"] for column in columns}
+    metrics = [{"metric": {"name": {"tag": "Accuracy test", "group": ""}}}]
+    query = {"experimentName": "", "allowedStatuses": ["STATUS_SUCCESS"], "startIndex": 0, "sliceSize": 100}
+    sessions = get("plugin/hparams/session_groups", query | {"colParams": metrics})["sessionGroups"]
+    assert sorted(session["name"] for session in sessions) == NAMES
+    for session in sessions:
+        results = json.loads((workplace[0] / "experiments" / session["name"] / "results.json").read_text())
+        accuracy = {value["name"]["tag"]: value["value"] for value in session["metricValues"]}["Accuracy test"]
+        assert accuracy == pytest.approx(results["test_accuracy"])
+        assert session["hparams"]["model"] == results["model"]
+    (page,) = get("plugin/custom_scalars/layout")["category"]
+    assert [chart["multiline"]["tag"] for chart in page["chart"]] == [
+        ["Accuracy test$"],
+        ["Average loss test$"],
+        ["Average loss train$"],
+    ]
+    assert sorted(get("plugin/graphs/info")) == sorted(get("plugin/images/tags")) == NAMES
+    for experiment, name in zip(EXPERIMENTS, NAMES, strict=True):
+        (text,) = get(f"plugin/text/text?{urlencode({'run': name, 'tag': 'Question/text_summary'})}")
+        assert experiment.question in text["text"]
+
+
+def test_tensorboards_page_in_a_browser_lists_the_seven_runs(tensorboard, tmp_path):
+    names = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip(f"no Chromium is installed (none of {', '.join(names)})")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    command += ["--window-size=1400,1100", "--virtual-time-budget=30000", "--dump-dom", tensorboard[0]]
+    page = subprocess.run(command, capture_output=True, text=True, timeout=170).stdout
+    assert "Accuracy test" in page
+    assert set(re.findall(r"exp_\d\d_run_\d\d_\w+", page)) == set(NAMES)
 
 
 @pytest.fixture
@@ -216,6 +265,25 @@ def test_force_starts_again_and_says_how_to_go_on(workplace, call, start, idx_fo
     assert "the command without --force goes on" in interrupted.communicate(timeout=60)[0]
 
 
+def test_bars_on_a_terminal_that_does_not_know_its_width():
+    """One of the running experiment, with its accuracy, and one of the whole with the time left."""
+    ours, theirs = os.openpty()  # a new one has a width of 0
+    jobs = [Job(experiment, 1, 10) for experiment in EXPERIMENTS[:2]]
+    with os.fdopen(ours, "rb", buffering=0) as screen, os.fdopen(theirs, "w") as terminal:
+        assert os.get_terminal_size(theirs).columns == 0
+        display = run_experiments.Display(jobs, terminal)
+        display.start(jobs[0])
+        for bar in (display.bars[jobs[0].name], display.total):
+            bar.mininterval = 0
+        display.progress(jobs[0], 6, 1, 2, 98.5)
+        os.set_blocking(ours, False)
+        shown = b"".join(iter(lambda: screen.read(10_000) or b"", b"")).decode()
+        assert re.search(r"all +28% \|.*\| \d\d:\d\d<\d\d:\d\d", shown)
+        assert re.search(rf"{jobs[0].name[:44]} +55% \|.*98\.50 %", shown)
+        display.end(jobs[0])
+        display.close()
+
+
 def test_the_longest_runs_start_first():
     jobs = [Job(experiment, 1, experiment.epochs) for experiment in EXPERIMENTS]
     order = [job.experiment.id for job in sorted(jobs, key=cost, reverse=True)]
@@ -271,7 +339,7 @@ def test_a_failing_run_is_told_and_the_others_go_on(call, idx_folder, tmp_path):
     ("arguments", "message"),
     [
         (["--only", "exp_99"], "unknown experiment 'exp_99'; the known ones are exp_01, exp_02, exp_03, exp_04"),
-        (["--runs", "0"], "argument --runs: a whole number from 1 to 99 is needed, not '0'"),
+        (["--runs", "0"], "argument --runs: a whole number from 1 to 999 is needed, not '0'"),
         (["--epochs", "-1"], "argument --epochs: a whole number from 1 to 10000 is needed, not '-1'"),
         (["--epochs", "ten"], "not 'ten'"),
         (["--jobs", "1e3"], "not '1e3'"),

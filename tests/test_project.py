@@ -133,12 +133,15 @@ def test_imports_run_one_way():
         "models",
         "measures",
         "figures",
+        "board",
         "train",
+        "cluster",
         "run_experiments",
         "stats",
         "report",
         "plot",
         "benchmark",
+        "trials",
     ]
     assert sorted(order) == sorted(path.stem for path in ROOT.glob("*.py"))
     for position, name in enumerate(order):

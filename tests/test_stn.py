@@ -137,3 +137,72 @@ def test_warps_compose_as_their_matrices_do(digits):
     once = stn.homography_warp(blob, first @ second)
     other = stn.homography_warp(blob, second @ first)
     assert (twice - once).abs().max() < 0.02 < (twice - other).abs().max()
+
+
+def products(f):
+    """The homographies that `stn.factors` takes apart, multiplied as its docstring says: eight of (B,) -> (B, 3, 3)."""
+    one, zero = torch.ones_like(f["shear"]), torch.zeros_like(f["shear"])
+
+    def matrix(*entries):
+        return torch.stack([{1: one, 0: zero}.get(e, e) if isinstance(e, int) else e for e in entries], 1).view(
+            -1, 3, 3
+        )
+
+    cos, sin = f["rotation"].cos(), f["rotation"].sin()
+    return (
+        matrix(1, 0, f["translation x"], 0, 1, f["translation y"], 0, 0, 1)
+        @ matrix(cos, -sin, 0, sin, cos, 0, 0, 0, 1)
+        @ matrix(f["scale x"], 0, 0, 0, f["scale y"], 0, 0, 0, 1)
+        @ matrix(1, f["shear"], 0, 0, 1, 0, 0, 0, 1)
+        @ matrix(1, 0, 0, 0, 1, 0, f["perspective x"], f["perspective y"], 1)
+    )
+
+
+def test_factors_multiply_to_the_homography_again():
+    """Strong ones, mirror images among them, and one that is scaled: its last entry is not 1."""
+    matrices = stn.matrix(homographies(100, 0.7))
+    assert (torch.linalg.det(matrices) < 0).any()
+    torch.testing.assert_close(products(stn.factors(matrices)), matrices)
+    torch.testing.assert_close(products(stn.factors(-3 * matrices)), matrices)
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "value", "distance"),
+    [
+        # A quarter turn: x reads from -y. A point moves √2 times as far as it is from the centre, √(2/3) on average.
+        ([[0, -1, 0], [1, 0, 0], [0, 0, 1]], "rotation", torch.pi / 2, (4 / 3) ** 0.5),
+        ([[1, 0, 0.3], [0, 1, 0], [0, 0, 1]], "translation x", 0.3, 0.3),
+        ([[1, 0, 0], [0, 1, -0.2], [0, 0, 1]], "translation y", -0.2, 0.2),
+        ([[0.5, 0, 0], [0, 1, 0], [0, 0, 1]], "scale x", 0.5, 0.5 / 3**0.5),
+        ([[1, 0, 0], [0, 2, 0], [0, 0, 1]], "scale y", 2.0, 1 / 3**0.5),
+        ([[1, 0.4, 0], [0, 1, 0], [0, 0, 1]], "shear", 0.4, 0.4 / 3**0.5),
+        ([[1, 0, 0], [0, 1, 0], [0.1, 0, 1]], "perspective x", 0.1, 0.1 * (14 / 45) ** 0.5),
+        ([[1, 0, 0], [0, 1, 0], [0, -0.1, 1]], "perspective y", -0.1, 0.1 * (14 / 45) ** 0.5),
+    ],
+)
+def test_each_factor_alone(rows, name, value, distance):
+    """It has its value, the others have those of the identity, and all the share; the distance by its own grid."""
+    matrix = torch.tensor([rows], dtype=torch.float64)
+    factors = stn.factors(matrix)
+    identity = {key: 1.0 if "scale" in key else 0.0 for key in factors}
+    for key, found in factors.items():
+        assert found.item() == pytest.approx(value if key == name else identity[key]), key
+    part = name.split()[0]
+    assert {key: share.item() for key, share in stn.shares(factors).items()} == {
+        key: pytest.approx(float(key == part)) for key in ("translation", "rotation", "scale", "shear", "perspective")
+    }
+    steps = (torch.arange(400, dtype=torch.float64) + 0.5) / 200 - 1
+    points = torch.cartesian_prod(steps, steps).unsqueeze(0)
+    moved = (stn.map_points(matrix, points) - points).square().sum(2).mean().sqrt().item()
+    assert moved == pytest.approx(distance, rel=0.02 if part == "perspective" else 1e-4)  # that is to first order
+    # Beside a translation of the same distance it has half the share.
+    beside = factors | {"translation x": torch.tensor([distance if part != "translation" else 0.0])}
+    if part != "translation":
+        assert stn.shares(beside)[part].item() == pytest.approx(0.5, rel=1e-6)
+
+
+def test_an_identity_has_no_shares_and_affine_maps_no_perspective():
+    factors = stn.factors(stn.matrix(torch.tensor([stn.AFFINE_IDENTITY])))
+    assert [share.item() for share in stn.shares(factors).values()] == [0] * 5
+    factors = {name: values for name, values in factors.items() if "perspective" not in name}
+    assert list(stn.shares(factors)) == ["translation", "rotation", "scale", "shear"]

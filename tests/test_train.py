@@ -81,7 +81,6 @@ def test_the_final_weights_give_the_reported_result(finished, digits):
 def test_tensorboard_has_the_history(finished):
     folder, results = finished
     logged = points(folder)
-    assert sorted(logged) == TAGS
     for tag, key in zip(TAGS, ("test_accuracy", "test_loss", "train_loss"), strict=True):
         assert logged[tag] == [(e["epoch"], pytest.approx(e[key], rel=1e-6)) for e in results["history"]]
 

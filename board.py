@@ -1,0 +1,157 @@
+"""What a run shows in TensorBoard, all of it written through the one SummaryWriter of its directory.
+
+At step 0: question and settings as text, what the table of hyperparameters needs, a layout of the custom scalars, the
+graph of the network. After each epoch: losses and accuracy, accuracy by class, images per second. Every few epochs, at
+the start and at the end: test digits and what the transformer makes of them, its parameters over the test set as
+histograms, and which share of it is rotation, scale, shear, translation and perspective. At the end: the confusion
+matrix and the mean image of each class. Nothing of it changes the run.
+"""
+
+import contextlib
+import copy
+import inspect
+import io
+import warnings
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+import figures
+import measures
+import stn
+
+LOG_IMAGES = 5  # epochs from one heavy part to the next: TensorBoard's slider keeps ten images
+N_DIGITS = 32  # in a picture
+BINS = 50  # of a histogram, equally wide: the default ones are too wide for numbers near 1
+LARGER = 2  # pixels of a picture for each of a digit
+PIXELS = 14  # one unit of stn.py's coordinates in pixels of these images
+LAYOUT = {  # tags are regular expressions there
+    "All runs": {
+        "test accuracy (%)": ["Multiline", ["Accuracy test$"]],
+        "test loss (nats per image)": ["Multiline", ["Average loss test$"]],
+        "train loss (nats per image)": ["Multiline", ["Average loss train$"]],
+    }
+}
+
+
+def open_writer(folder, epochs):
+    """The writer of a run of which `epochs` are complete.
+
+    What was logged without being completed is dropped: by TensorBoard when it reads `purge_step`, or here, if it is
+    all that there is.
+    """
+    for path in folder.glob("events.out.tfevents.*") if epochs == 0 else ():
+        path.unlink()
+    return SummaryWriter(folder, purge_step=epochs + 1 if epochs else None)
+
+
+def start(writer, settings, question, model, data, log_images):
+    """Log what is known before the first epoch, at step 0. log_images: 0 leaves out the heavy parts."""
+    rows = [f"| {name} | {value} |" for name, value in hyperparameters(settings, model).items()]
+    writer.add_text("Question", question or "(none was given)", 0)
+    writer.add_text("Settings", "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
+    writer.add_custom_scalars(LAYOUT)
+    # Not SummaryWriter.add_hparams, which makes a run of its own. Without the summary of the experiment TensorBoard
+    # gathers the columns from all runs.
+    _, session_start, _ = hparams(hyperparameters(settings, model), {})
+    writer.file_writer.add_summary(session_start, 0)
+    if log_images:
+        add_graph(writer, model, data.test_images[:1])
+        add_digits(writer, model, data, 0)
+
+
+def epoch_done(writer, settings, model, data, entry, predictions, log_images):
+    """Log one epoch: `entry` of the history, and the predicted classes of the test images (N,)."""
+    epoch, last = entry["epoch"], entry["epoch"] == settings["n_epochs"]
+    writer.add_scalar("Average loss train", entry["train_loss"], epoch)
+    writer.add_scalar("Average loss test", entry["test_loss"], epoch)
+    writer.add_scalar("Accuracy test", entry["test_accuracy"], epoch)
+    confusion = measures.confusion(data.test_labels, predictions)
+    for digit, counts in enumerate(confusion):
+        if sum(counts):
+            writer.add_scalar(f"Class accuracy/{digit}", 100 * counts[digit] / sum(counts), epoch)
+    speed = len(data.train_labels) / max(entry["train_seconds"], 0.001)  # they are rounded to that
+    writer.add_scalar("Images per second", speed, epoch)
+    if log_images and (epoch % log_images == 0 or last):
+        add_digits(writer, model, data, epoch)
+        if measures.has_transformer(model):
+            transforms = measures.homographies(model, data.test_images)
+            add_transforms(writer, transforms, epoch)
+    if log_images and last:
+        figure = figures.confusion_matrix(confusion, settings["experiment_name"])
+        writer.add_image("Confusion matrix", figures.pixels(figure), epoch, dataformats="HWC")
+        if measures.has_transformer(model):
+            add_class_means(writer, data, transforms, epoch)
+    if last:
+        _, _, session_end = hparams({}, {})
+        writer.file_writer.add_summary(session_end, epoch)
+    writer.flush()
+
+
+def hyperparameters(settings, model):
+    """The columns of a run in TensorBoard's table: its settings, the arguments of the network among them."""
+    values = {name: settings[name] for name in settings if name not in ("experiment_name", "state_dict")}
+    defaults = {name: p.default for name, p in inspect.signature(type(model)).parameters.items()}
+    values |= {name: value for name, value in defaults.items() if isinstance(value, bool | int | float | str)}
+    values |= values.pop("arguments")
+    values |= {f"data_{name}": value for name, value in values.pop("data").items()}
+    # Everything but a number as text: a truth value would become a number, None would be left out.
+    return {name: value if type(value) in (int, float) else str(value) for name, value in values.items()}
+
+
+def add_graph(writer, model, image):
+    """Log the operations of the network in testing, its convolutions written as usual; or as text why it cannot."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # of tracing: that it is to be replaced, and that sizes become constants
+        try:
+            network = copy.deepcopy(model).cpu().eval()
+            network.plain = True
+            with torch.no_grad():
+                # Traced here because add_graph would check the trace, which takes a second.
+                traced = torch.jit.trace(network, image.cpu(), check_trace=False)
+            writer.add_graph(traced, image.cpu())
+        except Exception as error:  # whatever a network of one's own does: the run shall not fail for its picture
+            writer.add_text("Graph", f"This network cannot be traced ({type(error).__name__}).", 0)
+
+
+@torch.inference_mode()
+def add_digits(writer, model, data, epoch):
+    """Log the first test digits, and beside them what `model.transform`, if there is one, makes of them."""
+    if not hasattr(model, "transform"):
+        return
+    model.eval()
+    images = data.test_images[:N_DIGITS]
+    both = (figures.grid_of(data.pixels(shown)[:, 0].cpu()) for shown in (images, model.transform(images)))
+    add_picture(writer, "Test digits, and the same transformed", torch.cat([*map(torch.from_numpy, both)], 1), epoch)
+
+
+def add_transforms(writer, transforms, epoch):
+    """Log the parameters of all transforms (N, 3, 3) as histograms, and the mean shares of their parts in %."""
+    factors = stn.factors(transforms)
+    if (transforms[:, 2, :2] == 0).all():  # affine
+        factors = {name: values for name, values in factors.items() if "perspective" not in name}
+    for name, share in stn.shares(factors).items():
+        writer.add_scalar(f"Transform share/{name}", 100 * share.nanmean().item(), epoch)
+    units = {"rotation": ("degrees", torch.rad2deg), "translation": ("pixels", lambda values: values * PIXELS)}
+    for name, values in factors.items():
+        unit, convert = units.get(name.split()[0], (None, lambda values: values))
+        values = convert(values[values.isfinite()])
+        if len(values):
+            tag = f"Transform/{name}" + (f" ({unit})" if unit else "")
+            writer.add_histogram(tag, values.cpu(), epoch, bins=BINS)
+
+
+def add_class_means(writer, data, transforms, epoch):
+    """Log the mean image of each class before the transformer, in a first row, and after it."""
+    before = data.pixels(data.test_images)
+    images = (before, measures.rectified(before, transforms))
+    means = torch.cat([measures.class_statistics(some, data.test_labels)[0] for some in images])
+    picture = torch.from_numpy(figures.grid_of(means, columns=len(means) // 2))
+    add_picture(writer, "Mean of each class, before and after", picture, epoch)
+
+
+def add_picture(writer, tag, picture, epoch):
+    """Log a picture (H, W) of grey values in [0, 1], enlarged."""
+    picture = picture.repeat_interleave(LARGER, 0).repeat_interleave(LARGER, 1)
+    writer.add_image(tag, picture, epoch, dataformats="HW")

@@ -1,0 +1,118 @@
+"""Runs as jobs of a Slurm cluster, by submitit (github.com/facebookincubator/submitit), an optional package.
+
+Jobs leave what submitit needs, and their logs, in <out>/.slurm; the runs themselves are as anywhere else.
+"""
+
+import copy
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+SLURM = {"job_name": "stn", "time": 120, "cpus_per_task": 1}  # unless --slurm says otherwise; the time is in minutes
+SECONDS_BETWEEN_LOOKS = 1.0
+MAX_TIMEOUTS = 1000  # a job whose time is up goes on where it was, so it may be started again as often as it needs
+
+
+class ClusterError(Exception):
+    """Jobs cannot be submitted; the message says why and what to do."""
+
+
+class Resumable:
+    """A call of `function(job, options)` that goes on when Slurm starts it again: the run continues by itself.
+
+    submitit calls `checkpoint` before Slurm takes the job from its machine, and queues what it returns.
+    """
+
+    def __init__(self, function, options):
+        self.function, self.options = function, options
+
+    def __call__(self, job):
+        return self.function(job, self.options)
+
+    def checkpoint(self, job):
+        from submitit.helpers import DelayedSubmission
+
+        options = copy.copy(self.options)
+        options.force = False  # what was to be replaced has been
+        return DelayedSubmission(Resumable(self.function, options), job)
+
+
+def new_executor(options):
+    """submitit's executor for `options.executor`: of Slurm, or its own of this machine for tests. Raises ClusterError.
+
+    options.slurm: pairs of a parameter of submitit's SlurmExecutor and its value.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise ClusterError(
+            f"--executor {options.executor} needs submitit: python -m pip install -r requirements-slurm.txt"
+        ) from None
+    folder = Path(options.out, ".slurm")
+    if options.executor == "submitit-local":
+        executor = submitit.LocalExecutor(folder)
+        executor.update_parameters(timeout_min=SLURM["time"])
+        return executor
+    missing = [command for command in ("sbatch", "srun", "sacct", "scancel") if not shutil.which(command)]
+    if missing:
+        raise ClusterError(
+            f"--executor slurm: this machine is not part of a Slurm cluster (no {missing[0]}); "
+            "call it where sbatch works, or leave the option out to train here"
+        )
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=MAX_TIMEOUTS)
+    parameters = SLURM | ({"array_parallelism": options.jobs} if options.jobs else {}) | dict(options.slurm)
+    if type(parameters["time"]) is not int:
+        raise ClusterError(f"--slurm time={parameters['time']}: a whole number of minutes is needed")
+    try:
+        executor.update_parameters(**parameters)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ClusterError(f"--slurm: {' '.join(str(error).split())}") from None
+    return executor
+
+
+def run_all(executor, train_job, jobs, options, display):
+    """Submit the jobs, in the given order, and wait for them; sets the status of each.
+
+    train_job: called as train_job(job, options) in a process of its own, on another machine; returns ("finished", the
+        results) or ("failed", why).
+    """
+    import submitit
+
+    # The jobs start in the present folder, which need not be the one that the modules are in.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")]))
+    with submitit.helpers.environment_variables(PYTHONPATH=path):
+        submitted = executor.map_array(Resumable(train_job, options), jobs)
+    waiting = list(zip(submitted, jobs, strict=True))
+    print(f"submitted as jobs {submitted[0].job_id} to {submitted[-1].job_id}; their logs are in {executor.folder}")
+    try:
+        while waiting:
+            for task, job in [pair for pair in waiting if pair[0].done()]:
+                waiting.remove((task, job))
+                try:
+                    kind, content = task.result()
+                except Exception:  # submitit's, with the whole log in it; what the run itself may raise is a result
+                    kind, content = "failed", f"job {task.job_id} ended without a result, see {task.paths.stderr}"
+                if kind == "finished":
+                    job.status, job.results = "finished", content
+                else:
+                    job.status = f"failed: {content}"
+                display.end(job)
+            time.sleep(SECONDS_BETWEEN_LOOKS if waiting else 0)
+    finally:  # after an interrupt; nothing is left otherwise
+        for _, job in waiting:
+            job.status = "interrupted"
+        cancel([task for task, _ in waiting])
+
+
+def cancel(tasks):
+    """End what is left of the submitted jobs."""
+    import submitit
+
+    arrays = {task.job_id.partition("_")[0] for task in tasks if isinstance(task, submitit.SlurmJob)}
+    if arrays:
+        subprocess.run(["scancel", *sorted(arrays)], check=False)
+    for task in tasks:
+        if not isinstance(task, submitit.SlurmJob):
+            task.cancel(check=False)

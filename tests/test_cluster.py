@@ -1,0 +1,200 @@
+"""Runs as jobs: by submitit's own local executor, and by its Slurm executor with a Slurm that is made of scripts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+import cluster
+from run_experiments import EXPERIMENTS, Job, outcome, parse_arguments, run_job
+
+EPOCHS = 40
+SLURM = {
+    # Starts the jobs of the array at once, each a group of processes whose number is kept.
+    "sbatch": r"""
+        cp "$1" "$FAKE/submitted.sh"
+        last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\)%.*/\1/p' "$1")
+        export SLURM_ARRAY_JOB_ID=4711 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1
+        export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0
+        for number in $(seq 0 "$last"); do
+            SLURM_ARRAY_TASK_ID=$number SLURM_JOB_ID=$((4711 + number)) \
+                setsid bash "$FAKE/submitted.sh" >"$FAKE/log_$number" 2>&1 </dev/null &
+            echo $! >>"$FAKE/groups"
+        done
+        echo "Submitted batch job 4711"
+        """,
+    "srun": 'while [[ $1 == --* ]]; do [[ $1 == --unbuffered ]] || shift; shift; done; exec "$@"',
+    "sacct": 'echo "JobID|State|NodeList"',
+    "scancel": 'echo "$@" >>"$FAKE/cancelled"; for group in $(cat "$FAKE/groups"); do kill -KILL -- "-$group"; done',
+}
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A folder for the notes of the scripts that stand for Slurm, which come first in the PATH."""
+    commands, notes = tmp_path / "bin", tmp_path / "notes"
+    for folder in (commands, notes):
+        folder.mkdir()
+    for name, script in SLURM.items():
+        (commands / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("FAKE", str(notes))
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    return notes
+
+
+def undisturbed(idx_folder, out, experiment):
+    options = parse_arguments(["--data", str(idx_folder), "--out", str(out), "--device", "cpu"])
+    return run_job(Job(experiment, 1, EPOCHS), options)
+
+
+def losses(results):
+    return [(epoch["train_loss"], epoch["test_loss"]) for epoch in results["history"]]
+
+
+def test_jobs_of_slurm_are_cancelled_by_ctrl_c_and_go_on_with_the_same_command(slurm, idx_folder, tmp_path, call):
+    """From another folder than the repository's, and to the same bits as without Slurm and interruption."""
+    arguments = ("--data", idx_folder, "--out", "out", "--epochs", EPOCHS, "--only", "exp_03", "exp_04")
+    arguments += ("--executor", "slurm", "--slurm", "partition=cpu", "--slurm", "time=30", "--jobs", 5)
+    command = [sys.executable, ROOT / "run_experiments.py", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("out/*/checkpoint.pt")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert output.splitlines()[-1].startswith("Interrupted: the same command goes on")
+    assert "Traceback" not in errors
+    assert (slurm / "cancelled").read_text() == "4711\n"
+    submitted = (slurm / "submitted.sh").read_text().splitlines()
+    expected = ("--partition=cpu", "--time=30", "--array=0-1%2", "--job-name=stn", "--cpus-per-task=1")
+    assert {f"#SBATCH {option}" for option in expected} <= set(submitted)
+    (slurm / "groups").unlink()
+
+    again = call("run_experiments.py", *arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished") == 2
+    for experiment in EXPERIMENTS[2:4]:
+        results = json.loads((tmp_path / "out" / experiment.directory(1) / "results.json").read_text())
+        assert losses(results) == losses(undisturbed(idx_folder, tmp_path / "undisturbed", experiment))
+    once_more = call("run_experiments.py", *arguments, cwd=tmp_path)
+    assert once_more.stdout.count("skipped: already finished") == 4
+    plotted = call("plot.py", "--out", "out", cwd=tmp_path)
+    assert (plotted.returncode, plotted.stderr) == (0, "")  # nothing is said about the folder of the jobs
+
+
+def test_a_preempted_job_is_queued_again_and_goes_on(idx_folder, tmp_path, monkeypatch):
+    """With --force: it replaces what was there once, not again when it goes on."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    out = tmp_path / "out"
+    arguments = ["--data", str(idx_folder), "--out", str(out), "--device", "cpu", "--executor", "submitit-local"]
+    options = parse_arguments([*arguments, "--force"])
+    executor = cluster.new_executor(options)
+    experiment = EXPERIMENTS[2]
+    (task,) = executor.map_array(cluster.Resumable(outcome, options), [Job(experiment, 1, EPOCHS)])
+    folder = out / experiment.directory(1)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint.pt").exists():
+        assert time.monotonic() < deadline
+        assert not task.done(), task.stderr()
+        time.sleep(0.02)
+    (handled,) = [
+        int(pid) for pid in subprocess.run(["pgrep", "-P", task.job_id], capture_output=True, text=True).stdout.split()
+    ]
+    os.kill(handled, signal.SIGUSR2)  # as Slurm does it some time before the end
+    kind, figures = task.result()
+    assert "Requeued job" in task.stdout() + task.stderr()
+    assert kind == "finished"
+    results = json.loads((folder / "results.json").read_text())
+    assert figures["test_correct"] == results["test_correct"]
+    assert losses(results) == losses(undisturbed(idx_folder, tmp_path / "undisturbed", experiment))
+    events = list(folder.glob("events.*"))
+    assert len(events) == 2  # it went on after an epoch, and did not begin again
+    weights = [
+        torch.load(place / experiment.directory(1) / "weights.pt", weights_only=True)
+        for place in (out, tmp_path / "undisturbed")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_job_that_fails_or_vanishes_is_told(tmp_path):
+    class Task:
+        job_id, paths = "7", type("Paths", (), {"stderr": "7.err"})
+
+        def __init__(self, content):
+            self.content = content
+
+        def done(self):
+            return True
+
+        def result(self):
+            if self.content is None:
+                raise RuntimeError("a long log")
+            return self.content
+
+    class Executor:
+        folder = tmp_path
+
+        def map_array(self, function, jobs):
+            return [Task(function(job)) for job in jobs]
+
+    class Ended(list):
+        end = list.append
+
+    jobs, ended = [Job(experiment, 1, 1) for experiment in EXPERIMENTS[:3]], Ended()
+    outcomes = dict(
+        zip([job.name for job in jobs], [("finished", {"test_correct": 1}), ("failed", "no images"), None], strict=True)
+    )
+    cluster.run_all(Executor(), lambda job, options: outcomes[job.name], jobs, None, ended)
+    assert [job.status for job in jobs] == [
+        "finished",
+        "failed: no images",
+        "failed: job 7 ended without a result, see 7.err",
+    ]
+    assert (jobs[0].results, ended) == ({"test_correct": 1}, jobs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--slurm", "partition"], "KEY=VALUE is needed, as in partition=cpu, not 'partition'"),
+        (["--slurm", "time=soon"], "--slurm time=soon: a whole number of minutes is needed"),
+        (["--slurm", "colour=red"], "--slurm: Unavailable parameter(s): ['colour'] Valid parameters are:"),
+    ],
+)
+def test_wrong_parameters_are_one_line_and_exit_code_2(slurm, call, tmp_path, arguments, message):
+    process = call("run_experiments.py", "--out", tmp_path / "out", "--executor", "slurm", *arguments)
+    assert process.returncode == 2
+    assert message in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
+
+
+def test_without_slurm_or_submitit_it_is_said(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = ("run_experiments.py", "--out", tmp_path / "out", "--executor", "slurm")
+    process = call(*arguments)
+    assert process.returncode == 2
+    assert process.stderr.startswith(
+        "run_experiments.py: --executor slurm: this machine is not part of a Slurm cluster"
+    )
+    (tmp_path / "submitit.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = call(*arguments)
+    assert process.returncode == 2
+    assert process.stderr.splitlines() == [
+        "run_experiments.py: --executor slurm needs submitit: python -m pip install -r requirements-slurm.txt"
+    ]
+    ordinary = call("run_experiments.py", "--slurm", "partition=cpu")
+    assert ordinary.returncode == 2
+    assert ordinary.stderr.splitlines()[-1].endswith("--slurm is only for --executor slurm")
+    assert not (tmp_path / "out").exists()
