@@ -208,11 +208,10 @@ def results_table(record):
                 with_interval(map(last_five, runs.values())),
                 f"{ORIGINAL[name[:6]]:.2f}" if name[:6] in ORIGINAL else "",
                 f"{statistics.median(sizes):.0f}, {max(sizes)}" if sizes else "",
-                f"{statistics.fmean(run['seconds'] for run in runs.values()) / 60:.1f}",
             ]
         )
     header = ["experiment", "epochs", "runs", "live parameters", "accuracy %, last epoch", "mean of the last five"]
-    header += ["original %", "step: median, largest", "minutes a run"]
+    header += ["original %", "step: median, largest"]
     return markdown_table(header, rows)
 
 

@@ -31,7 +31,7 @@ def test_results_table_by_hand():
     assert row[:4] == ["| `exp_02_reproduce_baseline`", "6", "2", "27,360"]
     assert row[4] == "98.50 ± 6.35"  # t(1, 0.975) = 12.706, standard error 0.5
     assert row[5] == "97.90 ± 1.27"  # 98.0 and 97.8
-    assert row[6:] == ["98.84", "5, 70", "1.2 |"]
+    assert row[6:] == ["98.84", "5, 70 |"]
 
 
 def test_differences_table_by_hand():
