@@ -194,6 +194,30 @@ def test_writing_a_checkpoint_keeps_the_one_before_until_the_next_is_good(tmp_pa
     assert sorted(tmp_path.iterdir()) == [last, previous]
 
 
+@pytest.mark.parametrize("at", range(1, 7))
+def test_killed_while_a_run_is_replaced_it_neither_looks_finished_nor_has_another_ones_checkpoint(
+    tmp_path, monkeypatch, at
+):
+    names = ("results.json", "settings.json", "checkpoint.pt", "checkpoint_previous.pt", "weights.pt", "failed.txt")
+    for name in names:
+        (tmp_path / name).touch()
+    original, calls = Path.unlink, []
+
+    def killed(path):
+        calls.append(path)
+        if len(calls) == at + 1:
+            raise KeyboardInterrupt
+        original(path)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        train.remove_run(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert len(left) == len(names) - at
+    assert "results.json" not in left
+    assert "settings.json" in left or not left & {"checkpoint.pt", "checkpoint_previous.pt", "failed.txt"}
+
+
 class Trap:
     """Unpickled, it would run code."""
 

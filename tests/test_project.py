@@ -109,6 +109,13 @@ def test_the_reported_job_trained_all_seven():
     assert json.loads((ROOT / "results" / "job.json").read_text())["runs"] == len(EXPERIMENTS)
 
 
+def test_every_fault_that_was_tried_was_survived():
+    faults = json.loads((ROOT / "results" / "faults.json").read_text())["faults"]
+    assert len(faults) >= 8
+    for kind, row in faults.items():
+        assert row["survived"] == row["tried"] > 0, kind
+
+
 def test_a_module_does_nothing_when_imported(tmp_path):
     names = [path.stem for path in ROOT.glob("*.py")]
     program = (
