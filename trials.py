@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import re
-import resource
 import shutil
 import statistics
 import subprocess
@@ -119,6 +118,8 @@ def many_runs_trial(runs, folder):
 
 def processor_seconds():
     """Of all processes that this one has started and that have ended, and of those that they started."""
+    import resource  # late: not on Windows, where only this script cannot be used
+
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
