@@ -131,7 +131,7 @@ def test_tensorboard_compares_them(workplace, tensorboard):
     _, get = tensorboard
     columns = get("plugin/hparams/experiment", {"experimentName": ""})["hparamInfos"]
     assert {"model", "bypass_localisation", "learning_rate", "seed"} <= {column["name"] for column in columns}
-    metrics = [{"metric": {"name": {"tag": "Accuracy test", "group": ""}}}]
+    metrics = [{"metric": {"tag": "Accuracy test", "group": ""}}]
     query = {"experimentName": "", "allowedStatuses": ["STATUS_SUCCESS"], "startIndex": 0, "sliceSize": 100}
     sessions = get("plugin/hparams/session_groups", query | {"colParams": metrics})["sessionGroups"]
     assert sorted(session["name"] for session in sessions) == NAMES
