@@ -281,5 +281,6 @@ def faults_table(record):
         for kind, row in record["faults"].items()
     ]
     machine = f"{record['device_name']}, torch {record['versions']['torch']}, commit {record['git_commit'][:7]}"
+    note = f"; {record['note']}" if "note" in record else ""
     table = markdown_table(["fault", "tried", "survived", "longest time until it was told, seconds"], rows)
-    return f"{table}\n\nCommand: `{record['command']}` ({machine})."
+    return f"{table}\n\nCommand: `{record['command']}` ({machine}{note})."
