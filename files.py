@@ -73,11 +73,11 @@ def read_sealed(path):
 def check_room(folder, size=TRIAL):
     """Make `folder` if it is missing. Raises OSError if files of `size` bytes in all cannot be written into it."""
     folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(min(size, TRIAL)))
         file.flush()
-        if shutil.disk_usage(folder).free < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def unwritable(folder, error):

@@ -31,6 +31,7 @@ Exit code 1 if there is no result at all, 2 for wrong usage.
 """
 
 import json
+import re
 import shutil
 import signal
 import sys
@@ -193,6 +194,8 @@ def animate(out, name):
     import stn
     from train import load_tensors
 
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError("the name of a run is needed, not a path")
     folder = Path(out) / name
     settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     checkpoint = load_tensors(folder / "checkpoint.pt", "cpu")

@@ -125,6 +125,8 @@ def test_what_cannot_be_animated_is_refused(tmp_path, monkeypatch, digits, call)
     train.train(Net(bypass_localisation=True), "still", 1, data=digits, out=tmp_path)
     with pytest.raises(ValueError, match="no transformer to animate"):
         plot.animate(tmp_path, "still")
+    with pytest.raises(ValueError, match="not a path"):
+        plot.animate(tmp_path / "still", "../still")
     result = call("plot.py", "--out", tmp_path, "--animate", "nowhere")
     assert result.returncode == 2
     assert "--animate nowhere: " in result.stderr
