@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from files import whole
+from files import remove_parts, whole
 
 ROOT = Path(__file__).resolve().parent / "data"
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the 60,000 training images in [0, 1], as in the PyTorch tutorial
@@ -206,6 +206,7 @@ def unpack_mnist(root):
     try:
         raw.mkdir(parents=True, exist_ok=True)
         with FileLock(raw / ".lock"):
+            remove_parts(raw)
             for path in damaged(raw):  # asked again: another process may have unpacked in the meantime
                 unpack(path, root)
     except OSError as error:

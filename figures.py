@@ -116,25 +116,39 @@ def grid_of(images, columns=COLUMNS, gap=GAP):
     return np.pad(rows.reshape(-1, columns * width), ((gap, 0), (gap, 0)), constant_values=0.5)
 
 
-def accuracy_bars(rows):
-    """Horizontal bars of test accuracy in percent, first row on top; rows: (label, mean, half width or None, runs).
+def values_by_row(rows, xlabel, line=None, images=None):
+    """Every run as a point, and the mean of each row with its interval; the first row on top.
 
-    The axis does not start at 0, and says so.
+    rows: (label, [values], mean, low, high, mark): low and high None for a single run; `mark`, or None, is a value of
+    someone else's, drawn as a diamond. line: (x, name) of a vertical line. images: how many one unit of the axis is,
+    for a second axis on top in test images.
     """
-    figure = Figure(figsize=(8, 0.5 * len(rows) + 1.4))
+    figure = Figure(figsize=(9, 0.46 * len(rows) + 1.6), layout="constrained")
     axes = figure.add_subplot()
-    lowest = min(mean - (half or 0) for _, mean, half, _ in rows)
-    left = max(0, np.floor(lowest * 2 - 0.5) / 2)
-    for y, (_, mean, half, runs) in enumerate(rows):
-        axes.barh(y, mean - left, left=left, color=BLUE if runs else GREY, xerr=half, capsize=4)
-        text = f"{mean:.2f}" + (f" ± {half:.2f} ({runs} runs)" if half is not None else "")
-        axes.text(mean + (half or 0), y, f"  {text}", va="center", fontsize=9)
+    if line:
+        axes.axvline(line[0], color=GREY, linestyle="--", linewidth=1, label=line[1])
+    for y, (_, values, mean, low, high, mark) in enumerate(rows):
+        offsets = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else [0]
+        axes.plot(values, y + np.array(offsets), "o", color=BLUE, alpha=0.45, markersize=4, label="a run")
+        if low is not None:
+            axes.plot([low, high], [y, y], color="black", linewidth=2, label="mean, 95 % interval")
+            axes.plot(mean, y, "|", color="black", markersize=13, markeredgewidth=2.5)
+            text = f"{mean:.2f} ± {(high - low) / 2:.2f}" if images is None else f"{mean:+.2f} ± {(high - low) / 2:.2f}"
+        else:
+            text = f"{mean:.2f}" if images is None else f"{mean:+.2f}"
+        if mark is not None:
+            style = {"markerfacecolor": "white", "markeredgecolor": ORANGE, "markersize": 7}
+            axes.plot(mark, y, "D", label="the original's one run", **style)
+        axes.text(1.01, y, text, va="center", fontsize=9, transform=axes.get_yaxis_transform())
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlim(left, max(mean + (half or 0) for _, mean, half, _ in rows) * 1.001 + 0.35)
-    axes.set_xlabel(f"test accuracy in % (the axis is cut: it starts at {left:g})")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(xlabel)
+    axes.grid(axis="x", alpha=0.3)
+    if images is not None:
+        top = axes.secondary_xaxis("top", functions=(lambda x: x * images, lambda x: x / images))
+        top.set_xlabel("in test images", fontsize=9)
+    shown = {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}  # each name once
+    figure.legend(shown.values(), shown.keys(), frameon=False, fontsize=8, loc="outside lower right", ncols=len(shown))
     return figure
 
 
@@ -149,6 +163,74 @@ def loss_curves(curves, ylabel):
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
+    return figure
+
+
+def run_curves(panels, ylabel, limits=None, logarithmic=False):
+    """One panel an experiment, (title, [[value of epoch 1, 2, ...] of each run]): all runs as thin lines, their range
+    as a band and their mean as a thick line. All panels have the same axis, cut at `limits` if given."""
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(10, 2.3 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    for axes, (title, curves) in zip(grid.flat, panels, strict=False):
+        shortest = min(map(len, curves))
+        values = np.array([curve[:shortest] for curve in curves])
+        epochs = np.arange(1, shortest + 1)
+        axes.fill_between(epochs, values.min(0), values.max(0), color=BLUE, alpha=0.15, linewidth=0)
+        axes.plot(epochs, values.T, color=BLUE, alpha=0.5, linewidth=0.7)
+        axes.plot(epochs, values.mean(0), color="black", linewidth=1.6)
+        axes.set_title(title, fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelbottom=True, labelsize=8)
+        if logarithmic:
+            axes.set_yscale("log")
+    if limits:
+        grid.flat[0].set_ylim(*limits)
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel(ylabel, fontsize=9)
+    return figure
+
+
+def confusion_comparison(first, second, titles):
+    """Two confusion matrices (10, 10) and the second minus the first, the diagonals left out of all colours.
+
+    The numbers are those of a run on average: row = true digit, column = predicted digit.
+    """
+    figure = Figure(figsize=(9, 8.6), layout="constrained")
+    matrices = [np.asarray(first, dtype=float), np.asarray(second, dtype=float)]
+    matrices.append(matrices[1] - matrices[0])
+    off_diagonal = ~np.eye(len(matrices[0]), dtype=bool)
+    largest = max(1.0, *(matrix[off_diagonal].max() for matrix in matrices[:2]))
+    change = max(0.1, np.abs(matrices[2][off_diagonal]).max())
+    scales = [{"cmap": "Blues", "vmin": 0, "vmax": largest}] * 2 + [{"cmap": "PuOr", "vmin": -change, "vmax": change}]
+    panels = figure.subplots(2, 2)
+    panels[1, 1].axis("off")
+    explanation = "Images of each class in the test set,\nas a run takes them on average.\n\nIn the difference, "
+    explanation += "beside the diagonal:\norange and −: confused less often,\nviolet and +: more often."
+    panels[1, 1].text(0, 0.5, explanation, va="center")
+    for axes, matrix, title, scale in zip(
+        panels.flat[:3], matrices, [*titles, f"{titles[1]}\nminus {titles[0]}"], scales, strict=True
+    ):
+        axes.imshow(np.where(off_diagonal, matrix, 0), **scale)
+        for (row, column), value in np.ndenumerate(matrix):
+            if abs(value) >= 0.05:
+                text = f"{value:+.1f}" if scale["vmin"] else f"{value:.0f}" if row == column else f"{value:.1f}"
+                dark = row != column and abs(value) > 0.65 * scale["vmax"]
+                axes.text(
+                    column,
+                    row,
+                    text,
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    color="white" if dark else "black",
+                    weight="bold" if row == column else "normal",
+                )
+        axes.set(xlabel="predicted", ylabel="true", xticks=range(len(matrix)), yticks=range(len(matrix)))
+        axes.set_title(title, fontsize=9)
     return figure
 
 

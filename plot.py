@@ -4,10 +4,17 @@
 
 reads every <out>/*/results.json and writes, into <out> unless --figures says otherwise,
 
-    AccuracyComparison.png        test accuracy by experiment, with a 95 % interval where there are several runs
-    PerspectiveComparison.png     the same on digits in perspective, if there are such runs
+    comparison.md                 means with intervals, paired differences with p-values, where the variance comes from
+    AccuracyComparison.png        the test accuracy of every run by experiment, with means and 95 % intervals
+    Differences.png               paired differences between the seven experiments, if there are pairs
+    AccuracyCurves.png, TrainLossCurves.png   of all runs, epoch by epoch
+    ConfusionComparison.png       the confusion matrices of exp_02 and exp_06, and their difference
     train_loss.png                the train loss of exp_01 and exp_02, run 01
+    Perspective*.png              the first four on digits in perspective, if there are such runs
     diagram_<experiment>.png      what each experiment's network looks like
+
+Runs of one experiment that differ in epochs, data, code or machine are not pooled: the largest set is kept and the
+others are named, unless --pool asks for all. Experiments that differ in code or machine are not compared in pairs.
 
     python plot.py --animate exp_16_run_01_perspective_homography_4_passes
 
@@ -17,88 +24,46 @@ Both take a few seconds. The run `test` of train.py is left out; what cannot be 
 
     python plot.py --readme
 
-is for those who maintain this repository: it also copies the seven results to results/, and redraws every figure and
-rewrites every table of the README from them.
+is for those who maintain this repository: it also condenses the runs, if they are complete sets, into results/, and
+redraws every figure and rewrites every table of the README from there.
 
 Exit code 1 if there is no result at all, 2 for wrong usage.
 """
 
 import json
-import math
-import re
 import shutil
+import signal
 import sys
+import textwrap
 from pathlib import Path
 
 import figures
 import report
 from files import whole, write_json
-from run_experiments import ALL, EXPERIMENTS, SETS, new_parser
-from stats import mean_and_half_width
+from results import confusion_matrix, read_all
+from run_experiments import ALL, EXPERIMENTS, new_parser
+from stats import mean_interval
 
 ROOT = Path(__file__).resolve().parent
-BASELINE = ("baseline (tutorial's claim)", 98.69, None, 0)  # a bar of figures.accuracy_bars
+TUTORIAL = (98.69, "the tutorial's claim")  # its test accuracy in %
+CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 N_ANIMATED = 24  # digits
-# The figures of single runs that the README shows.
+# Without the transformer's own effect, beside which the others could not be seen.
+SMALL_PERSPECTIVE_PAIRS = [pair for pair in report.ALL_PERSPECTIVE_PAIRS if pair[1] != "exp_12"]
+UNSHOWN = ("PerspectiveTrainLossCurves.png", "PerspectiveAccuracyCurves.png")  # in the README
+# The figures of single runs that the README shows; they lie beside the runs, the others are drawn from results/.
 SHOWN = (
-    *(("exp_02", "confusion_matrix.png"), ("exp_06", "confusion_matrix.png")),
-    *(("exp_02", "visualized_transformation.png"), ("exp_14", "visualized_transformation.png")),
-    *(
-        ("exp_16", "visualized_transformation.png"),
-        ("exp_16", "class_statistics.png"),
-        ("exp_16", "transformation.gif"),
-    ),
+    ("exp_02", "visualized_transformation.png"),
+    ("exp_14", "visualized_transformation.png"),
+    ("exp_16", "visualized_transformation.png"),
+    ("exp_16", "class_statistics.png"),
+    ("exp_16", "transformation.gif"),
 )
 
 
-def read_results(out):
-    """Return ({experiment without its run number: [results, by run]}, [complaint about a folder passed over])."""
-    found, complaints = {}, []
-    folders = [path for path in Path(out).iterdir() if path.is_dir() and not path.name.startswith(".")]
-    for folder in sorted(path for path in folders if path.name != "test"):
-        path = folder / "results.json"
-        try:
-            results = json.loads(path.read_text(encoding="utf-8"))
-            check(results, folder.name)
-        except FileNotFoundError:
-            complaints.append(f"{folder}: passed over, it has no results.json (unfinished?)")
-        except (OSError, ValueError, RecursionError) as error:
-            complaints.append(f"{path}: passed over, it is broken ({error})")
-        else:
-            found.setdefault(re.sub(r"_run_\d+", "", folder.name, count=1), []).append(results)
-    return found, complaints
-
-
-def check(results, name):
-    """Raise ValueError if this is not the content of the results.json of the run `name`."""
-    if not isinstance(results, dict):
-        raise ValueError("not a JSON object")
-    if results.get("experiment_name") != name:
-        raise ValueError(f"it is of {results.get('experiment_name')!r}; a copied or renamed folder?")
-    accuracy, history = results.get("test_accuracy"), results.get("history")
-    if not isinstance(results.get("data", {}), dict):
-        raise ValueError("'data' does not describe a data set")
-    if type(accuracy) not in (int, float) or not 0 <= accuracy <= 100:  # isinstance would let True pass for a number
-        raise ValueError("'test_accuracy' is not a percentage")
-    if not isinstance(history, list) or not all(
-        isinstance(epoch, dict) and type(epoch.get("train_loss")) is float and math.isfinite(epoch["train_loss"])
-        for epoch in history
-    ):
-        raise ValueError("'history' is not a list of epochs with their losses")
-
-
-def accuracy_rows(found):
-    """Every experiment as a bar of `figures.accuracy_bars`."""
-    rows = []
-    for name, runs in found.items():
-        mean, half = mean_and_half_width([results["test_accuracy"] for results in runs])
-        rows.append((name, mean, half, len(runs)))
-    return rows
-
-
-def of_perspective(runs):
-    """Whether these runs of one experiment are on MNIST in perspective."""
-    return "perspective_sigma" in runs[0].get("data", {})
+def of_perspective(run):
+    """Whether a run is on MNIST in perspective."""
+    return "perspective_sigma" in run["data"]
 
 
 def diagram(experiment):
@@ -114,26 +79,106 @@ def diagram(experiment):
     )
 
 
-def draw_comparison(found, target):
-    """Write the figures of the module's docstring into the folder `target`, and print their paths."""
+def accuracy_figure(record):
+    """The runs of every experiment as points, with mean and interval."""
+    rows = []
+    for name, runs in report.groups(record).items():
+        values = [report.last(run) for run in runs.values()]
+        mean, low, high, _ = mean_interval(values)
+        rows.append((label(name), values, mean, low, high, report.ORIGINAL.get(name[:6])))
+    clean = not any(map(of_perspective, record.values()))
+    return figures.values_by_row(rows, "test accuracy in %, last epoch", TUTORIAL if clean else None)
 
-    def draw(figure, name):
-        figures.save(figure, target / name)
-        print(target / name)
 
-    in_perspective = {name: runs for name, runs in found.items() if of_perspective(runs)}
-    upright = {name: runs for name, runs in found.items() if name not in in_perspective}
-    draw(figures.accuracy_bars([BASELINE, *accuracy_rows(upright)]), "AccuracyComparison.png")
-    if in_perspective:
-        draw(figures.accuracy_bars(accuracy_rows(in_perspective)), "PerspectiveComparison.png")
-    runs = {results["experiment_name"]: results for several in found.values() for results in several}
-    baselines = [name for name in (experiment.directory(1) for experiment in EXPERIMENTS[:2]) if name in runs]
-    curves = [(name, [epoch["train_loss"] for epoch in runs[name]["history"]]) for name in baselines]
+def differences_figure(record, pairs, pool=False):
+    """Every pair of runs as a point, with mean and interval, around zero; None if there is no pair."""
+    rows = [
+        (f"{pair[2]}\n({pair[0]} − {pair[1]})", list(comparison.differences.values()), *comparison.interval[:3], None)
+        for pair, comparison, _ in report.comparisons(record, pairs, pool=pool)
+    ]
+    xlabel = "change of the test accuracy in points, last epoch"
+    return figures.values_by_row(rows, xlabel, (0, "no difference"), images=100) if rows else None
+
+
+def curves_figure(record, values, ylabel, limits=None, logarithmic=False):
+    """A panel for every experiment; values: a run -> [value after epoch 1, 2, ...]."""
+    panels = [(label(name), [values(run) for run in runs.values()]) for name, runs in report.groups(record).items()]
+    return figures.run_curves(panels, ylabel, limits, logarithmic)
+
+
+def label(name, width=34):
+    """The directory's name of an experiment in lines of at most `width` characters."""
+    return textwrap.fill(name.replace("_", " "), width).replace("exp ", "exp_")
+
+
+def train_losses(run):
+    return run["history"]["train_loss"]
+
+
+def accuracy_limits(record):
+    """The part of the axis in which the last two thirds of most curves lie; swings may leave it at the bottom."""
+    values = sorted(
+        value for run in record.values() for value in report.percentages(run)[len(train_losses(run)) // 3 :]
+    )
+    low, high = values[len(values) // 50], values[-1]
+    span = max(high - low, 0.1)
+    return low - span * 0.3, high + span * 0.1
+
+
+def confusion_figure(record):
+    """Those of two experiments, a run on average, and their difference; None if they are not known."""
+    matrices, titles = [], []
+    for identity in CONFUSED:
+        runs = report.of_experiment(record, identity)
+        counts = [confusion_matrix(run) for run in runs.values()]
+        if not counts or None in counts:
+            return None
+        matrices.append(
+            [[sum(cells) / len(counts) for cells in zip(*rows, strict=True)] for rows in zip(*counts, strict=True)]
+        )
+        titles.append(f"{identity}, mean of {len(counts)} run{'s' if len(counts) > 1 else ''}")
+    return figures.confusion_comparison(*matrices, titles)
+
+
+def comparison_figures(record, pool=False):
+    """[(file name, Figure)] of all that compares runs on MNIST as it is or in perspective."""
+    drawn = []
+    for prefix, family in (("", report.ORIGINAL_PAIRS), ("Perspective", SMALL_PERSPECTIVE_PAIRS)):
+        part = {name: run for name, run in record.items() if of_perspective(run) == bool(prefix)}
+        if not part:
+            continue
+        drawn += [(f"{prefix}AccuracyComparison.png", accuracy_figure(part))]
+        drawn += [(f"{prefix}Differences.png", differences_figure(part, family, pool))]
+        limits = accuracy_limits(part)
+        drawn += [
+            (f"{prefix}AccuracyCurves.png", curves_figure(part, report.percentages, "test accuracy in %", limits))
+        ]
+        name = f"{prefix}TrainLossCurves.png"
+        drawn += [(name, curves_figure(part, train_losses, "train loss, mean per image (nats)", logarithmic=True))]
+    baselines = [report.of_experiment(record, identity) for identity in ("exp_01", "exp_02")]
+    curves = [(runs[1]["experiment_name"], train_losses(runs[1])) for runs in baselines if 1 in runs]
+    drawn += [("ConfusionComparison.png", confusion_figure(record))]
     if curves:
-        draw(figures.loss_curves(curves, "train loss, mean per image (nats)"), "train_loss.png")
-    for experiment in ALL:
-        if experiment in EXPERIMENTS or f"{experiment.id}_{experiment.title}" in found:
-            draw(diagram(experiment), f"diagram_{experiment.id}.png")
+        drawn += [("train_loss.png", figures.loss_curves(curves, "train loss, mean per image (nats)"))]
+    return [(name, figure) for name, figure in drawn if figure]
+
+
+def draw_comparison(record, target, pool=False):
+    """Write what the module's docstring lists into the folder `target`, and print the paths."""
+    drawn = comparison_figures(record, pool)
+    present = report.groups(record)
+    drawn += [
+        (f"diagram_{experiment.id}.png", diagram(experiment))
+        for experiment in ALL
+        if experiment in EXPERIMENTS or f"{experiment.id}_{experiment.title}" in present
+    ]
+    for name, figure in drawn:
+        figures.save(figure, target / name)
+    with whole(target / "comparison.md") as temporary:
+        temporary.write_text(report.comparison_document(record, pool), encoding="utf-8")
+    for name, _ in drawn:  # at the end: who reads only the first lines (`| head`) has all figures
+        print(target / name)
+    print(target / "comparison.md")
 
 
 def animate(out, name):
@@ -171,53 +216,76 @@ def animate(out, name):
     return folder / "transformation.gif"
 
 
-def reportable(found, experiment):
-    """The runs of the experiment as the table has it, on MNIST and a CPU: no short looks and no variations."""
-    as_in_the_table = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, **experiment.recipe}
-    as_in_the_table |= {"device": "cpu", "plain_convolutions": False}
-    return [
-        run
-        for run in found.get(f"{experiment.id}_{experiment.title}", ())
-        if run["data"]["name"] == "MNIST" and all(run.get(key) == value for key, value in as_in_the_table.items())
-    ]
+def as_in_the_table(run, experiment):
+    """Whether a run is the experiment's as the table has it, on MNIST: no short look and no variation."""
+    settings = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, **experiment.recipe}
+    settings["plain_convolutions"] = False
+    return run["data"]["name"] == "MNIST" and all(run[key] == value for key, value in settings.items())
 
 
-def update_readme(out, found):
-    """Copy the runs that the README reports into results/, and make its figures and tables from there.
+def update_readme(out, record):
+    """Condense complete sets of runs into results/, and make the README's figures and tables from there.
 
-    Raises ValueError or OSError if one of the seven experiments or a figure is missing.
+    Raises ValueError or OSError if there is no complete set, or its runs differ in code or machine.
     """
     results, pictures = ROOT / "results", ROOT / ".readme_figures"
-    runs = {experiment.id: reportable(found, experiment) for experiment in ALL}
-    for experiment in EXPERIMENTS:
-        name = experiment.directory(1)
-        if name not in [run["experiment_name"] for run in runs[experiment.id]]:
-            raise ValueError(f"--readme needs {name}, as the table has it")
-    for experiment in EXPERIMENTS:
-        name = experiment.directory(1)
-        shutil.copyfile(Path(out) / name / "results.json", results / f"{name}.json")
-    shutil.copyfile(Path(out) / "job.json", results / "job.json")
-    for name, ids in report.CONDENSED.items():
-        together = [run for identity in ids for run in runs[identity]]
-        write_json(results / f"{name}.json", {run["experiment_name"]: report.condensed(run) for run in together})
+    written = []
+    for name, identities in report.RECORDS.items():
+        experiments = [next(row for row in ALL if row.id == identity) for identity in identities]
+        sets = [
+            {
+                run["experiment_name"]: run
+                for run in report.of_experiment(record, row.id).values()
+                if as_in_the_table(run, row)
+            }
+            for row in experiments
+        ]
+        if not all(sets):
+            continue
+        together = {name: run for runs in sets for name, run in runs.items()}
+        if not report.comparable(together, together):
+            raise ValueError(f"the runs for results/{name}.json differ in code or machine")
+        write_json(results / f"{name}.json", together)
+        written.append(name)
+    if not written:
+        raise ValueError("--readme needs all experiments of a set: " + ", ".join(report.RECORDS))
+    if "runs" in written:
+        shutil.copyfile(Path(out) / "job.json", results / "job.json")
     for identity, name in SHOWN:
-        directory = next(experiment for experiment in ALL if experiment.id == identity).directory(1)
-        if name.endswith(".gif"):
-            animate(out, directory)
-        stem, _, kind = name.partition(".")
-        shutil.copyfile(Path(out) / directory / name, pictures / f"{stem}_{identity}.{kind}")
-    draw_comparison({f"{e.id}_{e.title}": runs[e.id][:1] for e in EXPERIMENTS}, pictures)
-    perspective = {f"{e.id}_{e.title}": runs[e.id] for e in SETS["perspective"] if runs[e.id]}
-    figures.save(figures.accuracy_bars(accuracy_rows(perspective)), pictures / "PerspectiveComparison.png")
+        directory = next(row for row in ALL if row.id == identity).directory(1)
+        if any(identity in report.RECORDS[done] and (identity != "exp_02" or done == "runs") for done in written):
+            if name.endswith(".gif"):
+                animate(out, directory)
+            stem, _, kind = name.partition(".")
+            shutil.copyfile(Path(out) / directory / name, pictures / f"{stem}_{identity}.{kind}")
+    draw_readme(results, pictures)
     with whole(ROOT / "README.md") as temporary:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         temporary.write_text(report.fill_readme(text, report.readme_blocks(results)), encoding="utf-8")
 
 
+def draw_readme(results, pictures):
+    """Draw the README's comparisons from the records in `results`."""
+    runs, transformers, perspective = (
+        json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in report.RECORDS
+    )
+    drawn = comparison_figures({**runs, **perspective})
+    swings = {name: run for name, run in transformers.items() if name[:6] in report.RECORDS["transformers"][:4]}
+    limits = accuracy_limits(swings)
+    drawn += [("StabilityCurves.png", curves_figure(swings, report.percentages, "test accuracy in %", limits))]
+    drawn += [(f"diagram_{experiment.id}.png", diagram(experiment)) for experiment in EXPERIMENTS]
+    for name, figure in drawn:
+        if name not in UNSHOWN:
+            figures.save(figure, pictures / name)
+
+
 def main():
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when nobody reads on
     parser = new_parser(__doc__)
     parser.add_argument("--out", default="experiments", metavar="FOLDER", help="where the runs are")
     parser.add_argument("--figures", metavar="FOLDER", help="where the figures go (default: beside the runs)")
+    parser.add_argument("--pool", action="store_true", help="pool and compare runs also if code or settings differ")
     parser.add_argument("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
     parser.add_argument("--readme", action="store_true", help="update results/, .readme_figures/ and README.md")
     options = parser.parse_args()
@@ -232,21 +300,27 @@ def main():
         except (RunError, ValueError, OSError, LookupError, TypeError) as error:
             parser.error(f"--animate {options.animate}: {error}")
         return 0
-    found, complaints = read_results(options.out)
+    try:
+        record, complaints = read_all(options.out)
+    except (OSError, EOFError) as error:
+        parser.error(f"--out {options.out}: {error}")
+    if not options.pool:
+        record, more = report.poolable(record)
+        complaints += more
     for complaint in complaints:
         print(complaint, file=sys.stderr)
-    if not found:
+    if not record:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1
     if options.readme:
         try:
-            update_readme(options.out, found)
+            update_readme(options.out, record)
         except (ValueError, OSError) as error:
             parser.error(str(error))
         return 0
     target = Path(options.figures or options.out)
     target.mkdir(parents=True, exist_ok=True)
-    draw_comparison(found, target)
+    draw_comparison(record, target, options.pool)
     return 0
 
 

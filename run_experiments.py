@@ -9,7 +9,8 @@
     python run_experiments.py --runs 30 --executor slurm --slurm partition=cpu    as jobs of a Slurm cluster
 
 A finished run is skipped and an unfinished one continued, so the same command also goes on after an interruption.
-Exit code: 0 all done, 1 a run failed, 2 wrong usage or a folder with another run in it, 130 Ctrl-C, 143 SIGTERM.
+Exit code: 0 all done, 1 a run failed, 2 wrong usage, or a folder that holds another run or cannot be written,
+130 Ctrl-C, 143 SIGTERM.
 """
 
 import argparse
@@ -22,12 +23,12 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from files import write_json
+from files import check_room, unwritable, write_json
 
 # torch is imported late, by the functions that need it: --help and --list answer at once.
 
@@ -255,6 +256,9 @@ SETS = {"original": EXPERIMENTS, "homography": HOMOGRAPHY, "perspective": PERSPE
 ALL = tuple(experiment for rows in SETS.values() for experiment in rows)
 
 
+RUN_SIZE = 3_000_000  # bytes on the disk, rounded up: 30 epochs take 2 MB, most of them for TensorBoard
+
+
 def seed_of(run):
     """Run 01 has the original's seed. All experiments share the seed of a run, and so the order of its images."""
     return 122 + run
@@ -318,6 +322,9 @@ def outcome(job, options, report=None):
     import data
     import train
 
+    # TensorBoard's thread hands an OSError to the next flush, which raises it below: no need to report it twice.
+    told = threading.excepthook
+    threading.excepthook = lambda what: None if issubclass(what.exc_type, OSError) else told(what)
     try:
         results = run_job(job, options, report)
         return "finished", {key: results[key] for key in ("test_accuracy", "test_correct", "test_total")}
@@ -348,6 +355,14 @@ def worker_context(jobs):
     with ignoring_ctrl_c():
         multiprocessing.forkserver.ensure_running()
     return context
+
+
+def end_server():
+    """End the server of `worker_context` now: it may be busy importing for seconds before it sees that it should."""
+    server = getattr(multiprocessing.forkserver, "_forkserver", None)  # Python has no public way to it
+    if pid := getattr(server, "_forkserver_pid", None):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -412,8 +427,9 @@ def run_all(context, jobs, options, display):
             if job.status == "not started":
                 job.status = "interrupted"
             process.terminate()
+        deadline = time.monotonic() + 1
         for _, process in running.values():
-            process.join(1)
+            process.join(max(0, deadline - time.monotonic()))
             process.kill()
 
 
@@ -531,6 +547,17 @@ def device_name(text):
     raise argparse.ArgumentTypeError(f"cpu, cuda or cuda:N is needed, not {text!r}")
 
 
+class Once(argparse.Action):
+    """argparse action: store the value of an option, which may be given once (of several, argparse takes the last)."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        given = vars(namespace).setdefault("_given", set())
+        if self.dest in given:
+            parser.error(f"{option_string} is given twice")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
 def parameter(text):
     """argparse type: KEY=VALUE -> (key, value), the value as a number if it is one."""
     if match := re.fullmatch(r"([a-z_]+)=(.+)", text):
@@ -539,11 +566,20 @@ def parameter(text):
 
 
 def new_parser(docstring):
-    """A parser whose help shows the script's docstring; options cannot be abbreviated."""
+    """A parser whose help shows the script's docstring; options cannot be abbreviated, nor given twice with a value."""
     usage, _, rest = docstring.partition("\n\n")
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=usage, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.register("action", None, Once)  # what an option does that names no action
+    return parser
+
+
+def folder_name(text):
+    """argparse type: the path of a folder."""
+    if text.strip():
+        return text
+    raise argparse.ArgumentTypeError("the name of a folder is needed, not an empty one")
 
 
 def default_jobs(device):
@@ -581,7 +617,13 @@ def parse_arguments(arguments=None):
     )
     add("--device", type=device_name, help="cpu, cuda or cuda:N (default: cuda if there is one)")
     add("--data", metavar="FOLDER", help="another data set: a folder with four IDX files named like MNIST's")
-    add("--out", default="experiments", metavar="FOLDER", help="where the runs go (default: experiments)")
+    add(
+        "--out",
+        type=folder_name,
+        default="experiments",
+        metavar="FOLDER",
+        help="where the runs go (default: experiments)",
+    )
     add(
         "--plain", action="store_true", help="compute convolutions as they are usually written (on a CPU: half as fast)"
     )
@@ -636,7 +678,6 @@ def prepare(options, jobs):
     if options.data:
         numbers = "mean {mean} and standard deviation {std}".format(**description)
         print(f"{options.data}: normalised with the {numbers} of its training images", flush=True)
-    Path(options.out).mkdir(parents=True, exist_ok=True)
     conflicts = []
     # Settings tell networks by their shapes, which are the same in all runs of an experiment: there may be many runs.
     networks = {job.experiment.id: job.experiment for job in jobs}
@@ -655,6 +696,11 @@ def prepare(options, jobs):
             conflicts.append(str(error))
     if conflicts:
         raise RunError("\n".join(conflicts))
+    if todo := [job for job in jobs if not job.results]:
+        try:
+            check_room(Path(options.out), RUN_SIZE * len(todo))
+        except OSError as error:
+            raise RunError(unwritable(options.out, error)) from error
 
 
 def prepare_apart(options, jobs, connection):
@@ -697,6 +743,7 @@ def main():
     try:
         return run(options, jobs)
     except Interrupted as received:
+        end_server()
         how = "the command without --force" if options.force else "the same command"
         print(f"Interrupted: {how} goes on after the last complete epoch of each run.")
         return received.args[0]
@@ -746,7 +793,12 @@ def run(options, jobs):
         print(f"\n{len(finished)} of {len(jobs)} runs trained in {minutes:.1f} minutes, {options.jobs} at a time")
     if finished == jobs and not options.only:  # not after an interruption: then these are not the whole job's minutes
         record = {"runs": len(jobs), "minutes": round(minutes, 2), "at_a_time": options.jobs}
-        write_json(Path(options.out) / ("job.json" if options.set == "original" else f"job_{options.set}.json"), record)
+        try:
+            name = "job.json" if options.set == "original" else f"job_{options.set}.json"
+            write_json(Path(options.out) / name, record)
+        except OSError as error:
+            print(f"run_experiments.py: {unwritable(options.out, error)}", file=sys.stderr)
+            return 1
     return 1 if len(finished) < len(todo) else 0
 
 

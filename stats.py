@@ -1,17 +1,137 @@
-"""Means and intervals over runs."""
+"""What many runs say: means with intervals, paired comparisons, and where the variance comes from.
+
+An interval is over runs: where the mean of infinitely many runs like these would lie, on the same test images.
+"""
 
 import math
+from typing import NamedTuple
 
+import numpy as np
 from scipy import stats
 
+CONFIDENCE = 0.95
+FEWEST_FOR_BOOTSTRAP = 50  # with fewer values BCa intervals are too short: see tests/test_stats.py
+FEWEST_FOR_TEST = 6  # with five pairs the smallest possible p-value is 2/32 = 0.0625
+EXACT_UP_TO = 16  # pairs: 65,536 combinations of signs
 
-def mean_and_half_width(values, confidence=0.95):
-    """Mean, and half the width of its confidence interval by Student's t; None for the latter with a single value.
 
-    The interval is over runs: how well the mean of infinitely many runs is known, were they like these.
+class Interval(NamedTuple):
+    """A mean and its 95 % interval; the limits are None for a single value."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    method: str  # "Student's t", "BCa bootstrap" or "one run"
+
+    @property
+    def half(self):
+        """Half the width, None for a single value."""
+        return None if self.low is None else (self.high - self.low) / 2
+
+
+def mean_interval(values):
+    """`Interval` of the mean: by Student's t, from 50 values on by the BCa bootstrap (Efron 1987), as SciPy has them.
+
+    The bootstrap's random numbers are always the same.
     """
+    values = np.asarray(values, dtype=float)
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return Interval(mean, None, None, "one run")
+    if np.ptp(values) == 0:
+        return Interval(mean, mean, mean, "Student's t")
+    if len(values) < FEWEST_FOR_BOOTSTRAP:
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+        return Interval(mean, float(mean - half), float(mean + half), "Student's t")
+    result = stats.bootstrap(
+        (values,), np.mean, confidence_level=CONFIDENCE, method="BCa", rng=np.random.default_rng(0)
+    )
+    return Interval(mean, *map(float, result.confidence_interval), "BCa bootstrap")
+
+
+class Comparison(NamedTuple):
+    """Paired differences: one experiment minus another, run by run."""
+
+    differences: dict  # {run: difference}
+    interval: Interval  # of their mean
+    p_value: float | None  # two-sided, by sign flips; None with fewer than six pairs
+    wins: int  # runs in which the difference is above 0
+    losses: int  # below 0
+
+
+def compare(first, second):
+    """`Comparison` of two experiments' values by run, {run: value}, over the runs that both have; None without any."""
+    differences = {run: first[run] - second[run] for run in sorted(first.keys() & second.keys())}
+    if not differences:
+        return None
+    values = list(differences.values())
+    wins, losses = sum(value > 0 for value in values), sum(value < 0 for value in values)
+    return Comparison(differences, mean_interval(values), sign_flip_p_value(values), wins, losses)
+
+
+def sign_flip_p_value(differences):
+    """Two-sided p-value of the mean of paired differences, None with fewer than six pairs.
+
+    If nothing distinguished the two, each difference could as well have had the other sign. Exact up to 16 pairs, by
+    9,999 random choices of signs beyond.
+    """
+    if len(differences) < FEWEST_FOR_TEST:
+        return None
+    exact = len(differences) <= EXACT_UP_TO
+    result = stats.permutation_test(
+        (np.asarray(differences, dtype=float),),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=2**EXACT_UP_TO if exact else 9999,
+        rng=np.random.default_rng(0),
+    )
+    return float(result.pvalue)
+
+
+def holm(p_values):
+    """p-values of a family of comparisons -> the same after Holm's correction (1979); None stays None and apart."""
+    order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted, largest = list(p_values), 0.0
+    for rank, (p, index) in enumerate(order):
+        largest = adjusted[index] = max(largest, min(1.0, (len(order) - rank) * p))
+    return adjusted
+
+
+class Variance(NamedTuple):
+    """Where the differences between runs of one experiment come from; standard deviations in test images."""
+
+    between_runs: float  # of the number of correct images
+    finite_test_set: float  # what it would be if all runs were equally good, and each image a draw of its own
+    share: float  # of the variance between runs that is explained by the finite test set, at most 1
+    p_value: float  # of a variance between runs at least as large if all runs are equally good
+
+
+def variance_split(correct):
+    """`Variance` of (runs, images) booleans, at least two runs: whether the image was recognised.
+
+    If an image i is recognised with probability p_i in every run, independently, the number of correct images has the
+    variance Σ p_i (1 - p_i), which is estimated from how often runs disagree on each image (Jordan, arXiv 2304.01910).
+    What exceeds it are real differences between runs. The test compares it with a chi-squared distribution.
+    """
+    correct = np.asarray(correct, dtype=float)
+    n_runs = len(correct)
+    between = correct.sum(1).var(ddof=1)
+    finite = correct.var(0, ddof=1).sum()
+    if finite == 0:
+        return Variance(0.0, 0.0, 1.0, 1.0)  # runs that agree on every image are equal
+    p_value = stats.chi2.sf((n_runs - 1) * between / finite, n_runs - 1)
+    share = 1.0 if between == 0 else min(1.0, finite / between)
+    return Variance(math.sqrt(between), math.sqrt(finite), float(share), float(p_value))
+
+
+def steps(correct, n_last=None):
+    """The sizes of the changes from one epoch to the next, over the last `n_last` changes (all if None)."""
+    sizes = np.abs(np.diff(correct)).tolist()
+    return sizes if n_last is None else sizes[-n_last:]
+
+
+def prediction_limits(values):
+    """Where one more value would lie with 95 % probability, were they normally distributed; at least two values."""
     n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
-        return mean, None
-    return mean, float(stats.t.ppf(0.5 + confidence / 2, n - 1) * stats.sem(values))
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) * math.sqrt(1 + 1 / n)
+    return float(np.mean(values) - half), float(np.mean(values) + half)

@@ -10,20 +10,24 @@ trains `Net_CoordConv_Homography` into experiments/test, over whatever is there 
     settings.json                 what the run depends on
     checkpoint.pt                 weights, optimiser and history after the last complete epoch; transforms of 64 test
                                   images after each epoch
+    checkpoint_previous.pt        the one before, used if the last is damaged
     weights.pt                    the final state_dict
     confusion_matrix.png
     visualized_transformation.png, class_statistics.png  what the transformer does
     results.json                  written last: a run that has it is finished
+    failed.txt                    instead of it: why the run failed, if its numbers are not finite
 """
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import pickle
 import platform
 import re
 import subprocess
+import sys
 import time
 from importlib.metadata import version
 from itertools import compress
@@ -32,15 +36,15 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from filelock import FileLock, Timeout
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import get_total_norm
 
 import board
 import figures
 import measures
+import results
 from data import draw_epoch, epoch_order, epoch_seed, load
-from files import whole, write_json
+from files import Damaged, Held, alone_in, read_sealed, unwritable, whole, write_json, write_sealed
 from measures import has_transformer
 
 N_EPOCHS = 30  # of `python train.py`, as in most of the experiments
@@ -55,12 +59,11 @@ SAME_AS_METHOD = (
 )
 N_SHOWN = 64  # test images whose transforms are drawn, and kept for every epoch
 PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy")
-WRITTEN = (  # `results.json` first: without it a run does not look finished
-    *("results.json", "settings.json", "checkpoint.pt", "weights.pt", "confusion_matrix.png", "class_statistics.png"),
-    *("visualized_transformation.png", "transformation.gif", "events.out.tfevents.*", ".*.part"),
+WRITTEN = (  # `results.json` first: without it a run does not look finished; no checkpoint outlives its settings
+    *("results.json", "checkpoint.pt", "checkpoint_previous.pt", "failed.txt", "settings.json", "weights.pt"),
+    *("confusion_matrix.png", "class_statistics.png", "visualized_transformation.png", "transformation.gif"),
+    "events.out.tfevents.*",
 )
-RESULT_KEYS = {"experiment_name": str, "avg_test_loss": float, "test_accuracy": float, "test_correct": int}
-
 
 WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"
 
@@ -131,27 +134,33 @@ def train(
     how = n_epochs, run, seed, data.description, device, plain, recipe
     settings = run_settings(experiment_name, model, arguments, *how)
     folder = Path(out) / experiment_name
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with alone_in(folder):
             if overwrite:
                 remove_run(folder)
-            if state_of(folder, settings) == "finished":
+            state = state_of(folder, settings)
+            if state == "finished":
                 model.to(device).load_state_dict(load_tensors(folder / "weights.pt", device))
                 return read_results(folder)
+            if state == "failed":
+                raise RunError(failure(folder))
             write_json(folder / "settings.json", settings)
             return train_on(model, settings, data, recipe, folder, question, log_images, report)
-    except Timeout:
-        raise RunError(f"{folder} is being trained by another process; wait for it or choose another --out") from None
+    except Held as by:
+        raise RunError(f"{folder} is being trained by {by}; wait for it or choose another --out") from None
+    except Damaged as error:
+        raise RunError(f"{error}; {WAY_OUT}") from None
+    except OSError as error:
+        raise RunError(unwritable(folder, error)) from error
 
 
 def train_on(model, settings, data, recipe, folder, question, log_images, report):
     """`train` after its preparations: from the last complete epoch to the end."""
-    name, n_epochs, seed = (settings[key] for key in ("experiment_name", "n_epochs", "seed"))
+    n_epochs, seed = settings["n_epochs"], settings["seed"]
     device = data.train_images.device
     model.to(device)
     moments = new_moments(model, recipe)
-    history, transforms = load_checkpoint(folder / "checkpoint.pt", model, moments, device)
+    history, transforms = load_checkpoint(folder, model, moments, device)
     predictions = None
     pace = torch.ones((), device=device)
     step = training_step(model, data, recipe, pace, moments)
@@ -170,11 +179,9 @@ def train_on(model, settings, data, recipe, folder, question, log_images, report
             train_loss = train_epoch(step, order.to(device), progress)
             train_seconds = time.perf_counter() - started
             test_loss, predictions = evaluate(model, data.test_images, data.test_labels)
-            if not (math.isfinite(train_loss) and math.isfinite(test_loss)):
-                raise RunError(
-                    f"{name}: the loss of epoch {epoch} is not finite (train {train_loss}, test {test_loss}); "
-                    f"the checkpoint of epoch {epoch - 1} is kept"
-                )
+            if not all_finite(train_loss, test_loss, *model.state_dict().values(), *moments.values()):
+                losses = f"train loss {train_loss}, test loss {test_loss}"
+                fail(folder, f"the loss or a weight in epoch {epoch} is not finite ({losses})")
             correct = int((predictions == data.test_labels).sum())
             history.append(
                 {
@@ -191,9 +198,8 @@ def train_on(model, settings, data, recipe, folder, question, log_images, report
             board.epoch_done(writer, settings, model, data, history[-1], predictions, log_images)
             if has_transformer(model):
                 transforms.append(measures.homographies(model, data.test_images[:N_SHOWN]).cpu())
-            with whole(folder / "checkpoint.pt") as path:
-                state = {"model": model.state_dict(), "moments": moments, "history": history, "transforms": transforms}
-                torch.save(state, path)
+            state = {"model": model.state_dict(), "moments": moments, "history": history, "transforms": transforms}
+            save_tensors(folder / "checkpoint.pt", state, previous=folder / "checkpoint_previous.pt")
     if predictions is None:  # all epochs were complete already
         _, predictions = evaluate(model, data.test_images, data.test_labels)
     return finish(folder, settings, model, data, history, predictions)
@@ -319,14 +325,38 @@ def cuda_graph(step, batch):
 
 
 def train_epoch(step, order, progress=None):
-    """One pass over the training images in `order` (N,). Returns the mean loss per image, in training mode."""
+    """One pass over the training images in `order` (N,). Returns the mean loss per image, in training mode.
+
+    It ends early where the loss is not finite, which is looked at now and then.
+    """
     batches = order.split(BATCH_SIZE)
     total = torch.zeros((), device=order.device)  # on the device: reading it at every step would stall a GPU
     for number, batch in enumerate(batches):
         total += step(batch) * len(batch)
-        if progress and number % 50 == 0:
-            progress(number, len(batches))
+        if number % 50 == 0:
+            if not all_finite(total):
+                break
+            if progress:
+                progress(number, len(batches))
     return total.item() / len(order)
+
+
+def all_finite(*values):
+    """Whether no number and no element of a tensor among `values` is NaN or infinite."""
+    return all(torch.as_tensor(value).isfinite().all() for value in values)
+
+
+def fail(folder, reason):
+    """End a run and mark it as failed, so that it is not continued as if nothing had happened."""
+    with whole(folder / "failed.txt") as path:
+        path.write_text(reason, encoding="utf-8")
+    raise RunError(failure(folder))
+
+
+def failure(folder):
+    """Why the run in `folder` is marked as failed, and what to do."""
+    reason = (folder / "failed.txt").read_text(encoding="utf-8")
+    return f"{folder} failed: {reason}; {WAY_OUT}, to try again after the last good epoch, delete failed.txt"
 
 
 @torch.inference_mode()
@@ -342,8 +372,7 @@ def finish(folder, settings, model, data, history, predictions):
     name = settings["experiment_name"]
     confusion = measures.confusion(data.test_labels, predictions)
     correct = sum(counts[digit] for digit, counts in enumerate(confusion))
-    with whole(folder / "weights.pt") as path:
-        torch.save(model.state_dict(), path)
+    save_tensors(folder / "weights.pt", model.state_dict())
     figures.save(figures.confusion_matrix(confusion, name), folder / "confusion_matrix.png")
     if hasattr(model, "transform"):
         draw_transforms(folder, name, model, data)
@@ -351,7 +380,7 @@ def finish(folder, settings, model, data, history, predictions):
     if has_transformer(model):
         transformer, statistics = measures.of_transformer(model, data)
         figures.save(figures.class_statistics(*statistics, name), folder / "class_statistics.png")
-    results = {
+    content = {
         "experiment_name": name,
         "avg_test_loss": history[-1]["test_loss"],
         "test_accuracy": 100 * correct / len(predictions),
@@ -371,8 +400,8 @@ def finish(folder, settings, model, data, history, predictions):
         "history": history,
         "predictions": "".join(map(str, predictions.tolist())),  # one digit per test image, in the set's order
     }
-    write_json(folder / "results.json", results)
-    return results
+    write_json(folder / "results.json", content)
+    return content
 
 
 @torch.inference_mode()
@@ -414,8 +443,9 @@ def run_settings(experiment_name, model, arguments, n_epochs, run, seed, data, d
 
 
 def state_of(folder, settings):
-    """ "new", "unfinished" or "finished". Raises RunError if `folder` holds a run with other settings."""
-    if not any((folder / name).exists() for name in ("settings.json", "checkpoint.pt", "results.json")):
+    """ "new", "unfinished", "failed" or "finished". Raises RunError if `folder` holds a run with other settings."""
+    decisive = ("settings.json", "checkpoint.pt", "checkpoint_previous.pt", "results.json")
+    if not any((folder / name).exists() for name in decisive):
         return "new"
     there = None
     with contextlib.suppress(OSError, ValueError):  # no readable settings differ from any
@@ -426,20 +456,17 @@ def state_of(folder, settings):
     if different:
         what = ", ".join(f"{key} {there.get(key, 'unknown')} instead of {settings[key]}" for key in different)
         raise RunError(f"{folder} holds a run with {what}; {WAY_OUT}")
+    if (folder / "failed.txt").exists():
+        return "failed"
     return "finished" if (folder / "results.json").exists() else "unfinished"
 
 
 def read_results(folder):
     """The content of the results.json in `folder`. Raises RunError if it is not what `train` writes."""
-    path = folder / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        wrong = [key for key, kind in RESULT_KEYS.items() if type(results[key]) is not kind]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise RunError(f"{path} is broken ({error!r}); {WAY_OUT}") from None
-    if wrong:
-        raise RunError(f"{path} is broken (of the wrong type: {', '.join(wrong)}); {WAY_OUT}")
-    return results
+        return results.read(folder / "results.json")
+    except ValueError as error:
+        raise RunError(f"{folder / 'results.json'} is broken ({error}); {WAY_OUT}") from None
 
 
 def remove_run(folder):
@@ -449,25 +476,49 @@ def remove_run(folder):
             path.unlink()
 
 
-def load_checkpoint(path, model, moments, device):
+def load_checkpoint(folder, model, moments, device):
     """Put the state after the last complete epoch into `model` and `moments`; return the history, [] if none, and the
-    transforms of the first test images after each epoch, [(N_SHOWN, 3, 3), ...]."""
-    if not path.exists():
-        return [], []
-    state = load_tensors(path, device)
-    model.load_state_dict(state["model"])
-    for name, tensor in moments.items():
-        tensor.copy_(state["moments"][name])
-    return state["history"], [homographies.cpu() for homographies in state["transforms"]]
+    transforms of the first test images after each epoch, [(N_SHOWN, 3, 3), ...].
+
+    A damaged checkpoint is named on stderr and deleted, and the one before is used.
+    """
+    damaged = False
+    for path in (folder / "checkpoint.pt", folder / "checkpoint_previous.pt"):
+        try:
+            state = load_tensors(path, device)
+        except FileNotFoundError:
+            continue
+        except Damaged as error:
+            damaged = True
+            print(f"{error}; it is deleted", file=sys.stderr)
+            path.unlink()
+            continue
+        model.load_state_dict(state["model"])
+        for name, tensor in moments.items():
+            tensor.copy_(state["moments"][name])
+        if damaged:
+            print(f"{folder} goes on from {path.name}, after epoch {len(state['history'])}", file=sys.stderr)
+        return state["history"], [homographies.cpu() for homographies in state["transforms"]]
+    if damaged:
+        print(f"{folder} has no good checkpoint and starts again from epoch 1", file=sys.stderr)
+    return [], []
+
+
+def save_tensors(path, content, previous=None):
+    """torch.save to a file that is whole and sealed (see files.py); the same content gives the same bytes."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_sealed(path, buffer.getvalue(), previous)
 
 
 def load_tensors(path, device):
-    """torch.load of tensors and plain values only. Raises RunError for a file that is broken or holds anything else."""
+    """What `save_tensors` wrote. Raises OSError (Damaged if the file is), and RunError if it would run code."""
+    content = read_sealed(path)
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
         reason = str(error).strip().partition("\n")[0]
-        raise RunError(f"{path} cannot be read ({reason}); {WAY_OUT}") from None
+        raise RunError(f"{path} holds more than tensors and plain values ({reason}); {WAY_OUT}") from None
 
 
 def git_commit():
@@ -499,7 +550,6 @@ def processor_name():
 def main():
     """The command line of this file: it has no options but --help."""
     import argparse
-    import sys
 
     from tqdm import tqdm
 
@@ -522,12 +572,14 @@ def main():
 
         try:
             how = {"arguments": arguments, "recipe": Recipe(localisation_rate=0.001), "device": device}
-            results = train(model, "test", N_EPOCHS, **how, overwrite=True, report=report)
+            done = train(model, "test", N_EPOCHS, **how, overwrite=True, report=report)
         except (RunError, DataError, OSError) as error:
             sys.exit(f"train.py: {error}")
         except KeyboardInterrupt:
+            bar.close()
+            print("Interrupted: the same command starts again.")
             sys.exit(130)
-    print(f"test accuracy {results['test_accuracy']:.2f} % after {results['n_epochs']} epochs; see experiments/test")
+    print(f"test accuracy {done['test_accuracy']:.2f} % after {done['n_epochs']} epochs; see experiments/test")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python trials.py logging [--rounds 3] [--save results/logging.json]
 
 trains exp_02, in turn with all that TensorBoard gets and with `--log-images 0`: the seconds of a processor that the
-calls of board.py take, and their share of a whole run's (results/exp_02_run_01_reproduce_baseline.json). They do not
+calls of board.py take, and their share of a whole run's (of exp_02 in results/runs.json). They do not
 depend on the number of training images, so there are only 640 of them here. A minute a round.
 
     python trials.py many [--runs 143] [--save results/scale.json]
@@ -77,7 +77,10 @@ def logging_trial(rounds):
                 row["event_file_kb"] = sum(path.stat().st_size for path in Path(out, "run").glob("events*")) / 1000
             rows.append({name: round(value, 3) for name, value in row.items()})
             print(rows[-1], flush=True)
-    whole = json.loads((ROOT / "results" / f"{experiment.directory(1)}.json").read_text())["seconds"]
+    record = json.loads((ROOT / "results" / "runs.json").read_text(encoding="utf-8"))
+    whole = statistics.median(
+        run["seconds"] for name, run in record.items() if name == experiment.directory(run["run"])
+    )
     costs = {
         n: statistics.median(r["logging_cpu_seconds"] for r in rows if r["log_images"] == n)
         for n in (0, board.LOG_IMAGES)

@@ -1,10 +1,16 @@
-"""A small part of the real MNIST, and a way to call the scripts as a user does."""
+"""A small part of the real MNIST, a way to call the scripts as a user does, and a record of the faults tried."""
 
 import gzip
+import json
 import os
+import platform
 import struct
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import hypothesis
@@ -12,12 +18,53 @@ import pytest
 import torch
 
 import data
+from files import write_json
 
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # machines here are noisy
 hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"train": 640, "t10k": 500}
+FAULTS = {}  # kind of fault: {"tried", "survived", "seconds": the longest until it was told}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=4, metavar="N", help="kills in the stress test (default: 4)")
+    parser.addoption("--save-faults", metavar="FILE", help="write what became of the faults that were tried, as JSON")
+
+
+def pytest_sessionfinish(session):
+    if path := session.config.getoption("--save-faults"):
+        import train
+
+        command = " ".join(["python -m pytest", *session.config.invocation_params.args])
+        versions = {"python": platform.python_version(), "torch": version("torch")}
+        faults = {kind: row | {"seconds": round(row["seconds"], 2)} for kind, row in FAULTS.items()}
+        machine = {"device_name": train.processor_name(), "versions": versions, "git_commit": train.git_commit()}
+        write_json(path, {"command": command, **machine, "faults": faults})
+
+
+@pytest.fixture(scope="session")
+def fault():
+    """`with fault(kind) as told:` around a fault and the tests of what became of it; `told()` where it is noticed."""
+
+    @contextmanager
+    def meet(kind, tries=1):
+        row = FAULTS.setdefault(kind, {"tried": 0, "survived": 0, "seconds": 0.0})
+        row["tried"] += tries
+        started = time.perf_counter()
+
+        def told(seconds=None):
+            row["seconds"] = max(row["seconds"], time.perf_counter() - started if seconds is None else seconds)
+
+        try:
+            yield told
+        except KeyboardInterrupt:  # of the tests: it says nothing
+            row["tried"] -= tries
+            raise
+        row["survived"] += tries
+
+    return meet
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -25,21 +72,67 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def idx_folder(tmp_path_factory):
-    """The first few hundred images of MNIST as a folder of four IDX files."""
-    folder = tmp_path_factory.mktemp("few_digits")
+@pytest.fixture
+def ordinary_user():
+    """A folder of this test as a user who needs permissions: root is nobody for a while."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = os.geteuid() == 0
+        if root:
+            os.chown(folder, 65534, -1)
+            os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+def few_digits(folder):
+    """Write the first few hundred images of MNIST into `folder`, as four IDX files."""
     for name in data.MNIST_MD5:
         content = gzip.decompress((ROOT / "data" / "MNIST" / "raw" / f"{name}.gz").read_bytes())
         n = SIZES[name.partition("-")[0]]
         header, item = (16, 784) if "images" in name else (8, 1)
         (folder / name).write_bytes(content[:4] + struct.pack(">I", n) + content[8 : header + n * item])
+
+
+@pytest.fixture(scope="session")
+def idx_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("few_digits")
+    few_digits(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def digits(idx_folder):
     return data.load(idx_folder)
+
+
+def results_of(name, correct, total=1000, **changes):
+    """A results.json as `train` writes it, of a run with these numbers of correct test images by epoch."""
+    epoch = {"train_loss": 0.1, "test_loss": 0.1, "train_seconds": 10.0, "seconds": 12.0}
+    history = [
+        {"epoch": number, **epoch, "test_correct": n, "test_accuracy": 100 * n / total}
+        for number, n in enumerate(correct, 1)
+    ]
+    matrix = [[0] * 10 for _ in range(10)]
+    matrix[0][0], matrix[0][1] = correct[-1], total - correct[-1]
+    return {
+        **{"experiment_name": name, "avg_test_loss": 0.1, "test_accuracy": 100 * correct[-1] / total},
+        **{"test_correct": correct[-1], "test_total": total, "n_epochs": len(correct), "run": int(name[11:13])},
+        **{"arguments": {}, "data": {"name": "few"}, "device_name": "a machine", "live_parameters": 27360},
+        **{"versions": {"torch": "2"}, "git_commit": "a" * 40, "seconds": 12.0 * len(correct), "transformer": None},
+        **{"plain_convolutions": False, "history": history, "confusion_matrix": matrix},
+        "predictions": "0" * correct[-1] + "1" * (total - correct[-1]),
+        **changes,
+    }
+
+
+def write_results(out, name, correct, **changes):
+    folder = out / name
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(results_of(name, correct, **changes)))
+    return folder / "results.json"
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The three commands as a user types them, on a few hundred digits, in a temporary folder."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -15,6 +16,9 @@ from urllib.parse import urlencode
 import pytest
 import torch
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from stress_kill import assert_same_run, processes
 
 import run_experiments
 from run_experiments import ALL, EXPERIMENTS, SETS, Job, cost
@@ -22,21 +26,9 @@ from run_experiments import ALL, EXPERIMENTS, SETS, Job, cost
 NAMES = [experiment.directory(1) for experiment in EXPERIMENTS]
 
 
-def weights_of(out, name):
-    return torch.load(out / name / "weights.pt", weights_only=True)
-
-
 def assert_same_results(one, other, names=NAMES):
     for name in names:
-        results = [json.loads((out / name / "results.json").read_text()) for out in (one, other)]
-        for result in results:
-            del result["seconds"]
-            for epoch in result["history"]:
-                del epoch["seconds"], epoch["train_seconds"]
-        assert results[0] == results[1]
-        assert all(
-            torch.equal(a, b) for a, b in zip(*(weights_of(o, name).values() for o in (one, other)), strict=True)
-        )
+        assert_same_run(one / name, other / name)
 
 
 @pytest.fixture(scope="module")
@@ -201,33 +193,29 @@ def wait_for(condition, seconds=60):
         time.sleep(0.02)
 
 
-def group_is_empty(group):
-    """Whether no process of the group is left (zombies of other parents do not count)."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_job_goes_on_to_the_same_bits(workplace, start, call, idx_folder, tmp_path, fault, how):
+    """Interrupted in the middle, continued with another number of processes, and compared with the undisturbed job.
 
-
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT", "SIGTERM"])
-def test_an_interrupted_job_goes_on_to_the_same_bits(workplace, start, call, idx_folder, tmp_path, how):
-    """Interrupted in the middle, continued with another number of processes, and compared with the undisturbed job."""
+    Ctrl-C is pressed three times. (What SIGKILL does is tested in test_faults.py.)
+    """
     out = tmp_path / "out"
     some = ("--only", "exp_01", "exp_04", "exp_07")
     process = start("--epochs", 2, "--jobs", 2, *some)
     wait_for(lambda: list(out.glob("*/checkpoint.pt")))
-    if how == "SIGINT":
-        os.killpg(process.pid, signal.SIGINT)  # as the terminal does it: to the workers, too
-    else:
-        process.send_signal(getattr(signal, how))
-    started = time.monotonic()
-    output, errors = process.communicate(timeout=20)
-    assert process.returncode == {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143}[how]
-    wait_for(lambda: group_is_empty(process.pid), 5)
-    assert time.monotonic() - started < 5
-    if how != "SIGKILL":
+    with fault("SIGINT or SIGTERM") as told:
+        for _ in range(3 if how == "SIGINT" else 1):
+            if how == "SIGINT":
+                os.killpg(process.pid, signal.SIGINT)  # as the terminal does it: to the workers, too
+            else:
+                process.terminate()
+            time.sleep(0.02)
+        output, errors = process.communicate(timeout=60)
+        wait_for(lambda: not processes(process.pid))
+        told()
+        assert process.returncode == {"SIGINT": 130, "SIGTERM": 143}[how]
         assert output.splitlines()[-1].startswith("Interrupted: the same command goes on")
+        assert output.count("Interrupted") == 1
         assert "Traceback" not in errors
         assert "KeyboardInterrupt" not in errors
     again = call("run_experiments.py", "--data", idx_folder, "--out", out, "--epochs", 2, "--jobs", 1, *some)
@@ -237,16 +225,18 @@ def test_an_interrupted_job_goes_on_to_the_same_bits(workplace, start, call, idx
 
 @pytest.mark.parametrize("delay", [0.1, 0.4, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_during_the_start_is_obeyed(start, delay, number):
+def test_an_interrupt_during_the_start_is_obeyed(start, fault, delay, number):
     process = start("--epochs", 300, "--jobs", 2)
     process.stdout.readline()  # "7 runs into ...": from here on signals are answered
     time.sleep(delay)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    output, errors = process.communicate(timeout=10)
-    assert process.returncode == 128 + number
-    assert output.splitlines()[-1].startswith("Interrupted: the same command goes on")
-    assert "Traceback" not in errors
-    wait_for(lambda: group_is_empty(process.pid), 5)
+    with fault("SIGINT or SIGTERM") as told:
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+        wait_for(lambda: not processes(process.pid))
+        told()
+        assert process.returncode == 128 + number
+        assert output.splitlines()[-1].startswith("Interrupted: the same command goes on")
+        assert "Traceback" not in errors
 
 
 def test_force_starts_again_and_says_how_to_go_on(workplace, call, start, idx_folder, tmp_path):
@@ -272,7 +262,7 @@ def test_force_starts_again_and_says_how_to_go_on(workplace, call, start, idx_fo
     interrupted = start("--epochs", 300, "--only", "exp_04", "--force")
     wait_for(lambda: not (tmp_path / "out" / NAMES[3] / "results.json").exists())
     interrupted.send_signal(signal.SIGTERM)
-    assert "the command without --force goes on" in interrupted.communicate(timeout=10)[0]
+    assert "the command without --force goes on" in interrupted.communicate(timeout=60)[0]
 
 
 def test_bars_on_a_terminal_that_does_not_know_its_width():
@@ -345,17 +335,6 @@ def test_a_failing_run_is_told_and_the_others_go_on(call, idx_folder, tmp_path):
     assert lines[NAMES[3]].endswith("finished")
 
 
-def test_a_worker_that_dies_is_told(start, tmp_path):
-    process = start("--epochs", 300, "--jobs", 1, "--only", "exp_03")
-    wait_for(lambda: list((tmp_path / "out").glob("*/checkpoint.pt")))
-    newest = ["pgrep", "-n", "-g", str(process.pid)]  # the worker is the last process that the job has started
-    found = subprocess.run(newest, capture_output=True, text=True)
-    os.kill(int(found.stdout), signal.SIGKILL)
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == 1
-    assert "failed: its process ended with exit code -9" in output
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -366,14 +345,79 @@ def test_a_worker_that_dies_is_told(start, tmp_path):
         (["--jobs", "1e3"], "not '1e3'"),
         (["--device", "tpu"], "cpu, cuda or cuda:N is needed, not 'tpu'"),
         (["--run"], "unrecognized arguments: --run"),
+        (["--epochs", "2", "--epochs", "3"], "error: --epochs is given twice"),
+        (["--out", ""], "argument --out: the name of a folder is needed, not an empty one"),
         (["--data", "/nowhere", "--out", "/tmp"], "/nowhere: neither train-images-idx3-ubyte nor"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(call, arguments, message):
-    process = call("run_experiments.py", *arguments)
-    assert process.returncode == 2
-    assert message in process.stderr.splitlines()[-1]
-    assert "Traceback" not in process.stderr
+def test_wrong_usage_is_one_line_and_exit_code_2(call, fault, arguments, message):
+    with fault("nonsense on the command line") as told:
+        process = call("run_experiments.py", *arguments)
+        told()
+        assert process.returncode == 2
+        assert message in process.stderr.splitlines()[-1]
+        assert "Traceback" not in process.stderr
+
+
+TEXT = st.text().filter(lambda text: not text.startswith("-"))  # that would be another option
+
+
+def no_whole_number(limit):
+    """Texts that are no whole number from 1 to `limit`: any, and numbers beside."""
+    beside = st.integers(max_value=0) | st.integers(min_value=limit + 1) | st.floats(max_value=0) | st.floats(1.5)
+    return beside.map(str) | TEXT.filter(lambda text: not text.strip().isdigit())
+
+
+NONSENSE = {
+    "--runs": no_whole_number(99),
+    "--epochs": no_whole_number(10_000),
+    "--jobs": no_whole_number(1024),
+    "--device": TEXT.filter(lambda text: not text.startswith(("cpu", "cuda"))) | st.just("cuda:") | st.just("cuda:-1"),
+    "--set": TEXT.filter(lambda text: text not in SETS),
+    "--only": TEXT.filter(lambda text: text not in [experiment.id for experiment in ALL]),
+    "--out": st.text(" \t\n", max_size=3),
+}
+
+
+@given(words=st.sampled_from(sorted(NONSENSE)).flatmap(lambda flag: st.tuples(st.just(flag), NONSENSE[flag])))
+def test_every_nonsense_is_refused_with_one_line(words, fault):
+    with fault("nonsense on the command line") as told, contextlib.redirect_stderr(io.StringIO()) as errors:
+        with pytest.raises(SystemExit) as exit_:
+            run_experiments.parse_arguments([*words])
+        told()
+        assert exit_.value.code == 2
+        assert re.search(r"^\S+: error: ", errors.getvalue(), re.MULTILINE)
+
+
+@given(words=st.lists(st.sampled_from([*NONSENSE, "--data", "--force", "--plain", "--list"]) | st.text(max_size=5)))
+def test_any_words_are_understood_or_refused(words):
+    """No other exception; what is understood can be used."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        code, options = 0, None
+        try:
+            options = run_experiments.parse_arguments(words)
+        except SystemExit as exit_:
+            code = exit_.code
+        assert run_experiments.selection(options) if options else code == 2 or {"-h", "--help"} & {*words}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("plot.py", ["--out", "a", "--out", "b"], "error: --out is given twice"),
+        ("plot.py", ["extra"], "unrecognized arguments: extra"),
+        ("benchmark.py", ["--rounds", "-1"], "a whole number from 1 to 99 is needed, not '-1'"),
+        ("benchmark.py", ["--only", "exp_12"], "unknown experiment 'exp_12'"),
+        ("train.py", ["--epochs", "3"], "unrecognized arguments: --epochs 3"),
+    ],
+)
+def test_wrong_usage_of_the_other_scripts(call, fault, script, arguments, message):
+    with fault("nonsense on the command line") as told:
+        process = call(script, *arguments)
+        told()
+        assert process.returncode == 2
+        assert message in process.stderr.splitlines()[-1]
+        assert "Traceback" not in process.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

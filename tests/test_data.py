@@ -5,6 +5,9 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 import torch
@@ -49,47 +52,100 @@ def test_archives_have_the_published_checksums():
     assert published == {name: archive for name, (archive, _) in data.MNIST_MD5.items()}
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "altered", "empty"])
-def test_a_damaged_unpacked_file_is_unpacked_again(root, damage, capsys):
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """A data folder of this module in which everything is unpacked; a test must leave it so."""
+    root = tmp_path_factory.mktemp("unpacked")
+    shutil.copytree(ROOT / "data" / "MNIST" / "raw", root / "MNIST" / "raw")
     data.unpack_mnist(root)
-    path = root / "MNIST" / "raw" / IMAGES
-    good = path.read_bytes()
-    if damage == "missing":
+    return root
+
+
+def damage(path, how):
+    """Make a file what a careless disk makes of it."""
+    content = path.read_bytes()
+    if how == "missing":
         path.unlink()
     else:
-        altered = good[:5000] + bytes([good[5000] ^ 1]) + good[5001:]
-        path.write_bytes({"truncated": good[:-1], "altered": altered, "empty": b""}[damage])
-    data.unpack_mnist(root)
-    assert path.read_bytes() == good
-    assert (str(path) in capsys.readouterr().err) == (damage != "missing")
+        altered = content[:3000] + bytes([content[3000] ^ 1]) + content[3001:]
+        path.write_bytes({"truncated": content[:-1], "altered": altered, "empty": b""}[how])
 
 
-def test_a_bad_archive_is_named_with_both_checksums_and_the_remedy(root):
-    archive = root / "MNIST" / "raw" / f"{IMAGES}.gz"
-    archive.write_bytes(archive.read_bytes()[:-100])
-    found = hashlib.md5(archive.read_bytes()).hexdigest()
-    with pytest.raises(data.DataError) as error:
-        data.unpack_mnist(root)
-    for part in (str(archive), found, data.MNIST_MD5[IMAGES][0], "git checkout"):
-        assert part in str(error.value)
+@pytest.mark.parametrize("how", ["missing", "truncated", "altered", "empty"])
+def test_damaged_unpacked_files_are_unpacked_again(unpacked, fault, capsys, how):
+    """All four at once; each is named, unless it was not there."""
+    paths = [unpacked / "MNIST" / "raw" / name for name in data.MNIST_MD5]
+    for path in paths:
+        damage(path, how)
+    with fault("data file missing, truncated or altered", len(paths)) as told:
+        data.unpack_mnist(unpacked)
+        told()
+        assert data.damaged(unpacked / "MNIST" / "raw") == []
+        named = [f"{path} is damaged: unpacking it again from {path.name}.gz" for path in paths]
+        assert capsys.readouterr().err.splitlines() == ([] if how == "missing" else named)
 
 
-def test_a_bad_archive_does_no_harm_while_the_unpacked_file_is_good(root):
-    data.unpack_mnist(root)
-    (root / "MNIST" / "raw" / f"{IMAGES}.gz").write_bytes(b"rotten")
-    data.unpack_mnist(root)
-
-
-def test_a_missing_archive_without_a_network_is_named_with_the_remedy(root, monkeypatch):
-    archive = root / "MNIST" / "raw" / f"{IMAGES}.gz"
-    archive.unlink()
+@pytest.mark.parametrize("name", data.MNIST_MD5)
+@pytest.mark.parametrize("how", ["missing", "truncated", "altered", "empty"])
+def test_a_bad_archive_is_named_with_the_remedy(unpacked, monkeypatch, fault, name, how):
+    """Without a network."""
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(data.DataError, match="cannot be downloaded: restore it") as error:
+    path = unpacked / "MNIST" / "raw" / name
+    archive = path.with_name(f"{name}.gz")
+    kept = {file: file.read_bytes() for file in (path, archive)}
+    path.unlink()
+    damage(archive, how)
+    with fault("archive of the data missing, truncated or altered") as told:
+        with pytest.raises(data.DataError) as error:
+            data.unpack(path, unpacked)
+        told()
+        assert f"{archive} is " in str(error.value)
+        assert "restore it with `git checkout -- data`" in str(error.value)
+        if how == "missing":
+            assert "cannot be downloaded" in str(error.value)
+        else:
+            found = hashlib.md5(archive.read_bytes()).hexdigest()
+            assert f"(MD5 {found}, expected {data.MNIST_MD5[name][0]})" in str(error.value)
+        assert not path.exists()
+    for file, content in kept.items():
+        file.write_bytes(content)
+
+
+def test_a_bad_archive_does_no_harm_while_the_unpacked_file_is_good(unpacked):
+    archive = unpacked / "MNIST" / "raw" / f"{IMAGES}.gz"
+    good = archive.read_bytes()
+    archive.write_bytes(b"rotten")
+    data.unpack_mnist(unpacked)
+    archive.write_bytes(good)
+
+
+def test_a_missing_archive_is_downloaded_where_there_is_a_network(root, monkeypatch, capsys):
+    raw = root / "MNIST" / "raw"
+    shutil.copytree(raw, root / "mirror")
+    (raw / f"{IMAGES}.gz").unlink()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(root / "mirror"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever).start()
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         data.unpack_mnist(root)
-    assert str(archive) in str(error.value)
+        server.shutdown()
+    assert data.damaged(raw) == []
+    assert f"{raw / IMAGES}.gz is missing: downloading it" in capsys.readouterr().err
+
+
+def test_a_data_folder_without_the_permission_to_write_is_named(ordinary_user, fault):
+    raw = ordinary_user / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    raw.chmod(0o500)
+    with fault("no permission to write into the data folder") as told:
+        with pytest.raises(data.DataError, match=rf"{raw}: cannot unpack MNIST .*ermission.*must be writable"):
+            data.unpack_mnist(ordinary_user)
+        told()
+    raw.chmod(0o700)
 
 
 def test_two_processes_starting_at_once_on_a_fresh_clone(root):
+    (root / "MNIST" / "raw" / f".{IMAGES}.77.part").write_bytes(b"of one that was killed while it unpacked")
     program = "import sys, data; data.unpack_mnist(sys.argv[1])"
     processes = [
         subprocess.Popen([sys.executable, "-c", program, root], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(3)
@@ -99,6 +155,7 @@ def test_two_processes_starting_at_once_on_a_fresh_clone(root):
         assert process.returncode == 0
         assert errors == b""
     assert data.damaged(root / "MNIST" / "raw") == []
+    assert not list((root / "MNIST" / "raw").glob(".*.part"))
 
 
 def test_another_data_set_is_normalised_with_its_own_statistics(digits, idx_folder, tmp_path):

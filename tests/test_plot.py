@@ -1,11 +1,12 @@
 """Figures and comparison: what is drawn, and what is named and passed over."""
 
-import json
-import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, write_results
 from matplotlib.image import imread
 from PIL import Image
 
@@ -13,82 +14,55 @@ import data
 import figures
 import plot
 import report
+import results
 import train
 from models import Net, Net_CoordConv_Homography
 from run_experiments import EXPERIMENTS
-from stats import mean_and_half_width
-
-
-def write(out, name, accuracy, run=1, **changes):
-    folder = out / name
-    folder.mkdir(parents=True)
-    results = {"experiment_name": name, "test_accuracy": accuracy, "run": run, "n_epochs": 2, "history": []} | changes
-    (folder / "results.json").write_text(json.dumps(results))
 
 
 def texts(figure):
     return [t.get_text() for axes in figure.axes for t in [*axes.texts, *axes.get_yticklabels(), axes.xaxis.label]]
 
 
-def test_interval_is_students():
-    assert mean_and_half_width([98.0]) == (98.0, None)
-    mean, half = mean_and_half_width([1.0, 2.0, 3.0])  # t(2, 0.975) = 4.30265, standard error 1/sqrt(3)
-    assert mean == 2
-    assert half == pytest.approx(4.3026527 / 3**0.5)
+def test_every_run_is_a_point_and_several_have_an_interval(tmp_path):
+    for run, correct in enumerate((985, 987, 989), 1):
+        write_results(tmp_path, f"exp_01_run_0{run}_reproduce_baseline", [900, correct])
+    write_results(tmp_path, "exp_03_run_01_bypass_localisation", [982])
+    figure = plot.accuracy_figure(results.read_all(tmp_path)[0])
+    shown = texts(figure)
+    assert {"exp_01 reproduce baseline", "exp_03 bypass localisation"} <= set(shown)
+    assert "98.70 ± 0.50" in shown  # t(2, 0.975) = 4.303 times 0.2 / sqrt(3)
+    assert "98.20" in shown
+    points = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert points == [pytest.approx([98.5, 98.7, 98.9]), pytest.approx([98.2])]
+    marks = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "D"]
+    assert marks == [98.70, 98.55]  # the original's
 
 
-def test_bars_start_with_the_baseline_and_name_the_cut(tmp_path):
-    for run, accuracy in enumerate((98.5, 98.7, 98.9), 1):
-        write(tmp_path, f"exp_01_run_0{run}_reproduce_baseline", accuracy, run)
-    write(tmp_path, "exp_03_run_01_bypass_localisation", 98.2)
-    found, complaints = plot.read_results(tmp_path)
-    assert complaints == []
-    rows = [plot.BASELINE, *plot.accuracy_rows(found)]
-    assert [row[0] for row in rows] == [
-        "baseline (tutorial's claim)",
-        "exp_01_reproduce_baseline",
-        "exp_03_bypass_localisation",
-    ]
-    assert rows[0][1:] == (98.69, None, 0)
-    assert rows[1][1] == pytest.approx(98.7)
-    assert rows[2][2:] == (None, 1)
-    shown = texts(figures.accuracy_bars(rows))
-    assert "test accuracy in % (the axis is cut: it starts at 97.5)" in shown
-    assert any("98.70 ± 0.50 (3 runs)" in text for text in shown)
-    assert any(text.strip() == "98.20" for text in shown)
+def test_differences_are_drawn_around_zero_in_points_and_images(tmp_path):
+    for run, (with_it, without) in enumerate(((990, 980), (991, 985)), 1):
+        write_results(tmp_path, f"exp_02_run_0{run}_reproduce_baseline", [with_it])
+        write_results(tmp_path, f"exp_03_run_0{run}_bypass_localisation", [without])
+    record = results.read_all(tmp_path)[0]
+    figure = plot.differences_figure(record, report.ORIGINAL_PAIRS)
+    assert "the transformer\n(exp_02 − exp_03)" in texts(figure)
+    points = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert points == [pytest.approx([1.0, 0.6])]
+    assert plot.differences_figure({}, report.ORIGINAL_PAIRS) is None
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "{",
-        "[]",
-        "null",
-        '{"experiment_name": "x"}',
-        '{"experiment_name": 3, "test_accuracy": 98, "run": 1}',
-        "\x00",
-    ],
-)
-def test_broken_results_are_named_and_passed_over(tmp_path, content):
-    write(tmp_path, "exp_03_run_01_bypass_localisation", 98.2)
-    write(tmp_path, "test", 50.0)
-    (tmp_path / "unfinished").mkdir()
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "results.json").write_text(content)
-    found, complaints = plot.read_results(tmp_path)
-    assert list(found) == ["exp_03_bypass_localisation"]
-    assert len(complaints) == 2
-    assert f"{tmp_path / 'broken' / 'results.json'}: passed over, it is broken" in complaints[0]
-    assert complaints[1] == f"{tmp_path / 'unfinished'}: passed over, it has no results.json (unfinished?)"
+def test_curves_show_all_runs_and_their_mean():
+    figure = figures.run_curves([("a", [[1.0, 2.0], [3.0, 6.0]]), ("b", [[5.0, 5.0]])], "y")
+    lines = [[line.get_ydata().tolist() for line in axes.lines] for axes in figure.axes]
+    assert lines == [[[1, 2], [3, 6], [2, 4]], [[5, 5], [5, 5]]]
 
 
-@pytest.mark.parametrize("value", ["NaN", "1e999", "-1", "101", '"98"', "true", "null"])
-def test_an_accuracy_that_is_none_is_refused(tmp_path, value):
-    write(tmp_path, "exp_01_run_01_reproduce_baseline", 98)
-    path = tmp_path / "exp_01_run_01_reproduce_baseline" / "results.json"
-    path.write_text(path.read_text().replace("98", value))
-    assert plot.read_results(tmp_path)[0] == {}
+def test_confusion_comparison_writes_the_difference():
+    first = np.diag([90.0] * 10)
+    second = first.copy()
+    first[2, 7], second[7, 2] = 4, 1.5
+    shown = texts(figures.confusion_comparison(first, second, ["one", "two"]))
+    assert {"4.0", "1.5", "+1.5", "-4.0", "90"} <= set(shown)
 
 
 def test_no_results_is_a_clear_message(tmp_path, call):
@@ -98,34 +72,6 @@ def test_no_results_is_a_clear_message(tmp_path, call):
     missing = call("plot.py", "--out", tmp_path / "nowhere")
     assert missing.returncode == 2
     assert "there is no such folder" in missing.stderr
-
-
-def test_a_copied_folder_is_not_a_second_run(tmp_path):
-    write(tmp_path, "exp_03_run_01_bypass_localisation", 98.2)
-    shutil.copytree(tmp_path / "exp_03_run_01_bypass_localisation", tmp_path / "copy of exp_03")
-    found, complaints = plot.read_results(tmp_path)
-    assert [len(runs) for runs in found.values()] == [1]
-    assert "a copied or renamed folder?" in complaints[0]
-
-
-def test_largest_step_looks_at_neighbouring_epochs_of_the_last_ten():
-    correct = [0, 900, 905, 903, 903, 903, 903, 903, 903, 903, 896, 899]
-    assert report.largest_step(correct) == 7
-
-
-def test_formulations_are_compared_over_the_epochs_that_both_have():
-    def form(losses, correct):
-        return {
-            "run_a": {"train_loss": losses, "test_correct": correct},
-            "run_b": {"train_loss": [1, 1], "test_correct": [0, 0]},
-        }
-
-    plain = form([2.0, 1.0, 0.5], [9000, 9900, 10])
-    fast = form([2.02, 0.9], [9000, 9950])
-    text = report.formulations_table({"plain": plain, "fast": fast, "device_name": "a machine", "git_commit": 40 * "a"})
-    assert "| run_a | 2 | +1.00 % | -10.00 % | 37.80 | 37.90 |" in text
-    assert "differ by 1.00 % at most" in text
-    assert "the last loss changes by -5.0 ± 63.5 %" in text  # t(1, 0.975) = 12.706, standard error 5
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.id)
@@ -161,56 +107,6 @@ def test_saved_figures_are_whole_and_reproducible(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 
-def condensed_run(name, run, correct, transformer=None):
-    columns = {"train_loss": [0.1] * len(correct), "test_loss": [0.1] * len(correct), "test_correct": correct}
-    return {
-        "experiment_name": name.replace("run_01", f"run_{run:02d}"),
-        "run": run,
-        "test_total": 1000,
-        "seconds": 90.0,
-        "transformer": transformer,
-        "history": columns,
-    }
-
-
-def test_perspective_table_by_hand():
-    """Errors 10 and 12 % without a transformer, 5 and 6 % affine: the pairs differ by 5 and 6 points."""
-    measures = {
-        **{f"corner_distance_{when}": value for when, value in (("before", 8.0), ("after", 2.5))},
-        **{f"within_class_variance_{when}": value for when, value in (("before", 0.08), ("after", 0.05))},
-        **{"ink_kept": 0.99, "ink_area": 0.25},
-    }
-    none, affine = "exp_12_run_01_perspective_bypass_localisation", "exp_13_run_01_perspective_affine"
-    runs = [
-        *(condensed_run(none, run, [500, correct]) for run, correct in ((1, 900), (2, 880))),
-        *(condensed_run(affine, run, [500, correct], measures) for run, correct in ((1, 950), (2, 940), (3, 100))),
-    ]
-    table = report.perspective_table({run["experiment_name"]: run for run in runs}).splitlines()
-    half = 12.7062047 * 0.5  # t(1, 0.975) times the standard error of two values that differ by 1
-    start = f"| `exp_12` bypass localisation | 2 | 11.00 ± {2 * half:.2f} | +5.50 ± {half:.2f} (2) | 400 |"
-    assert table[2] == start + 5 * "  |" + " 1.5 |"
-    assert table[3].startswith("| `exp_13` affine | 3 |")
-    assert table[3].endswith(" |  | 450 | 8.0 → 2.5 | 5.0 | 0.0800 → 0.0500 | 0.990 | 0.25 | 1.5 |")
-
-
-def test_homography_table_by_hand():
-    """The mean of the last five epochs: 98.0 % affine and 98.2 % with a homography."""
-    affine = condensed_run("exp_02_run_01_reproduce_baseline", 1, [900, 970, 975, 980, 985, 990])
-    homography = condensed_run("exp_08_run_01_homography", 1, [900, 982, 982, 982, 982, 982])
-    table = report.homography_table({run["experiment_name"]: run for run in (affine, homography)}).splitlines()
-    assert table[2].startswith("| `exp_02` reproduce baseline | 1 | 99.00 | 98.00 |  |  | 70 |")
-    assert table[3].startswith("| `exp_08` homography | 1 | 98.20 | 98.20 | +0.20 (1) |  | 82 |")
-
-
-def test_condensed_results_hold_what_the_tables_need(tmp_path, digits):
-    torch.manual_seed(0)
-    results = train.train(Net(), "exp_02_run_01_reproduce_baseline", 2, data=digits, out=tmp_path)
-    small = report.condensed(results)
-    assert small["history"]["test_correct"] == [epoch["test_correct"] for epoch in results["history"]]
-    assert report.percentages(small)[-1] == results["test_accuracy"]
-    assert report.homography_table({small["experiment_name"]: small})
-
-
 @pytest.mark.parametrize("passes", [1, 2])
 def test_animation_has_a_picture_for_the_start_and_each_epoch(tmp_path, passes, monkeypatch, digits):
     monkeypatch.setattr(data, "load", lambda: digits)
@@ -235,10 +131,25 @@ def test_what_cannot_be_animated_is_refused(tmp_path, monkeypatch, digits, call)
     assert "Traceback" not in result.stderr
 
 
-def test_perspective_runs_are_drawn_by_themselves(tmp_path, capsys):
-    write(tmp_path, "exp_03_run_01_bypass_localisation", 98.2)
-    write(tmp_path, "exp_13_run_01_perspective_affine", 93.0, data={"perspective_sigma": 3.5})
-    plot.draw_comparison(plot.read_results(tmp_path)[0], tmp_path)
-    names = {path.name for path in tmp_path.glob("*.png")}
-    assert {"AccuracyComparison.png", "PerspectiveComparison.png", "diagram_exp_13.png", "diagram_exp_07.png"} <= names
-    assert "diagram_exp_14.png" not in names
+def test_perspective_runs_are_drawn_by_themselves(tmp_path, call):
+    write_results(tmp_path, "exp_03_run_01_bypass_localisation", [982])
+    write_results(tmp_path, "exp_13_run_01_perspective_affine", [930], data={"name": "few", "perspective_sigma": 3.5})
+    (tmp_path / "unfinished").mkdir()
+    result = call("plot.py", "--out", tmp_path)
+    assert result.returncode == 0
+    assert result.stderr == f"{tmp_path / 'unfinished'}: passed over, it has no results.json (unfinished?)\n"
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert {"AccuracyComparison.png", "PerspectiveAccuracyComparison.png", "diagram_exp_13.png"} <= names
+    assert {"diagram_exp_07.png", "AccuracyCurves.png", "TrainLossCurves.png", "comparison.md"} <= names
+    assert not {"diagram_exp_14.png", "PerspectiveDifferences.png", "ConfusionComparison.png"} & names
+    assert set(result.stdout.splitlines()) == {str(tmp_path / name) for name in names}
+    document = (tmp_path / "comparison.md").read_text()
+    assert "2 of the experiments have one run only, and therefore no interval" in document
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    write_results(tmp_path, "exp_03_run_01_bypass_localisation", [982])
+    command = f"{sys.executable} {ROOT / 'plot.py'} --out {tmp_path} | true"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "comparison.md").exists()

@@ -10,9 +10,12 @@ import torch
 from conftest import ROOT
 
 import data
+import plot
 import report
+import results
 from models import Net_CoordConv_Homography
-from run_experiments import EXPERIMENTS, seed_of
+from run_experiments import ALL, EXPERIMENTS, seed_of
+from train import save_tensors
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -36,7 +39,7 @@ def test_conda_environment_is_in_step_with_requirements():
 
 def test_readme_says_what_is_in_results():
     assert report.fill_readme(README, report.readme_blocks(ROOT / "results")) == README
-    assert README.count("<!-- end -->") == 6 + len(EXPERIMENTS)
+    assert README.count("<!-- end -->") == 13 + len(EXPERIMENTS)
 
 
 def test_every_figure_and_file_that_the_readme_names_exists():
@@ -54,7 +57,7 @@ def test_the_readmes_program_runs(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = Net_CoordConv_Homography()
     torch.nn.init.normal_(model.loc_fc2.weight, std=0.02)  # it warps, a little
-    torch.save(model.state_dict(), folder / "weights.pt")
+    save_tensors(folder / "weights.pt", model.state_dict())
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(program, names)
@@ -63,31 +66,54 @@ def test_the_readmes_program_runs(tmp_path, monkeypatch):
     assert names["rectified"].shape == (5, 1, 28, 28)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.id)
-def test_reported_runs_are_full_and_consistent(experiment):
-    run = json.loads((ROOT / "results" / f"{experiment.directory(1)}.json").read_text())
-    assert (run["model"], run["arguments"]) == (experiment.model, experiment.arguments)
-    assert (run["n_epochs"], run["seed"], run["run"]) == (experiment.epochs, seed_of(1), 1)
-    assert run["data"] == data.read()[1]
-    assert (run["plain_convolutions"], run["device"]) == (False, "cpu")
-    assert re.fullmatch(r"[0-9a-f]{40}", run["git_commit"])
-    assert sum(run["confusion_matrix"][digit][digit] for digit in range(10)) == run["test_correct"]
-    assert sum(map(sum, run["confusion_matrix"])) == len(run["predictions"]) == run["test_total"] == 10_000
-    assert len(run["history"]) == experiment.epochs
-    assert run["history"][-1]["test_correct"] == run["test_correct"]
+REPORTED = [(name, identity) for name, identities in report.RECORDS.items() for identity in identities]
+
+
+def record(name):
+    return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("name", "identity"), REPORTED)
+def test_reported_runs_are_full_and_consistent(name, identity):
+    experiment = next(row for row in ALL if row.id == identity)
+    runs = report.of_experiment(record(name), identity)
+    n_runs = {"runs": 10, "transformers": 6, "perspective": 8}[name]
+    assert sorted(runs) == list(range(1, n_runs + 1))
+    for number, run in runs.items():
+        assert plot.as_in_the_table(run, experiment)
+        assert (run["model"], run["n_epochs"], run["seed"]) == (experiment.model, experiment.epochs, seed_of(number))
+        assert {**data.read()[1], **(data.PERSPECTIVE if experiment.perspective else {})} == run["data"]
+        assert re.fullmatch(r"[0-9a-f]{40}", run["git_commit"])
+        assert len(run["wrong"].split()) == run["test_total"] - run["test_correct"]
+        assert [len(column) for column in run["history"].values()] == [experiment.epochs] * 3
+        assert run["history"]["test_correct"][-1] == run["test_correct"]
+        assert sum(map(sum, results.confusion_matrix(run))) == run["test_total"] == 10_000
+        assert bool(run["transformer"]) == (not experiment.arguments.get("bypass_localisation"))
+
+
+@pytest.mark.parametrize("name", report.RECORDS)
+def test_reported_runs_come_from_one_commit_and_one_machine(name):
+    runs = record(name)
+    assert report.comparable(runs, runs)
+    assert report.poolable(runs) == (runs, [])
 
 
 def test_the_first_twenty_epochs_of_exp_02_are_exp_01():
-    first, second = (
-        json.loads((ROOT / "results" / f"{experiment.directory(1)}.json").read_text())["history"]
-        for experiment in EXPERIMENTS[:2]
-    )
-    for ours, other in zip(first, second, strict=False):
-        assert all(ours[key] == other[key] for key in ours if "seconds" not in key)
+    runs = record("runs")
+    for number, short in report.of_experiment(runs, "exp_01").items():
+        long = report.of_experiment(runs, "exp_02")[number]
+        assert short["history"] == {key: column[:20] for key, column in long["history"].items()}
 
 
 def test_the_reported_job_trained_all_seven():
     assert json.loads((ROOT / "results" / "job.json").read_text())["runs"] == len(EXPERIMENTS)
+
+
+def test_every_fault_that_was_tried_was_survived():
+    faults = json.loads((ROOT / "results" / "faults.json").read_text())["faults"]
+    assert len(faults) >= 8
+    for kind, row in faults.items():
+        assert row["survived"] == row["tried"] > 0, kind
 
 
 def test_a_module_does_nothing_when_imported(tmp_path):
@@ -106,6 +132,7 @@ def test_imports_run_one_way():
     """Each file imports only those that stand above it in this list."""
     order = [
         "files",
+        "results",
         "data",
         "coordconv",
         "fast",

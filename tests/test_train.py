@@ -1,15 +1,18 @@
 """A run: what it writes, that it can be repeated and continued bit for bit, and that it fails loudly."""
 
+import contextlib
 import copy
 import json
 import math
+import re
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from hypothesis import given
+from hypothesis import strategies as st
+from stress_kill import points, without_times
 from torch import nn
 
 import figures
@@ -24,28 +27,6 @@ TAGS = ["Accuracy test", "Average loss test", "Average loss train"]
 def run(digits, out, name="exp_99_run_01_trial", n_epochs=3, model=Net, **options):
     torch.manual_seed(123)
     return train.train(model(), name, n_epochs, data=digits, out=out, **options)
-
-
-def points(folder):
-    """All that TensorBoard shows of a run but for the speed and the graph: {tag: [(step, content)]}."""
-    events = EventAccumulator(str(folder), dict.fromkeys(("images", "histograms", "tensors", "scalars"), 0)).Reload()
-    found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    del found["Images per second"]
-    for tag in events.Tags()["images"]:
-        found[tag] = [(event.step, event.encoded_image_string) for event in events.Images(tag)]
-    for tag in events.Tags()["histograms"]:
-        found[tag] = [(event.step, event.histogram_value) for event in events.Histograms(tag)]
-    for tag in events.Tags()["tensors"]:
-        found[tag] = [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors(tag)]
-    return found
-
-
-def without_times(results):
-    results = json.loads(json.dumps(results))
-    del results["seconds"]
-    for epoch in results["history"]:
-        del epoch["seconds"], epoch["train_seconds"]
-    return results
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +54,11 @@ def test_results_are_complete_and_consistent(finished, digits):
 
 
 def test_the_folder_holds_what_is_promised_and_nothing_half_written(finished):
-    names = {path.name for path in finished[0].iterdir() if "tfevents" not in path.name} - {".lock"}
+    names = {path.name for path in finished[0].iterdir() if "tfevents" not in path.name} - {".lock", ".holder"}
     assert names == {
         "settings.json",
         "checkpoint.pt",
+        "checkpoint_previous.pt",
         "weights.pt",
         "results.json",
         "confusion_matrix.png",
@@ -129,6 +111,8 @@ def test_repeating_gives_the_same_bits(finished, digits, tmp_path):
     torch.rand(1000)  # nothing that ran before may matter
     again = run(digits, tmp_path)
     assert without_times(again) == without_times(finished[1])
+    for name in ("weights.pt", "confusion_matrix.png", "class_statistics.png", "visualized_transformation.png"):
+        assert (tmp_path / "exp_99_run_01_trial" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
 MOMENTS = {
@@ -230,38 +214,6 @@ def test_broken_settings_are_another_run(digits, tmp_path, content):
     (tmp_path / "exp_99_run_01_trial" / "settings.json").write_text(content)
     with pytest.raises(RunError, match="experiment_name unknown instead of exp_99_run_01_trial"):
         run(digits, tmp_path, n_epochs=1)
-
-
-class Trap:
-    """Unpickled, it would run code."""
-
-    def __reduce__(self):
-        return (print, ("code of the checkpoint ran",))
-
-
-@pytest.mark.parametrize("content", ["truncated", "empty", "code"])
-def test_a_checkpoint_that_is_broken_or_carries_code_is_refused(digits, tmp_path, monkeypatch, capsys, content):
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "finish", None)
-        with pytest.raises(TypeError):
-            run(digits, tmp_path, n_epochs=1)
-    path = tmp_path / "exp_99_run_01_trial" / "checkpoint.pt"
-    if content == "code":
-        torch.save({"model": Trap()}, path)
-    else:
-        path.write_bytes(path.read_bytes()[:1000] if content == "truncated" else b"")
-    with pytest.raises(RunError, match=r"checkpoint.pt cannot be read .*--force"):
-        run(digits, tmp_path, n_epochs=1)
-    assert "code of the checkpoint ran" not in capsys.readouterr().out
-
-
-def test_a_run_is_trained_by_one_process_at_a_time(digits, tmp_path):
-    (tmp_path / "exp_99_run_01_trial").mkdir()
-    with (
-        FileLock(tmp_path / "exp_99_run_01_trial" / ".lock"),
-        pytest.raises(RunError, match="is being trained by another process"),
-    ):
-        run(digits, tmp_path)
 
 
 def test_arguments_that_json_changes_do_not_prevent_going_on(digits, tmp_path):
@@ -424,20 +376,15 @@ def test_the_captured_step_is_the_ordinary_one(digits, network):
     assert math.isfinite(sum(step(batch).item() for batch in torch.arange(600, device="cuda").split(64)))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_epoch(digits, tmp_path, monkeypatch, value):
-    original = train.train_epoch
-    losses = iter([None, value])
-
-    def sometimes_broken(*arguments):
-        return next(losses) or original(*arguments)
-
-    monkeypatch.setattr(train, "train_epoch", sometimes_broken)
-    with pytest.raises(RunError, match=rf"loss of epoch 2 is not finite \(train {value}"):
-        run(digits, tmp_path)
-    folder = tmp_path / "exp_99_run_01_trial"
-    assert not (folder / "results.json").exists()
-    assert len(torch.load(folder / "checkpoint.pt", weights_only=True)["history"]) == 1
+@given(name=st.text(max_size=30) | st.text("./\\ab\0", max_size=8))
+def test_no_name_leaves_the_output_folder(tmp_path_factory, name):
+    out = tmp_path_factory.getbasetemp() / "out"
+    settings = name, nn.Linear(1, 1), {}, 1, 1, 1, {}, "cpu"
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        assert train.run_settings(*settings)["experiment_name"] == name
+    with contextlib.suppress(RunError):
+        train.run_settings(*settings)
+        assert (out / name).resolve().parent == out
 
 
 @pytest.mark.parametrize("name", ["", "../elsewhere", "a/b", ".hidden", "a b", "-x"])

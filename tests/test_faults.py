@@ -1,0 +1,536 @@
+"""What goes wrong on a long sweep: kills, full disks, rotten files, two at once, numbers that are not finite.
+
+Real processes on real files. Faults of the data are in test_data.py, interrupts and command lines in test_commands.py.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from filelock import FileLock, Timeout
+from hypothesis import given
+from hypothesis import strategies as st
+from stress_kill import EXPERIMENTS, assert_same_runs, job, points, stress, wait_until, without_times, workers_of
+from torch import nn
+
+import files
+import run_experiments
+import train
+from models import Net
+from run_experiments import ALL
+from train import Recipe, RunError
+
+EPOCHS = 15
+TRIAL = "exp_99_run_01_trial"
+NAMES = [next(e for e in ALL if e.id == identity).directory(1) for identity in EXPERIMENTS]
+
+
+def run(digits, out, n_epochs=3, model=Net, **options):
+    torch.manual_seed(123)
+    return train.train(model(), TRIAL, n_epochs, data=digits, out=out, **options)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(idx_folder, tmp_path_factory):
+    """The folder of the short job of stress_kill.py, undisturbed."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    subprocess.run(job(idx_folder, out, EPOCHS), check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture
+def begin(idx_folder):
+    """Start the short job into a folder and yield its process; it ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(out, *more):
+            command = [*job(idx_folder, out, EPOCHS), *more]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            process = stack.enter_context(subprocess.Popen(command, **pipes, start_new_session=True))
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+def finish(begin, out):
+    """The same command again, to the end."""
+    process = begin(out)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, output + errors
+    return errors
+
+
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_bits(
+    undisturbed, idx_folder, tmp_path, fault, pytestconfig
+):
+    kills = pytestconfig.getoption("--kills")
+    with fault("SIGKILL to the parent, a worker or all processes", kills) as told:
+        told(stress(idx_folder, tmp_path / "killed", EPOCHS, kills, undisturbed))
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def finished(digits, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished")
+    return out / TRIAL, run(digits, out)
+
+
+@pytest.fixture(scope="module")
+def stopped(digits, tmp_path_factory):
+    """A run that was stopped after its last epoch, before its results."""
+    out = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "finish", None)
+        with pytest.raises(TypeError):
+            run(digits, out)
+    return out
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "altered":
+        content[len(content) // 2] ^= 4
+    path.write_bytes({"empty": b"", "truncated": content[:-1], "half": content[: len(content) // 2]}.get(how, content))
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "half", "altered"])
+@pytest.mark.parametrize("both", [False, True], ids=["the last", "both"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    finished, stopped, digits, tmp_path, capsys, fault, how, both
+):
+    out = shutil.copytree(stopped, tmp_path / "out")
+    last, previous = (out / TRIAL / name for name in ("checkpoint.pt", "checkpoint_previous.pt"))
+    damage(last, how)
+    if both:
+        damage(previous, how)
+    with fault("checkpoint empty, truncated or with a flipped bit") as told:
+        began = time.perf_counter()
+        seconds = []
+        with pytest.MonkeyPatch.context() as patch:
+            original = train.training_step  # what comes after the loading
+            patch.setattr(
+                train, "training_step", lambda *a: seconds.append(time.perf_counter() - began) or original(*a)
+            )
+            results = run(digits, out)
+        told(seconds[0])
+        errors = capsys.readouterr().err.splitlines()
+        expected = [f"{last} is damaged: its checksum does not fit; it is deleted"]
+        if both:
+            expected += [f"{previous} is damaged: its checksum does not fit; it is deleted"]
+            expected += [f"{out / TRIAL} has no good checkpoint and starts again from epoch 1"]
+        else:
+            expected += [f"{out / TRIAL} goes on from checkpoint_previous.pt, after epoch 2"]
+        assert errors == expected
+        assert without_times(results) == without_times(finished[1])
+        assert points(out / TRIAL) == points(finished[0])
+        assert (out / TRIAL / "weights.pt").read_bytes() == (finished[0] / "weights.pt").read_bytes()
+
+
+def test_a_kill_between_the_two_renamings_costs_one_epoch(finished, stopped, digits, tmp_path, capsys):
+    out = shutil.copytree(stopped, tmp_path / "out")
+    (out / TRIAL / "checkpoint.pt").unlink()
+    (out / TRIAL / ".checkpoint.pt.7.part").write_bytes(b"half a checkp")
+    assert without_times(run(digits, out)) == without_times(finished[1])
+    assert capsys.readouterr().err == ""
+    assert not list((out / TRIAL).glob(".*.part"))
+
+
+def test_every_flipped_bit_and_every_truncation_of_a_sealed_file_is_noticed(tmp_path, fault):
+    path = tmp_path / "sealed"
+    content = bytes(range(40))
+    files.write_sealed(path, content)
+    assert files.read_sealed(path) == content
+    sealed = path.read_bytes()
+    wrong = [sealed[:n] for n in range(len(sealed))] + [sealed + b"0"]
+    for bit in range(8 * len(sealed)):
+        wrong.append(bytearray(sealed))
+        wrong[-1][bit // 8] ^= 1 << bit % 8
+    with fault("checkpoint empty, truncated or with a flipped bit", len(wrong)):
+        for other in wrong:
+            path.write_bytes(other)
+            with pytest.raises(files.Damaged, match="sealed is damaged"):
+                files.read_sealed(path)
+
+
+@given(content=st.binary(max_size=300))
+def test_no_bytes_are_taken_for_a_sealed_file(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("bytes") / "sealed"
+    path.write_bytes(content)
+    with pytest.raises(files.Damaged):
+        files.read_sealed(path)
+    files.write_sealed(path, content)
+    assert files.read_sealed(path) == content
+
+
+def test_writing_a_checkpoint_keeps_the_one_before_until_the_next_is_good(tmp_path, monkeypatch):
+    last, previous = tmp_path / "last", tmp_path / "previous"
+    for content in (b"first", b"second"):
+        files.write_sealed(last, content, previous)
+    assert (files.read_sealed(previous), files.read_sealed(last)) == (b"first", b"second")
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_sealed(last, b"third", previous)
+    assert (files.read_sealed(previous), files.read_sealed(last)) == (b"first", b"second")
+    assert sorted(tmp_path.iterdir()) == [last, previous]
+
+
+@pytest.mark.parametrize("at", range(1, 7))
+def test_killed_while_a_run_is_replaced_it_neither_looks_finished_nor_has_another_ones_checkpoint(
+    tmp_path, monkeypatch, at
+):
+    names = ("results.json", "settings.json", "checkpoint.pt", "checkpoint_previous.pt", "weights.pt", "failed.txt")
+    for name in names:
+        (tmp_path / name).touch()
+    original, calls = Path.unlink, []
+
+    def killed(path):
+        calls.append(path)
+        if len(calls) == at + 1:
+            raise KeyboardInterrupt
+        original(path)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        train.remove_run(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert len(left) == len(names) - at
+    assert "results.json" not in left
+    assert "settings.json" in left or not left & {"checkpoint.pt", "checkpoint_previous.pt", "failed.txt"}
+
+
+class Trap:
+    """Unpickled, it would run code."""
+
+    def __reduce__(self):
+        return (print, ("code of the file ran",))
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "weights.pt"])
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "as it is"])
+def test_a_file_that_would_run_code_is_refused(finished, stopped, digits, tmp_path, capsys, fault, name, sealed):
+    """With a checksum, as from somebody who knows this code, and without one."""
+    source = stopped if name == "checkpoint.pt" else finished[0].parent
+    out = shutil.copytree(source, tmp_path / "out")
+    path = out / TRIAL / name
+    (train.save_tensors if sealed else lambda path, content: torch.save(content, path))(path, {"model": Trap()})
+    with fault("checkpoint or weights that would run code") as told:
+        if sealed or name == "weights.pt":
+            with pytest.raises(RunError, match=rf"{name} (holds more than tensors|is damaged).*--force"):
+                run(digits, out)
+        else:
+            assert without_times(run(digits, out)) == without_times(finished[1])  # from the checkpoint before
+        told()
+        assert "code of the file ran" not in capsys.readouterr().out
+
+
+# Disks
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real disk of 3 MB in memory: (its path, a function that mounts it again with other options)."""
+    tmp_path.joinpath("disk").mkdir()
+    program = f"mount -t tmpfs -o size=3m none {tmp_path}/disk && echo ready && while read line; do eval $line; done"
+    namespace = ["unshare", "--mount", "--map-root-user", "sh", "-c", program]
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare of util-linux to mount a small disk")
+    with subprocess.Popen(
+        namespace, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as keeper:
+        if keeper.stdout.readline() != "ready\n":
+            pytest.skip("this user may not mount a disk, not even in a namespace of its own")
+
+        def remount(options):
+            keeper.stdin.write(f"mount -o remount,{options} {tmp_path}/disk; echo done\n")
+            keeper.stdin.flush()
+            assert keeper.stdout.readline() == "done\n"
+
+        yield Path(f"/proc/{keeper.pid}/root{tmp_path}/disk"), remount
+        keeper.stdin.close()
+
+
+def test_a_disk_that_is_full_from_the_start_is_named_before_any_training(small_disk, begin, fault):
+    disk, remount = small_disk
+    remount("size=500k")
+    with fault("disk full or file-size limit") as told:
+        process = begin(disk / "out")
+        output, errors = process.communicate(timeout=60)
+        told()
+        assert process.returncode == 2
+        assert f"run_experiments.py: {disk / 'out'} cannot be used ([Errno 28] No space left on device)" in errors
+        assert "; 0.5 MB are free there. Put that right or choose another --out" in errors
+        assert errors.count("\n") == 1
+        assert "started" not in output
+
+
+def test_a_disk_that_fills_up_during_the_training(small_disk, begin, undisturbed, fault):
+    disk, _ = small_disk
+    out = disk / "out"
+    with fault("disk full or file-size limit") as told:
+        process = begin(out)
+        wait_until(lambda: len(list(out.glob("*/checkpoint.pt"))) == 2)
+        began = time.perf_counter()
+        with (disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(bytes(10_000))
+        output, errors = process.communicate(timeout=60)
+        told(time.perf_counter() - began)
+        assert process.returncode == 1
+        for name in NAMES:
+            assert f"failed: {out / name} cannot be used ([Errno 28] No space left on device)" in output
+            assert files.read_sealed(out / name / "checkpoint.pt")
+            assert not (out / name / "results.json").exists()
+        assert "MB are free there. Put that right or choose another --out; the same command goes on" in output
+        assert "Traceback" not in errors
+        (disk / "ballast").unlink()
+        finish(begin, out)
+        assert_same_runs(out, undisturbed)
+
+
+def test_a_file_size_limit_that_is_met_during_the_training(begin, undisturbed, tmp_path, fault):
+    with fault("disk full or file-size limit") as told:
+        process = begin(tmp_path)
+        wait_until(lambda: list(tmp_path.glob("*/checkpoint.pt")))
+        began = time.perf_counter()
+        resource.prlimit(workers_of(process.pid)[0], resource.RLIMIT_FSIZE, (1000, 1000))
+        output, errors = process.communicate(timeout=60)
+        told(time.perf_counter() - began)
+        assert process.returncode == 1
+        assert output.count("cannot be used ([Errno 27] File too large)") == 1
+        assert output.count("finished") == 1
+        assert "Traceback" not in errors
+        finish(begin, tmp_path)
+        assert_same_runs(tmp_path, undisturbed)
+
+
+def test_a_read_only_disk_is_named_before_any_training(small_disk, begin, fault):
+    disk, remount = small_disk
+    remount("ro")
+    with fault("output folder read-only, missing or a file") as told:
+        process = begin(disk / "out")
+        _, errors = process.communicate(timeout=60)
+        told()
+        assert process.returncode == 2
+        assert f"{disk / 'out'} cannot be used ([Errno 30] Read-only file system" in errors
+        assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere/out", "file", "file/out"])
+def test_a_folder_that_cannot_be_is_named_before_any_training(idx_folder, tmp_path, fault, place):
+    (tmp_path / "file").write_text("not a folder")
+    options = run_experiments.parse_arguments(["--out", str(tmp_path / place), "--data", str(idx_folder)])
+    with fault("output folder read-only, missing or a file") as told:
+        with pytest.raises(RunError, match=rf"{tmp_path / place} cannot be used \(.*; [\d.,]+ MB are free there"):
+            run_experiments.prepare(options, [run_experiments.Job(ALL[0], 1, 1)])
+        told()
+
+
+def test_room_for_all_runs_is_asked_for(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    files.check_room(tmp_path, free // 2)
+    with pytest.raises(OSError, match="No space left"):
+        files.check_room(tmp_path, 2 * free)
+
+
+def test_a_folder_without_the_permission_to_write(ordinary_user):
+    folder = ordinary_user
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(PermissionError):
+        files.check_room(folder)
+    folder.chmod(stat.S_IRWXU)
+    files.check_room(folder / "new")
+    assert list((folder / "new").iterdir()) == []
+
+
+# Two at once
+
+
+def is_locked(folder):
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def test_the_second_on_a_folder_is_told_who_holds_which_run(begin, tmp_path, fault):
+    with fault("two at once on the same folder") as told:
+        first = begin(tmp_path)
+        wait_until(lambda: len(list(tmp_path.glob("*/checkpoint.pt"))) == 2)
+        workers = workers_of(first.pid)
+        for pid in (first.pid, *workers):  # none may be ready before the second has asked
+            os.kill(pid, signal.SIGSTOP)
+        began = time.perf_counter()
+        second = begin(tmp_path)
+        output, errors = second.communicate(timeout=60)
+        told(time.perf_counter() - began)
+        assert second.returncode == 1
+        for name in NAMES:
+            line = next(line for line in output.splitlines() if line.startswith(name))
+            holder = line.partition(f"failed: {tmp_path / name} is being trained by process ")[2]
+            assert int(holder.split()[0]) in workers
+            assert f" on {platform.node()}; wait for it" in holder
+        assert "Traceback" not in errors
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+        for name in NAMES:
+            wait_until(lambda name=name: not is_locked(tmp_path / name))
+            assert files.read_sealed(tmp_path / name / "checkpoint.pt")
+
+
+def test_a_note_of_a_process_that_is_gone_does_not_mislead(digits, tmp_path):
+    folder = tmp_path / TRIAL
+    folder.mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here, note = platform.node(), folder / ".holder"
+    with FileLock(folder / ".lock"):
+        for text, who in (
+            (f"{gone.pid} {here}", "another process"),
+            (f"{os.getpid()} {here}", f"process {os.getpid()} on {here}"),
+            ("77 elsewhere", "process 77 on elsewhere"),
+            ("", "another process"),
+            (f"x {here}", "another process"),
+        ):
+            note.write_text(text)
+            with pytest.raises(RunError, match=f"is being trained by {who}; wait for it"):
+                run(digits, tmp_path)
+    note.write_text(f"{gone.pid} {here}")
+    run(digits, tmp_path, n_epochs=1)  # a lock that nobody holds keeps nobody out
+    assert note.read_text() == f"{os.getpid()} {here}"
+
+
+# Not finite
+
+
+class BrokenGradient(nn.Sequential):
+    """Its loss is finite until a weight is NaN, and if `hidden` also then; the gradient of that weight is NaN."""
+
+    def __init__(self, hidden):
+        super().__init__(nn.Flatten(), nn.Linear(784, 10), nn.LogSoftmax(1))
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.hidden = hidden
+
+    def forward(self, x):
+        x = super().forward(x)
+        nothing = (0 * self.weight).abs().sqrt()  # the derivative of the root is infinite, times 0 is NaN
+        return x + (nothing.nan_to_num() if self.hidden else nothing)
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        (Net, Recipe(learning_rate=1e30)),
+        (Net, Recipe("adam", learning_rate=1e38)),
+        (lambda: BrokenGradient(False), Recipe()),
+        (lambda: BrokenGradient(True), Recipe()),
+    ],
+    ids=["loss", "loss with adam", "gradient", "gradient that no loss shows"],
+)
+def test_a_run_that_is_not_finite_fails_and_stays_failed(digits, tmp_path, monkeypatch, fault, model, recipe):
+    folder = tmp_path / TRIAL
+    with fault("loss or gradient not finite") as told:
+        with pytest.raises(RunError, match=r"the loss or a weight in epoch 1 is not finite \(train loss "):
+            run(digits, tmp_path, model=model, recipe=recipe)
+        told()
+        assert not (folder / "results.json").exists()
+        assert not (folder / "checkpoint.pt").exists()
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "train_epoch", None)
+            with pytest.raises(RunError, match=r"failed: the loss or a weight in epoch 1 .* delete failed.txt"):
+                run(digits, tmp_path, model=model, recipe=recipe)
+        with pytest.raises(RunError, match="in epoch 1 is not finite"):  # trained again, to the same end
+            run(digits, tmp_path, model=model, recipe=recipe, overwrite=True)
+
+
+def test_after_a_failure_it_goes_on_from_the_last_good_epoch_if_asked(finished, digits, tmp_path, monkeypatch):
+    original, calls = train.train_epoch, []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            train, "train_epoch", lambda *a: calls.append(1) or (original(*a) if len(calls) < 3 else math.nan)
+        )
+        with pytest.raises(RunError, match=r"in epoch 3 is not finite \(train loss nan, test loss 2\.\d+\)"):
+            run(digits, tmp_path)
+    assert len(torch.load(tmp_path / TRIAL / "checkpoint.pt", weights_only=True)["history"]) == 2
+    (tmp_path / TRIAL / "failed.txt").unlink()
+    assert without_times(run(digits, tmp_path)) == without_times(finished[1])
+
+
+def test_an_epoch_ends_at_once_when_its_loss_is_not_finite():
+    steps = []
+    order = torch.arange(640).repeat(20)  # 200 steps
+
+    def step(batch):
+        steps.append(len(batch))
+        return torch.tensor(math.inf if len(steps) == 60 else 1.0)
+
+    assert train.train_epoch(step, order) == math.inf
+    assert len(steps) == 101
+
+
+def test_a_run_that_failed_is_told_and_the_others_go_on(begin, undisturbed, tmp_path):
+    out = shutil.copytree(undisturbed, tmp_path / "out")
+    for name in NAMES:
+        (out / name / "results.json").unlink()
+    (out / NAMES[0] / "failed.txt").write_text("the loss of epoch 3 is not finite")
+    process = begin(out)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"failed: {out / NAMES[0]} failed: the loss of epoch 3 is not finite; to replace it, " in output
+    assert not (out / NAMES[0] / "results.json").exists()
+    assert (out / NAMES[1] / "results.json").exists()
+
+
+# Memory and handles
+
+
+def test_memory_files_and_threads_do_not_grow_with_the_epochs(tmp_path, idx_folder):
+    program = """
+import json, os, sys, threading
+import torch, data, train
+from models import Net_CoordConv_Homography
+
+def look():
+    pages = int(open("/proc/self/statm").read().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd")), threading.active_count()
+
+seen = {}
+def report(epoch, *rest):
+    seen[epoch] = look()
+
+digits = data.load(sys.argv[1])
+few = data.Dataset(*(split[:64] for split in digits[:4]), digits.description)
+train.train(Net_CoordConv_Homography(), "long", 200, data=few, out=sys.argv[2], report=report)
+left = [link for number in os.listdir("/proc/self/fd") if os.path.exists(link := f"/proc/self/fd/{number}")]
+left = [path for path in map(os.readlink, left) if path.startswith(sys.argv[2])]
+print(json.dumps([seen[20], seen[200], left, threading.active_count()]))
+"""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("reads the resident memory from /proc")
+    command = [sys.executable, "-c", program, idx_folder, tmp_path]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170)
+    assert process.returncode == 0, process.stderr
+    early, late, files_left, threads_left = json.loads(process.stdout)
+    assert late[0] <= 1.05 * early[0], (early, late)
+    assert late[1:] == early[1:]
+    assert (files_left, threads_left) == ([], 1)

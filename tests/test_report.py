@@ -1,0 +1,146 @@
+"""Tables and sentences from records made by hand; what must not be pooled is named."""
+
+import pytest
+from conftest import results_of
+
+import report
+from results import condensed
+from run_experiments import ALL
+from stats import Interval
+
+MEASURES = {
+    **{"corner_distance_before": 8.0, "corner_distance_after": 2.5},
+    **{"within_class_variance_before": 0.08, "within_class_variance_after": 0.05},
+    **{"ink_kept": 0.99, "ink_area": 0.25},
+}
+
+
+def record_of(runs):
+    """{(experiment's id, run): correct images by epoch} -> a record of runs with 1000 test images."""
+    record = {}
+    for (identity, run), (correct, changes) in runs.items():
+        name = next(row for row in ALL if row.id == identity).directory(run)
+        record[name] = condensed(results_of(name, correct, **changes))
+    return record
+
+
+def test_results_table_by_hand():
+    history = [900, 970, 975, 980, 985, 990]
+    table = report.results_table(record_of({("exp_02", 1): (history, {}), ("exp_02", 2): ([*history[:-1], 980], {})}))
+    row = table.splitlines()[2].split(" | ")
+    assert row[:4] == ["| `exp_02_reproduce_baseline`", "6", "2", "27,360"]
+    assert row[4] == "98.50 ± 6.35"  # t(1, 0.975) = 12.706, standard error 0.5
+    assert row[5] == "97.90 ± 1.27"  # 98.0 and 97.8
+    assert row[6:] == ["98.84", "5, 70 |"]
+
+
+def test_differences_table_by_hand():
+    runs = {("exp_02", run): ([980 + run], {}) for run in range(1, 8)}
+    runs |= {("exp_03", run): ([980 - run], {}) for run in range(1, 7)}
+    table = report.differences_table(record_of(runs), report.ORIGINAL_PAIRS).splitlines()
+    assert len(table) == 3
+    row = table[2].split(" | ")
+    assert row[:2] == ["| the transformer (exp_02 − exp_03)", "6"]
+    assert row[2].startswith("+0.70 ± ")  # 0.2, 0.4, ..., 1.2 points
+    assert row[3:6] == ["+70", "6 of 6", "0.031"]
+
+
+def test_perspective_table_by_hand():
+    """Errors 10 and 12 % without a transformer, 5 and 6 % affine."""
+    runs = {("exp_12", run): ([500, correct], {}) for run, correct in ((1, 900), (2, 880))}
+    changes = {"transformer": MEASURES}
+    runs |= {("exp_13", run): ([500, correct], changes) for run, correct in ((1, 950), (2, 940))}
+    table = report.transformers_table(record_of(runs), report.RECORDS["perspective"], True).splitlines()
+    assert table[2] == "| `exp_12` bypass localisation | 2 | 11.00 ± 12.71 | 400 |" + 5 * "  |"
+    assert table[3] == "| `exp_13` affine | 2 | 5.50 ± 6.35 | 450 | 8.0 → 2.5 | 5.0 | 0.0800 → 0.0500 | 0.990 | 0.25 |"
+
+
+def test_swings_table_looks_at_the_last_ten_steps():
+    correct = [0, 900, 905, 903, 903, 903, 903, 903, 903, 903, 896, 960]
+    table = report.swings_table(record_of({("exp_02", 1): (correct, {})}), ["exp_02", "exp_20"]).splitlines()
+    assert table[2] == "| `exp_02` reproduce baseline | 1 | 96.00 | 91.30 | 0 | 64 | 10 % | 64 | 89.60 |"
+    assert len(table) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"git_commit": "b" * 40}, "git_commit"),
+        ({"device_name": "another"}, "device_name"),
+        ({"data": {"name": "few", "md5": "1"}}, "data"),
+        ({"versions": {"torch": "3"}}, "versions"),
+    ],
+)
+def test_runs_of_another_kind_are_not_pooled(change, reason):
+    runs = {("exp_02", run): ([980], {}) for run in (1, 2)} | {("exp_02", 3): ([980], change)}
+    record, complaints = report.poolable(record_of(runs))
+    assert [run["run"] for run in record.values()] == [1, 2]
+    assert len(complaints) == 1
+    assert complaints[0].startswith(f"exp_02_reproduce_baseline: run 03 left out, it has {reason} ")
+    assert complaints[0].endswith("(--pool keeps it)")
+
+
+def test_a_short_look_is_not_pooled_with_full_runs():
+    runs = {("exp_02", 1): ([900, 980], {}), ("exp_02", 2): ([900], {})}
+    record, complaints = report.poolable(record_of(runs))
+    assert [run["n_epochs"] for run in record.values()] == [2]
+    assert "n_epochs 1 instead of 2" in complaints[0]
+
+
+def test_experiments_of_different_code_are_not_compared_unless_asked():
+    runs = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {"git_commit": "b" * 40})}
+    record = record_of(runs)
+    assert report.poolable(record) == (record, [])
+    assert report.comparisons(record, report.ORIGINAL_PAIRS) == []
+    assert len(report.comparisons(record, report.ORIGINAL_PAIRS, pool=True)) == 1
+
+
+def sentence(differences):
+    runs = {("exp_02", run): ([950 + difference], {}) for run, difference in enumerate(differences, 1)}
+    runs |= {("exp_03", run): ([950], {}) for run in range(1, len(differences) + 1)}
+    found = report.comparisons(record_of(runs), report.ORIGINAL_PAIRS)
+    return report.change_text(*found[0])
+
+
+def test_a_sentence_claims_no_more_than_the_runs_show():
+    one = "In one pair of runs the accuracy changes by +0.20 points with the transformer: no evidence either way."
+    assert sentence([2]) == one
+    assert sentence([2, 3, 2]).endswith("3 pairs are too few for a test.")
+    assert sentence([2, 3, 2, 2, 3, 3, 2]).startswith(
+        "The transformer raises the accuracy by 0.24 ± 0.05 points (24 of"
+    )
+    assert "in 7 of 7 pairs of runs, p = 0.016)" in sentence([2, 3, 2, 2, 3, 3, 2])
+    assert sentence([-2, -3, -2, -2, -3, -3, -2]).startswith("The transformer lowers the accuracy by 0.24")
+    assert sentence([2, -3, 2, -2, 3, -3, 2]).startswith("No effect of the transformer is shown: +0.01 ± ")
+
+
+def test_few_pairs_are_told():
+    runs = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {})}
+    document = report.comparison_document(record_of(runs))
+    assert "With fewer than 6 pairs no p-value can fall under 0.05, so none is given." in document
+    assert "2 of the experiments have one run only, and therefore no interval" in document
+
+
+def test_formulations_are_compared_over_the_epochs_that_both_have():
+    def form(losses, correct):
+        return {
+            "run_a": {"train_loss": losses, "test_correct": correct},
+            "run_b": {"train_loss": [1, 1], "test_correct": [0, 0]},
+        }
+
+    plain = form([2.0, 1.0, 0.5], [9000, 9900, 10])
+    fast = form([2.02, 0.9], [9000, 9950])
+    text = report.formulations_table({"plain": plain, "fast": fast, "device_name": "a machine", "git_commit": 40 * "a"})
+    assert "| run_a | 2 | +1.00 % | -10.00 % | 37.80 | 37.90 |" in text
+    assert "differ by 1.00 % at most" in text
+    assert "the last loss changes by -5.0 ± 63.5 %" in text  # t(1, 0.975) = 12.706, standard error 5
+
+
+def test_the_claim_is_compared_with_the_interval():
+    def text(mean, half):
+        return report.claim_text(Interval(mean, mean - half, mean + half, "Student's t"))
+
+    assert text(98.72, 0.05) == "Yes, its 98.69 % lie inside the interval."
+    assert text(98.80, 0.05) == "Yes, and more: its 98.69 % lie below the interval."
+    assert text(98.60, 0.05) == "Not quite: 0.09 points less than its 98.69 %, which lie above the interval."
+    assert text(98.60, 0.1) == "Yes, its 98.69 % lie inside the interval."

@@ -1,0 +1,178 @@
+"""results.json is believed only where it can be true, and is condensed without loss."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from conftest import ROOT, results_of, write_results
+from hypothesis import given
+
+import data
+import results
+import train
+from models import Net
+
+NAME = "exp_03_run_01_bypass_localisation"
+
+
+def test_what_train_writes_is_read(tmp_path, digits):
+    torch.manual_seed(0)
+    written = train.train(Net(), NAME, 2, data=digits, out=tmp_path)
+    assert results.read(tmp_path / NAME / "results.json") == written
+    small = results.condensed(written)
+    assert small["history"]["test_correct"] == [epoch["test_correct"] for epoch in written["history"]]
+    assert small["train_seconds"] == pytest.approx(sum(epoch["train_seconds"] for epoch in written["history"]), abs=0.1)
+    assert "wrong" not in small  # the labels of other data are not known here
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "\x00", '{"experiment_name": 3}', "[" * 100_000, "1e5"])
+def test_broken_files_are_named_and_passed_over(tmp_path, content):
+    write_results(tmp_path, NAME, [982])
+    (tmp_path / "test").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "results.json").write_text(content)
+    record, complaints = results.read_all(tmp_path)
+    assert list(record) == [NAME]
+    assert len(complaints) == 1
+    assert complaints[0].startswith(f"{tmp_path / 'broken' / 'results.json'}: passed over, it is broken (")
+    assert "\n" not in complaints[0]
+
+
+def folder(path):
+    path.mkdir()
+
+
+def loop(path):
+    path.symlink_to(path)
+
+
+def dangling(path):
+    path.symlink_to(path.with_name("nothing"))
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def huge(path):
+    with open(path, "wb") as file:
+        file.truncate(10 * 2**30)  # 10 GB that take no space
+
+
+def no_text(path):
+    path.write_bytes(b"\xff\xfe{}")
+
+
+@pytest.mark.parametrize("make", [folder, loop, dangling, pipe, huge, no_text], ids=lambda make: make.__name__)
+def test_what_is_no_file_of_results_is_named_and_passed_over(tmp_path, make):
+    write_results(tmp_path, NAME, [982])
+    (tmp_path / "odd").mkdir()
+    make(tmp_path / "odd" / "results.json")
+    record, complaints = results.read_all(tmp_path)
+    assert list(record) == [NAME]
+    assert len(complaints) == 1
+    assert str(tmp_path / "odd" / "results.json") in complaints[0]
+
+
+def test_a_copied_folder_is_not_a_second_run(tmp_path):
+    write_results(tmp_path, NAME, [982])
+    shutil.copytree(tmp_path / NAME, tmp_path / "copy of exp_03")
+    record, complaints = results.read_all(tmp_path)
+    assert len(record) == 1
+    assert "a copied or renamed folder?" in complaints[0]
+
+
+IMPLAUSIBLE = {
+    "test_accuracy": [float("nan"), float("inf"), -1, 101, "98", True, None, 98.3],
+    "test_correct": [-1, 981, 9.82, "982", None],
+    "test_total": [0, 999, None],
+    "n_epochs": [0, 3, None, "2"],
+    "run": [0, 1.5, None],
+    "arguments": [None, []],
+    "data": [None, "MNIST"],
+    "versions": [[]],
+    "transformer": [3],
+    "seconds": ["long", None],
+    "predictions": ["", "0" * 999, "x" * 1000, None, 5],
+    "confusion_matrix": [[], [[1] * 10] * 10, None, [[0.5] * 10] * 10, [[982] + [0] * 9] * 10],
+    "history": [[], None, [{}], {"epoch": 1}],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in IMPLAUSIBLE.items() for value in values])
+def test_values_that_cannot_be_are_refused(tmp_path, key, value):
+    path = write_results(tmp_path, NAME, [900, 982])
+    results.read(path)
+    path.write_text(json.dumps(results_of(NAME, [900, 982]) | {key: value}))
+    with pytest.raises(ValueError, match=r"."):
+        results.read(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train_loss": float("nan")},
+        {"test_loss": float("inf")},
+        {"test_correct": 1001},
+        {"epoch": 7},
+        {"train_loss": "0.1"},
+        {"seconds": None},
+    ],
+)
+def test_epochs_that_cannot_be_are_refused(tmp_path, change):
+    path = write_results(tmp_path, NAME, [900, 982])
+    content = results_of(NAME, [900, 982])
+    content["history"][0] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"."):
+        results.read(path)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(sorted(results_of(NAME, [982]))), inner, max_size=6)
+        ),
+    )
+)
+def test_no_json_is_taken_for_results_or_ends_in_another_error(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any" / NAME / "results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    merged = results_of(NAME, [982]) | content if isinstance(content, dict) and content else content
+    path.write_text(json.dumps(merged))
+    try:
+        read = results.read(path)
+    except ValueError as error:
+        complaint = str(error)
+    else:
+        complaint = ""
+        results.condensed(read)
+        assert read["test_accuracy"] == 98.2
+    assert "\n" not in complaint
+
+
+def test_condensing_loses_nothing(tmp_path):
+    """Of MNIST itself: the predictions and the confusion matrix follow from the wrong ones and the labels."""
+    (_, _, _, labels), description = data.read()
+    predicted = labels.copy()
+    predicted[[3, 77, 9999]] = (labels[[3, 77, 9999]] + 1) % 10
+    matrix = torch.bincount(torch.from_numpy(labels.astype(int) * 10 + predicted), minlength=100).view(10, 10).tolist()
+    changes = {"predictions": "".join(map(str, predicted)), "confusion_matrix": matrix, "data": description}
+    path = write_results(tmp_path, NAME, [9997], total=10_000, **changes)
+    small = results.condensed(results.read(path))
+    assert set(results.wrong_images(small)) == {3, 77, 9999}
+    assert results.confusion_matrix(small) == matrix
+    restored = [results.wrong_images(small).get(image, label) for image, label in enumerate(labels.tolist())]
+    assert restored == predicted.tolist()
+
+
+def test_reading_needs_no_torch():
+    program = "import sys; import plot; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

@@ -1,0 +1,153 @@
+"""Statistics by hand, against SciPy, and by simulation."""
+
+import itertools
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+from scipy import stats as scipy_stats
+
+import stats
+
+
+def test_interval_is_students_for_few_runs():
+    assert stats.mean_interval([98.0]) == (98.0, None, None, "one run")
+    assert stats.mean_interval([98.0]).half is None
+    interval = stats.mean_interval([1.0, 2.0, 3.0])  # t(2, 0.975) = 4.30265, standard error 1/sqrt(3)
+    assert interval.mean == 2
+    assert interval.half == pytest.approx(4.3026527 / 3**0.5)
+    assert interval.method == "Student's t"
+    assert stats.mean_interval([5.0] * 30)[:3] == (5, 5, 5)
+
+
+def test_interval_against_scipy():
+    rng = np.random.default_rng(0)
+    for n in (2, 5, 10, 19):
+        values = rng.normal(3, 2, n)
+        ours = stats.mean_interval(values)
+        expected = scipy_stats.t.interval(0.95, n - 1, loc=values.mean(), scale=scipy_stats.sem(values))
+        assert (ours.low, ours.high) == pytest.approx(expected)
+        assert ours[1:3] == pytest.approx(scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95))
+
+
+def test_the_bootstrap_follows_skewed_values():
+    values = np.random.default_rng(1).exponential(size=50)
+    interval = stats.mean_interval(values)
+    assert interval.method == "BCa bootstrap"
+    assert interval == stats.mean_interval(values)  # the same random numbers every time
+    assert interval.high - interval.mean > interval.mean - interval.low  # the long tail is on the right
+    half = scipy_stats.t.ppf(0.975, 49) * scipy_stats.sem(values)
+    assert interval.half == pytest.approx(half, rel=0.2)
+
+
+@pytest.mark.parametrize("n", [3, 10])
+def test_coverage_of_the_interval(n):
+    """Of 2,000 intervals 95 % contain the true mean; the standard error of that share is 0.5 %."""
+    samples = np.random.default_rng(n).normal(98.8, 0.1, (2000, n))
+    intervals = [stats.mean_interval(sample) for sample in samples]
+    share = np.mean([interval.low <= 98.8 <= interval.high for interval in intervals])
+    assert share == pytest.approx(0.95, abs=0.015)
+
+
+def test_why_the_bootstrap_waits_for_many_values():
+    """With ten values BCa intervals contain the mean about 90 times in 100, with fifty about 94."""
+
+    def coverage(n, trials=400):
+        samples = np.random.default_rng(n).normal(0, 1, (trials, n))
+        options = {"axis": 1, "n_resamples": 999, "method": "BCa", "batch": 100, "rng": np.random.default_rng(0)}
+        low, high = scipy_stats.bootstrap((samples,), np.mean, **options).confidence_interval
+        return np.mean((low <= 0) & (high >= 0))
+
+    assert coverage(10) < 0.92 < coverage(stats.FEWEST_FOR_BOOTSTRAP)
+
+
+def test_comparison_pairs_runs_by_number():
+    comparison = stats.compare({1: 99.0, 2: 98.5, 4: 98.0, 5: 90.0}, {1: 98.0, 2: 98.5, 3: 10.0, 4: 98.2})
+    assert comparison.differences == pytest.approx({1: 1.0, 2: 0.0, 4: -0.2})
+    assert (comparison.wins, comparison.losses) == (1, 1)
+    assert comparison.interval.mean == pytest.approx(0.8 / 3)
+    assert comparison.p_value is None  # three pairs
+    assert stats.compare({1: 1.0}, {2: 1.0}) is None
+
+
+def test_sign_flips_by_hand():
+    assert stats.sign_flip_p_value([1.0] * 5) is None
+    assert stats.sign_flip_p_value([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == pytest.approx(2 / 64)
+    assert stats.sign_flip_p_value([-1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == pytest.approx(4 / 64)
+    assert stats.sign_flip_p_value([1.0, -1.0] * 3) == 1
+
+
+@given(st.lists(st.integers(-20, 20), min_size=6, max_size=9))
+def test_sign_flips_against_all_combinations(differences):
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
+    expected = np.mean([total >= abs(sum(differences)) for total in sums])
+    assert stats.sign_flip_p_value(differences) == pytest.approx(expected)
+
+
+def test_many_pairs_are_tested_by_random_signs():
+    differences = np.random.default_rng(0).normal(0.3, 1, 40)
+    assert stats.sign_flip_p_value(differences) == stats.sign_flip_p_value(differences)
+    assert stats.sign_flip_p_value(differences) == pytest.approx(
+        scipy_stats.ttest_1samp(differences, 0).pvalue, abs=0.02
+    )
+
+
+@given(st.lists(st.none() | st.floats(0.001, 1), max_size=6))
+def test_holm_is_the_closed_test_of_bonferroni(p_values):
+    """A hypothesis is rejected if every set of hypotheses with it in it is rejected by Bonferroni's test."""
+    present = [index for index, p in enumerate(p_values) if p is not None]
+    adjusted = stats.holm(p_values)
+    for index, p in enumerate(p_values):
+        if p is None:
+            assert adjusted[index] is None
+            continue
+        others = [other for other in present if other != index]
+        sets = (chosen for size in range(len(others) + 1) for chosen in itertools.combinations(others, size))
+        expected = max(min(1, (len(s) + 1) * min(p, *(p_values[i] for i in s), 1)) for s in sets)
+        assert adjusted[index] == pytest.approx(expected)
+
+
+def test_variance_split_by_hand():
+    """Two runs that disagree on four images, two each way: as good as each other, all is the finite test set."""
+    correct = np.ones((2, 100), bool)
+    correct[0, :2] = correct[1, 2:4] = False
+    split = stats.variance_split(correct)
+    assert split.between_runs == 0
+    assert split.finite_test_set == pytest.approx(math.sqrt(4 * 0.5))  # a variance of 1/2 in each of the four
+    assert (split.share, split.p_value) == (1, 1)
+    assert stats.variance_split(np.ones((3, 10), bool)) == (0, 0, 1, 1)
+
+
+def test_variance_split_by_simulation():
+    rng = np.random.default_rng(0)
+    chances = rng.choice([1.0, 0.5, 0.9], p=[0.97, 0.01, 0.02], size=10_000)
+    equal = stats.variance_split(rng.random((40, 10_000)) < chances)
+    expected = math.sqrt((chances * (1 - chances)).sum())
+    assert equal.finite_test_set == pytest.approx(expected, rel=0.05)
+    assert equal.between_runs == pytest.approx(expected, rel=0.35)
+    assert equal.p_value > 0.01
+    worse = np.linspace(0, 0.01, 40)[:, None]  # up to 100 images
+    unequal = stats.variance_split(rng.random((40, 10_000)) < chances - worse)
+    assert unequal.p_value < 0.001
+    assert unequal.between_runs == pytest.approx(math.hypot(expected, 100 / math.sqrt(12)), rel=0.2)
+    assert unequal.share < 0.5
+
+
+def test_steps_between_neighbouring_epochs():
+    assert stats.steps([900, 905, 903, 903]) == [5, 2, 0]
+    assert stats.steps([900, 905, 903, 903], 2) == [2, 0]
+    assert stats.steps([900]) == []
+
+
+def test_prediction_limits_contain_the_next_run():
+    rng = np.random.default_rng(0)
+    inside = []
+    for sample in rng.normal(98.8, 0.1, (2000, 11)):
+        low, high = stats.prediction_limits(sample[:10])
+        inside.append(low <= sample[10] <= high)
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
