@@ -81,9 +81,9 @@ def test_plot_compares_them(workplace, call):
     process = call("plot.py", cwd=folder)
     assert process.returncode == 0, process.stderr
     written = [folder / line for line in process.stdout.splitlines()]
-    assert [path.name for path in written][:2] == ["AccuracyComparison.png", "train_loss.png"]
-    assert len(written) == 2 + 7
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    names = ["AccuracyComparison.png", "Differences.png", "AccuracyCurves.png", "TrainLossCurves.png", "train_loss.png"]
+    assert [path.name for path in written] == [*names, *(f"diagram_exp_0{n}.png" for n in range(1, 8)), "comparison.md"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
 
 
 @pytest.fixture(scope="module")
