@@ -1,8 +1,8 @@
 """What a run shows in TensorBoard, all of it written through the one SummaryWriter of its directory.
 
 At step 0: question and settings as text, what the table of hyperparameters needs, a layout of the custom scalars, the
-graph of the network. After each epoch: losses and accuracy, accuracy by class, images per second. Every few epochs, at
-the start and at the end: test digits and what the transformer makes of them, its parameters over the test set as
+graph of the network. After each epoch: losses and accuracy, accuracy by class, images per second. Every few epochs and
+at the end: test digits and what the transformer makes of them (at the start, too), its parameters over the test set as
 histograms, and which share of it is rotation, scale, shear, translation and perspective. At the end: the confusion
 matrix and the mean image of each class. Nothing of it changes the run.
 """
@@ -93,9 +93,10 @@ def hyperparameters(settings, model):
     """The columns of a run in TensorBoard's table: its settings, the arguments of the network among them."""
     values = {name: settings[name] for name in settings if name not in ("experiment_name", "state_dict")}
     defaults = {name: p.default for name, p in inspect.signature(type(model)).parameters.items()}
-    values |= {name: value for name, value in defaults.items() if isinstance(value, bool | int | float | str)}
-    values |= values.pop("arguments")
+    defaults = {name: value for name, value in defaults.items() if isinstance(value, bool | int | float | str)}
+    arguments = defaults | values.pop("arguments")
     values |= {f"data_{name}": value for name, value in values.pop("data").items()}
+    values |= {name if name not in values else f"model_{name}": value for name, value in arguments.items()}
     # Everything but a number as text: a truth value would become a number, None would be left out.
     return {name: value if type(value) in (int, float) else str(value) for name, value in values.items()}
 

@@ -29,6 +29,8 @@ class Resumable:
         self.function, self.options = function, options
 
     def __call__(self, job):
+        if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":  # queued again by Slurm itself, without `checkpoint`
+            self.options.force = False
         return self.function(job, self.options)
 
     def checkpoint(self, job):
@@ -82,8 +84,11 @@ def run_all(executor, train_job, jobs, options, display):
 
     # The jobs start in the present folder, which need not be the one that the modules are in.
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")]))
-    with submitit.helpers.environment_variables(PYTHONPATH=path):
-        submitted = executor.map_array(Resumable(train_job, options), jobs)
+    try:
+        with submitit.helpers.environment_variables(PYTHONPATH=path):
+            submitted = executor.map_array(Resumable(train_job, options), jobs)
+    except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError, OSError) as error:
+        raise ClusterError(f"the jobs were not accepted: {' '.join(str(error).split())}") from None
     waiting = list(zip(submitted, jobs, strict=True))
     print(f"submitted as jobs {submitted[0].job_id} to {submitted[-1].job_id}; their logs are in {executor.folder}")
     try:

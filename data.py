@@ -5,7 +5,9 @@ The four official archives are part of the repository, so the first use unpacks 
 
 import gzip
 import hashlib
+import math
 import sys
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -174,12 +176,12 @@ def read_idx(folder, name):
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{folder}: neither {name} nor {name}.gz is there; four IDX files are needed") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); put a good copy in its place") from None
     n_dims = 3 if "idx3" in name else 1
     start = 4 + 4 * n_dims
-    shape = tuple(np.frombuffer(content[4:start], ">u4")) if len(content) >= start else None
-    if content[:4] != bytes([0, 0, 8, n_dims]) or len(content) != start + np.prod(shape, dtype=np.int64):
+    shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else None
+    if content[:4] != bytes([0, 0, 8, n_dims]) or len(content) != start + math.prod(shape):
         raise DataError(f"{path}: not a complete IDX file of {n_dims}-dimensional bytes; put a good copy in its place")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
@@ -201,9 +203,9 @@ def unpack_mnist(root):
     that start together wait for the one that unpacks. Raises DataError.
     """
     raw = Path(root) / "MNIST" / "raw"
-    if not damaged(raw):
-        return
     try:
+        if not damaged(raw):
+            return
         raw.mkdir(parents=True, exist_ok=True)
         with FileLock(raw / ".lock"):
             remove_parts(raw)

@@ -83,7 +83,7 @@ def check_room(folder, size=TRIAL):
 def unwritable(folder, error):
     """One line for an OSError from work in `folder`: what happened, where, the space there, and what to do."""
     there = folder = Path(folder).absolute()
-    while not there.exists():
+    while not os.path.exists(there):
         there = there.parent
     free = shutil.disk_usage(there).free / 1e6
     return (
@@ -122,6 +122,7 @@ def holder(note):
     with suppress(OSError, ValueError):
         pid, host = note.read_text(encoding="utf-8").split()
         if host == platform.node() and os.name == "posix":
-            os.kill(int(pid), 0)  # no signal, only the question whether it is there
+            with suppress(PermissionError):  # it is there, and another user's
+                os.kill(int(pid), 0)  # no signal, only the question whether it is there
         return f"process {int(pid)} on {host}"
     return "another process"

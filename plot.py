@@ -309,7 +309,7 @@ def main():
         parser.error(f"--out {options.out}: {error}")
     if not options.pool:
         record, more = report.poolable(record)
-        complaints += more
+        complaints += more + report.refused(record)
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     if not record:
@@ -322,8 +322,11 @@ def main():
             parser.error(str(error))
         return 0
     target = Path(options.figures or options.out)
-    target.mkdir(parents=True, exist_ok=True)
-    draw_comparison(record, target, options.pool)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        draw_comparison(record, target, options.pool)
+    except OSError as error:
+        parser.error(f"{target}: the figures cannot be written ({error})")
     return 0
 
 

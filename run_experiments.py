@@ -108,8 +108,8 @@ EXPERIMENTS = (
     ),
 )
 
-# The four that the original wrote down and never ran. What lies outside of an image is background, not grey, and the
-# localisation network learns slowly: without both, the accuracy jumps from epoch to epoch.
+# The four that the original wrote down and never ran. The localisation network learns slowly: else the accuracy jumps
+# from epoch to epoch. What lies outside of an image is background, not grey.
 STEADY = {"padding": "background"}
 GENTLE = {"localisation_rate": 0.001}
 HOMOGRAPHY = (
@@ -256,7 +256,7 @@ SETS = {"original": EXPERIMENTS, "homography": HOMOGRAPHY, "perspective": PERSPE
 ALL = tuple(experiment for rows in SETS.values() for experiment in rows)
 
 
-RUN_SIZE = 3_000_000  # bytes on the disk, rounded up: 30 epochs take 2 MB, most of them for TensorBoard
+RUN_SIZE = 1_000_000  # bytes on the disk, about
 
 
 def seed_of(run):
@@ -653,6 +653,8 @@ def parse_arguments(arguments=None):
     options = parser.parse_args(arguments)
     if options.slurm and options.executor != "slurm":
         parser.error("--slurm is only for --executor slurm")
+    if len(dict(options.slurm)) < len(options.slurm):
+        parser.error("--slurm: a KEY is given twice")
     return options
 
 
@@ -781,7 +783,11 @@ def run(options, jobs):
     display = Display(todo)
     try:
         if todo and executor:
-            cluster.run_all(executor, outcome, sorted(todo, key=cost, reverse=True), options, display)
+            try:
+                cluster.run_all(executor, outcome, sorted(todo, key=cost, reverse=True), options, display)
+            except cluster.ClusterError as error:
+                print(f"run_experiments.py: {error}", file=sys.stderr)
+                return 2
         elif todo:
             run_all(context, todo, options, display)
     finally:
@@ -790,8 +796,11 @@ def run(options, jobs):
     minutes = (time.monotonic() - started) / 60
     finished = [job for job in todo if job.status == "finished"]
     if todo:
-        print(f"\n{len(finished)} of {len(jobs)} runs trained in {minutes:.1f} minutes, {options.jobs} at a time")
-    if finished == jobs and not options.only:  # not after an interruption: then these are not the whole job's minutes
+        at_a_time = "" if executor else f", {options.jobs} at a time"
+        print(f"\n{len(finished)} of {len(jobs)} runs trained in {minutes:.1f} minutes{at_a_time}")
+    if (
+        finished == jobs and not options.only and not executor
+    ):  # not after an interruption: then these are not the whole job's minutes
         record = {"runs": len(jobs), "minutes": round(minutes, 2), "at_a_time": options.jobs}
         try:
             name = "job.json" if options.set == "original" else f"job_{options.set}.json"

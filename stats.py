@@ -80,12 +80,17 @@ def sign_flip_p_value(differences):
     exact = len(differences) <= EXACT_UP_TO
     result = stats.permutation_test(
         (np.asarray(differences, dtype=float),),
-        np.mean,
+        lambda values, axis: np.mean(values, axis=axis).round(9),  # sums that are equal but for rounding are ties
         permutation_type="samples",
         n_resamples=2**EXACT_UP_TO if exact else 9999,
         rng=np.random.default_rng(0),
     )
     return float(result.pvalue)
+
+
+def smallest_p_value(n_pairs, n_comparisons):
+    """The smallest p-value that sign flips of so many pairs can give after Holm's correction of so many comparisons."""
+    return min(1.0, n_comparisons * 2 ** (1 - n_pairs))
 
 
 def holm(p_values):

@@ -132,7 +132,7 @@ def shares(factors):
         moved["perspective"] = (square["perspective x"] + square["perspective y"]) * 14 / 45
     moved = {name: values.sqrt() for name, values in moved.items()}
     total = sum(moved.values())
-    return {name: torch.where(total > 0, values / total, values) for name, values in moved.items()}
+    return {name: torch.where(total == 0, values, values / total) for name, values in moved.items()}
 
 
 def to_normalised(pixels, height, width):

@@ -23,6 +23,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import pickle
 import platform
 import re
@@ -445,7 +446,7 @@ def run_settings(experiment_name, model, arguments, n_epochs, run, seed, data, d
 def state_of(folder, settings):
     """ "new", "unfinished", "failed" or "finished". Raises RunError if `folder` holds a run with other settings."""
     decisive = ("settings.json", "checkpoint.pt", "checkpoint_previous.pt", "results.json")
-    if not any((folder / name).exists() for name in decisive):
+    if not any(os.path.exists(folder / name) for name in decisive):
         return "new"
     there = None
     with contextlib.suppress(OSError, ValueError):  # no readable settings differ from any

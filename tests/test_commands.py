@@ -369,7 +369,7 @@ def no_whole_number(limit):
 
 
 NONSENSE = {
-    "--runs": no_whole_number(99),
+    "--runs": no_whole_number(999),
     "--epochs": no_whole_number(10_000),
     "--jobs": no_whole_number(1024),
     "--device": TEXT.filter(lambda text: not text.startswith(("cpu", "cuda"))) | st.just("cuda:") | st.just("cuda:-1"),
@@ -458,7 +458,7 @@ def test_the_other_sets(call, idx_folder, tmp_path):
     assert again.stdout.count("skipped: already finished") == 2 * 3
     plotted = call("plot.py", "--out", tmp_path)
     assert plotted.returncode == 0, plotted.stderr
-    assert (tmp_path / "PerspectiveComparison.png").exists()
+    assert (tmp_path / "PerspectiveAccuracyComparison.png").exists()
 
 
 def test_set_selects_and_only_overrules():

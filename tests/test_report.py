@@ -41,7 +41,7 @@ def test_differences_table_by_hand():
     row = table[2].split(" | ")
     assert row[:2] == ["| the transformer (exp_02 − exp_03)", "6"]
     assert row[2].startswith("+0.70 ± ")  # 0.2, 0.4, ..., 1.2 points
-    assert row[3:6] == ["+70", "6 of 6", "0.031"]
+    assert row[3:6] == ["+70", "6, 0", "0.031"]
 
 
 def test_perspective_table_by_hand():
@@ -91,7 +91,19 @@ def test_experiments_of_different_code_are_not_compared_unless_asked():
     record = record_of(runs)
     assert report.poolable(record) == (record, [])
     assert report.comparisons(record, report.ORIGINAL_PAIRS) == []
+    refused = "exp_02 and exp_03 are not compared: they differ in git_commit (--pool compares them)"
+    assert report.refused(record) == [refused]
+    assert refused in report.comparison_document(record)
     assert len(report.comparisons(record, report.ORIGINAL_PAIRS, pool=True)) == 1
+
+
+def test_experiments_of_different_epochs_or_data_are_not_compared():
+    short = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970, 975], {})}
+    assert "differ in n_epochs" in report.refused(record_of(short))[0]
+    other = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {"data": {"name": "other"}})}
+    assert "differ in data" in report.refused(record_of(other))[0]
+    table = {("exp_01", 1): ([980] * 20, {}), ("exp_02", 1): ([980] * 30, {})}
+    assert report.refused(record_of(table)) == []
 
 
 def sentence(differences):
@@ -141,3 +153,17 @@ def test_the_claim_is_compared_with_the_runs_and_the_interval():
     assert inside == "2 of 3 runs reach its 98.69 %, which lie inside the interval of the mean."
     assert report.claim_text([98.5, 98.51, 98.52]) == "0 of 3 runs reach its 98.69 %; the mean lies 0.18 points below."
     assert report.claim_text([98.9, 98.91, 98.92]).endswith("the mean lies 0.22 points above.")
+
+
+def test_a_ranking_shows_ties():
+    assert report.ranking({"a": 1.0, "b": 3.0, "c": 1.0, "d": 2.0}) == "b > d > a = c"
+
+
+def test_the_deepest_fall_is_named():
+    correct = [100, 900, *[980] * 12, 300, 985]
+    text = report.deepest_text(record_of({("exp_02", 3): (correct, {}), ("exp_03", 1): ([970] * 16, {})}))
+    name = "exp_02_run_03_reproduce_baseline"
+    assert (
+        text
+        == f"The deepest fall in the 2 runs: `{name}` went from 98.00 to 30.00 % in epoch 15, and ended at 98.50 %."
+    )

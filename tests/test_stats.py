@@ -87,6 +87,14 @@ def test_sign_flips_against_all_combinations(differences):
     ]
     expected = np.mean([total >= abs(sum(differences)) for total in sums])
     assert stats.sign_flip_p_value(differences) == pytest.approx(expected)
+    percentages = [98.0 + difference / 100 - 98.0 for difference in differences]  # the same but for rounding
+    assert stats.sign_flip_p_value(percentages) == pytest.approx(expected)
+
+
+def test_the_smallest_p_value():
+    assert stats.smallest_p_value(6, 1) == stats.sign_flip_p_value([1.0] * 6)
+    assert stats.smallest_p_value(6, 3) == stats.holm([stats.sign_flip_p_value([1.0] * 6)] * 3)[0]
+    assert stats.smallest_p_value(2, 9) == 1
 
 
 def test_many_pairs_are_tested_by_random_signs():
