@@ -733,6 +733,8 @@ def interrupt(signal_number, _frame):
 def main():
     options = parse_arguments()
     if options.list:
+        if hasattr(signal, "SIGPIPE"):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when nobody reads on
         for name, experiments in SETS.items():
             print(f"--set {name}")
             for experiment in experiments:
