@@ -48,13 +48,14 @@ def open_writer(folder, epochs):
 
 def start(writer, settings, question, model, data, log_images):
     """Log what is known before the first epoch, at step 0. log_images: 0 leaves out the heavy parts."""
-    rows = [f"| {name} | {value} |" for name, value in hyperparameters(settings, model).items()]
+    columns = hyperparameters(settings, model)
+    rows = [f"| {name} | {value} |" for name, value in columns.items()]
     writer.add_text("Question", question or "(none was given)", 0)
     writer.add_text("Settings", "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
     writer.add_custom_scalars(LAYOUT)
     # Not SummaryWriter.add_hparams, which makes a run of its own. Without the summary of the experiment TensorBoard
     # gathers the columns from all runs.
-    _, session_start, _ = hparams(hyperparameters(settings, model), {})
+    _, session_start, _ = hparams(columns, {})
     writer.file_writer.add_summary(session_start, 0)
     if log_images:
         add_graph(writer, model, data.test_images[:1])

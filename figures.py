@@ -130,12 +130,11 @@ def values_by_row(rows, xlabel, line=None, images=None):
     for y, (_, values, mean, low, high, mark) in enumerate(rows):
         offsets = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else [0]
         axes.plot(values, y + np.array(offsets), "o", color=BLUE, alpha=0.45, markersize=4, label="a run")
+        text = f"{mean:.2f}" if images is None else f"{mean:+.2f}"
         if low is not None:
             axes.plot([low, high], [y, y], color="black", linewidth=2, label="mean, 95 % interval")
             axes.plot(mean, y, "|", color="black", markersize=13, markeredgewidth=2.5)
-            text = f"{mean:.2f} ± {(high - low) / 2:.2f}" if images is None else f"{mean:+.2f} ± {(high - low) / 2:.2f}"
-        else:
-            text = f"{mean:.2f}" if images is None else f"{mean:+.2f}"
+            text += f" ± {(high - low) / 2:.2f}"
         if mark is not None:
             style = {"markerfacecolor": "white", "markeredgecolor": ORANGE, "markersize": 7}
             axes.plot(mark, y, "D", label="the original's one run", **style)

@@ -33,7 +33,6 @@ Exit code 1 if there is no result at all, 2 for wrong usage.
 import json
 import re
 import shutil
-import signal
 import sys
 import textwrap
 from pathlib import Path
@@ -42,7 +41,7 @@ import figures
 import report
 from files import whole, write_json
 from results import confusion_matrix, read_all
-from run_experiments import ALL, EXPERIMENTS, new_parser
+from run_experiments import ALL, EXPERIMENTS, end_with_the_reader, new_parser, row_of
 from stats import mean_interval
 
 ROOT = Path(__file__).resolve().parent
@@ -52,13 +51,14 @@ N_ANIMATED = 24  # digits
 # Without the transformer's own effect, beside which the others could not be seen.
 SMALL_PERSPECTIVE_PAIRS = [pair for pair in report.ALL_PERSPECTIVE_PAIRS if pair[1] != "exp_12"]
 UNSHOWN = ("PerspectiveTrainLossCurves.png", "PerspectiveAccuracyCurves.png")  # in the README
-# The figures of single runs that the README shows; they lie beside the runs, the others are drawn from results/.
+# The figures of single runs that the README shows: (record, experiment, file). They lie beside the runs of such a
+# record, the others are drawn from results/.
 SHOWN = (
-    ("exp_02", "visualized_transformation.png"),
-    ("exp_14", "visualized_transformation.png"),
-    ("exp_16", "visualized_transformation.png"),
-    ("exp_16", "class_statistics.png"),
-    ("exp_16", "transformation.gif"),
+    ("runs", "exp_02", "visualized_transformation.png"),
+    ("perspective", "exp_14", "visualized_transformation.png"),
+    ("perspective", "exp_16", "visualized_transformation.png"),
+    ("perspective", "exp_16", "class_statistics.png"),
+    ("perspective", "exp_16", "transformation.gif"),
 )
 
 
@@ -234,7 +234,7 @@ def update_readme(out, record):
     results, pictures = ROOT / "results", ROOT / ".readme_figures"
     written = []
     for name, identities in report.RECORDS.items():
-        experiments = [next(row for row in ALL if row.id == identity) for identity in identities]
+        experiments = [row_of(identity) for identity in identities]
         sets = [
             {
                 run["experiment_name"]: run
@@ -254,9 +254,9 @@ def update_readme(out, record):
         raise ValueError("--readme needs all experiments of a set: " + ", ".join(report.RECORDS))
     if "runs" in written:
         shutil.copyfile(Path(out) / "job.json", results / "job.json")
-    for identity, name in SHOWN:
-        directory = next(row for row in ALL if row.id == identity).directory(1)
-        if any(identity in report.RECORDS[done] and (identity != "exp_02" or done == "runs") for done in written):
+    for record_name, identity, name in SHOWN:
+        directory = row_of(identity).directory(1)
+        if record_name in written:
             if name.endswith(".gif"):
                 animate(out, directory)
             stem, _, kind = name.partition(".")
@@ -283,8 +283,7 @@ def draw_readme(results, pictures):
 
 
 def main():
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when nobody reads on
+    end_with_the_reader()
     parser = new_parser(__doc__)
     parser.add_argument("--out", default="experiments", metavar="FOLDER", help="where the runs are")
     parser.add_argument("--figures", metavar="FOLDER", help="where the figures go (default: beside the runs)")

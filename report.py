@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 
 import stats
 from results import wrong_images
-from run_experiments import ALL, EXPERIMENTS, SETS
+from run_experiments import EXPERIMENTS, SETS, row_of
 from stats import compare, holm, mean_interval
 
 # The original's test accuracies in %: exp_02 and exp_06 exact, the others read off its bar chart (± 0.02).
@@ -25,7 +25,8 @@ RECORDS = {
     "transformers": ("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"),
     "perspective": tuple(experiment.id for experiment in SETS["perspective"]),
 }
-# Families of comparisons: (experiment, its partner, what the one has and the other has not).
+# Families of comparisons: (experiment, its partner, what the one has and the other has not). Those of the original's
+# are in the order of its sections, exp_02 to exp_07.
 ORIGINAL_PAIRS = (
     ("exp_02", "exp_01", "ten more epochs"),
     ("exp_02", "exp_03", "the transformer"),
@@ -70,7 +71,6 @@ FAMILIES = {
     "in perspective, CoordConv": PERSPECTIVE_COORDCONV_PAIRS,
 }
 ALL_PERSPECTIVE_PAIRS = PERSPECTIVE_PAIRS + PASSES_PAIRS + PERSPECTIVE_COORDCONV_PAIRS
-SECTION_OF = {"exp_02": 0, "exp_03": 1, "exp_04": 2, "exp_05": 3, "exp_06": 4, "exp_07": 5}  # its pair above
 N_STEPS = 10  # the last changes from epoch to epoch that are looked at
 
 
@@ -87,7 +87,7 @@ def groups(record):
 
 def of_experiment(record, identity):
     """{run: condensed results} of an experiment of the tables by its id; {} if there are none."""
-    experiment = next(row for row in ALL if row.id == identity)
+    experiment = row_of(identity)
     return {run["run"]: run for name, run in record.items() if name == experiment.directory(run["run"])}
 
 
@@ -178,7 +178,7 @@ def obstacle(record, pair):
         return None
     different = [key for key, value in provenance(ours).items() if value != provenance(others)[key]]
     epochs = [run["n_epochs"] for run in (ours, others)]
-    table = [row.epochs for identity in pair[:2] for row in ALL if row.id == identity]
+    table = [row_of(identity).epochs for identity in pair[:2]]
     different += ["n_epochs"] * (epochs[0] != epochs[1] and epochs != table)  # some differ by intention
     return f"{pair[0]} and {pair[1]} are not compared: they differ in {', '.join(different)}" if different else None
 
@@ -301,7 +301,7 @@ def swings_table(record, identities):
         sizes = last_steps(runs)
         rows.append(
             [
-                f"`{identity}` {next(row for row in ALL if row.id == identity).title.replace('_', ' ')}",
+                f"`{identity}` {row_of(identity).title.replace('_', ' ')}",
                 len(runs),
                 with_interval(map(last, runs.values())),
                 with_interval(map(last_five, runs.values())),
@@ -343,7 +343,7 @@ def transformers_table(record, identities, distorted):
         runs = of_experiment(record, identity)
         if not runs:
             continue
-        title = next(row for row in ALL if row.id == identity).title.removeprefix("perspective_").replace("_", " ")
+        title = row_of(identity).title.removeprefix("perspective_").replace("_", " ")
         score = [100 - last(run) for run in runs.values()] if distorted else [last(run) for run in runs.values()]
         row = [f"`{identity}` {title}", len(runs), with_interval(score), max(last_steps(runs), default=0)]
         row += [before_and_after(runs, "corner_distance", 1), at_equal_size(runs)] if distorted else []
@@ -365,9 +365,8 @@ def comparison_document(record, pool=False):
     parts[-1] += one_run_note(record) + "."
     parts += ["", *(refused(record) if not pool else ()), ""]
     for name, pairs in FAMILIES.items():
-        if found := comparisons(record, pairs, pool=pool):
-            parts += [f"## Paired differences: {name}", "", differences_table(record, pairs, pool), ""]
-            parts += [few_pairs_note(found), ""]
+        if comparisons(record, pairs, pool=pool):
+            parts += [f"## Paired differences: {name}", "", family_text(record, pairs, pool), ""]
     parts += ["## Where the variance comes from", "", variance_table(record), ""]
     return "\n".join(parts)
 
@@ -430,13 +429,13 @@ def claim_text(values, claim=98.69):
     )
 
 
-def experiment_text(record, experiment, found):
+def experiment_text(record, experiment, found=None):
     """The question of one of the seven and its answer."""
     runs = of_experiment(record, experiment.id)
     n, one = len(runs), next(iter(runs.values()))
     text = f"*{experiment.question}* **"
-    if experiment.id in SECTION_OF:
-        text += change_text(*found[SECTION_OF[experiment.id]])
+    if found:
+        text += change_text(*found)
     else:
         text += claim_text([last(run) for run in runs.values()])
     text += (
@@ -558,8 +557,9 @@ def machine_text(record):
     )
 
 
-def family_text(record, pairs):
-    return paragraphs(differences_table(record, pairs), few_pairs_note(comparisons(record, pairs)))
+def family_text(record, pairs, pool=False):
+    """A family's table and how to read it."""
+    return paragraphs(differences_table(record, pairs, pool), few_pairs_note(comparisons(record, pairs, pool=pool)))
 
 
 def paragraphs(*parts):
@@ -574,7 +574,8 @@ def readme_blocks(folder):
 
     runs, transformers, perspective = (read(name) for name in RECORDS)
     found = comparisons(runs, ORIGINAL_PAIRS)
-    blocks = {experiment.id: experiment_text(runs, experiment, found) for experiment in SEVEN}
+    compared = zip(SEVEN, [None, *found], strict=True)  # the first with the tutorial's claim instead
+    blocks = {experiment.id: experiment_text(runs, experiment, pair) for experiment, pair in compared}
     blocks["answers"] = answers(runs, transformers, perspective)
     blocks["results"] = f"{results_table(runs)}\n\n({machine_text(runs)}.)"
     blocks["differences"] = family_text(runs, ORIGINAL_PAIRS)

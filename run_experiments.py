@@ -259,6 +259,11 @@ ALL = tuple(experiment for rows in SETS.values() for experiment in rows)
 RUN_SIZE = 1_000_000  # bytes on the disk, about
 
 
+def row_of(identity):
+    """The experiment with this id."""
+    return next(row for row in ALL if row.id == identity)
+
+
 def seed_of(run):
     """Run 01 has the original's seed. All experiments share the seed of a run, and so the order of its images."""
     return 122 + run
@@ -575,6 +580,12 @@ def new_parser(docstring):
     return parser
 
 
+def end_with_the_reader():
+    """Let this process end quietly when nobody reads on what it prints (`| head`)."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
 def folder_name(text):
     """argparse type: the path of a folder."""
     if text.strip():
@@ -733,8 +744,7 @@ def interrupt(signal_number, _frame):
 def main():
     options = parse_arguments()
     if options.list:
-        if hasattr(signal, "SIGPIPE"):
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly when nobody reads on
+        end_with_the_reader()
         for name, experiments in SETS.items():
             print(f"--set {name}")
             for experiment in experiments:

@@ -269,17 +269,23 @@ def small_disk(tmp_path):
         keeper.stdin.close()
 
 
+def refused(begin, out, told):
+    """Start the job, which must not begin; returns its output and its one line of complaint."""
+    process = begin(out)
+    output, errors = process.communicate(timeout=60)
+    told()
+    assert process.returncode == 2
+    assert errors.count("\n") == 1
+    return output, errors
+
+
 def test_a_disk_that_is_full_from_the_start_is_named_before_any_training(small_disk, begin, fault):
     disk, remount = small_disk
     remount("size=500k")
     with fault("disk full or file-size limit") as told:
-        process = begin(disk / "out")
-        output, errors = process.communicate(timeout=60)
-        told()
-        assert process.returncode == 2
+        output, errors = refused(begin, disk / "out", told)
         assert f"run_experiments.py: {disk / 'out'} cannot be used ([Errno 28] No space left on device)" in errors
         assert "; 0.5 MB are free there. Put that right or choose another --out" in errors
-        assert errors.count("\n") == 1
         assert "started" not in output
 
 
@@ -327,12 +333,8 @@ def test_a_read_only_disk_is_named_before_any_training(small_disk, begin, fault)
     disk, remount = small_disk
     remount("ro")
     with fault("output folder read-only, missing or a file") as told:
-        process = begin(disk / "out")
-        _, errors = process.communicate(timeout=60)
-        told()
-        assert process.returncode == 2
+        _, errors = refused(begin, disk / "out", told)
         assert f"{disk / 'out'} cannot be used ([Errno 30] Read-only file system" in errors
-        assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere/out", "file", "file/out"])
