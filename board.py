@@ -13,7 +13,9 @@ import inspect
 import io
 import warnings
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -62,8 +64,11 @@ def start(writer, settings, question, model, data, log_images):
         add_digits(writer, model, data, 0)
 
 
-def epoch_done(writer, settings, model, data, entry, predictions, log_images):
-    """Log one epoch: `entry` of the history, and the predicted classes of the test images (N,)."""
+def epoch_done(writer, settings, model, data, entry, predictions, log_images, conclusion):
+    """Log one epoch: `entry` of the history, and the predicted classes of the test images (N,).
+
+    conclusion: after the last epoch, what `train.conclude` returns.
+    """
     epoch, last = entry["epoch"], entry["epoch"] == settings["n_epochs"]
     writer.add_scalar("Average loss train", entry["train_loss"], epoch)
     writer.add_scalar("Average loss test", entry["test_loss"], epoch)
@@ -77,13 +82,13 @@ def epoch_done(writer, settings, model, data, entry, predictions, log_images):
     if log_images and (epoch % log_images == 0 or last):
         add_digits(writer, model, data, epoch)
         if measures.has_transformer(model):
-            transforms = measures.homographies(model, data.test_images)
+            transforms = conclusion.transformer.homographies if last else measures.homographies(model, data.test_images)
             add_transforms(writer, transforms, epoch)
     if log_images and last:
-        figure = figures.confusion_matrix(confusion, settings["experiment_name"])
-        writer.add_image("Confusion matrix", figures.pixels(figure), epoch, dataformats="HWC")
-        if measures.has_transformer(model):
-            add_class_means(writer, data, transforms, epoch)
+        with Image.open(conclusion.picture) as picture:
+            writer.add_image("Confusion matrix", np.asarray(picture.convert("RGB")), epoch, dataformats="HWC")
+        if conclusion.transformer:
+            add_class_means(writer, conclusion.transformer.statistics, epoch)
     if last:
         _, _, session_end = hparams({}, {})
         writer.file_writer.add_summary(session_end, epoch)
@@ -144,11 +149,9 @@ def add_transforms(writer, transforms, epoch):
             writer.add_histogram(tag, values.cpu(), epoch, bins=BINS)
 
 
-def add_class_means(writer, data, transforms, epoch):
+def add_class_means(writer, statistics, epoch):
     """Log the mean image of each class before the transformer, in a first row, and after it."""
-    before = data.pixels(data.test_images)
-    images = (before, measures.rectified(before, transforms))
-    means = torch.cat([measures.class_statistics(some, data.test_labels)[0] for some in images])
+    means = torch.cat([means for means, _ in statistics])
     picture = torch.from_numpy(figures.grid_of(means, columns=len(means) // 2))
     add_picture(writer, "Mean of each class, before and after", picture, epoch)
 

@@ -15,6 +15,7 @@ of 96 steps).
 
 import itertools
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from coordconv import CoordConv2d, coordinates
 
+PART = 200  # images that the layers see at a time where no gradient is needed: their maps fit the caches of a core
 TO_NCHW = (0, 3, 1, 2)  # (B, H, W, C) in memory, seen as (B, C, H, W)
 TO_NHWC = (0, 2, 3, 1)
 aten = torch.ops.aten
@@ -58,9 +60,14 @@ def both_layers(x, weight1, bias1, weight2, bias2, for_gradient=False):
     pooled_size = (size - k1 + 1) // 2
     columns = 4 * ((pooled_size - k2 + 1) // 2) + 2 * (k2 - 1) + k1 - 1  # those that reach the result
     b = 2 if for_gradient else 1
-    y, *saved1 = conv_pool(to_blocks(x[..., :columns], 4, b), weight1, bias1, 4, b, size, for_gradient)
-    y, *saved2 = conv_pool(y, weight2, bias2, 2, 1, pooled_size, for_gradient)
-    return y, saved1, saved2
+    first = Layer.of(weight1, bias1, 4, b, 1, size, size // 4, columns // b)
+    second = Layer.of(weight2, bias2, 2, 1, len(weight1), pooled_size, first.height, first.width * b // 2)
+    results = []
+    for part in (x,) if for_gradient else x.split(PART):
+        y, *saved1 = conv_pool(to_blocks(part[..., :columns], 4, b), first, for_gradient)
+        y, *saved2 = conv_pool(y, second, for_gradient)
+        results.append(y)
+    return torch.cat(results) if len(results) > 1 else y, saved1, saved2
 
 
 class ConvolveAndPool(torch.autograd.Function):
@@ -91,22 +98,47 @@ class ConvolveAndPool(torch.autograd.Function):
         return grad, grad_weight1, grad_bias1, grad_weight2, grad_bias2
 
 
-def conv_pool(x, weight, bias, a, b, size, for_gradient):
-    """relu(max_pool2d(conv(map), 2)) for x, a map of `size` × `size` in blocks of a × b, or as much of it as counts.
+class Layer(NamedTuple):
+    """A convolution on blocks of a × b, from an ordinary one with n_out channels; its output is height × width."""
 
-    x (B, a·b·C, H/a, W/b), weight (O, C, k, k), bias (O,) -> (B, a/2·O, H', W'), the result in blocks of a/2 × 1;
-    after it, if asked for, what `conv_pool_grad` needs. A weight for C + 2 channels is a CoordConv layer's. The
-    coordinates do not depend on the image: their part of the convolution is computed once per batch and added as a map.
+    weight: torch.Tensor  # (a·b·O, a·b·C, Ky, Kx)
+    bias: torch.Tensor  # (a·b·O,)
+    patches: torch.Tensor | None  # of the coordinates, if it is a CoordConv layer's, see `coord_patches`
+    offsets: torch.Tensor | None  # (height, width, a·b·O), what the coordinates add to the output
+    n_out: int
+    a: int
+    b: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, weight, bias, a, b, channels, size, height, width):
+        """From an ordinary weight (O, channels, k, k), or for two channels more if it is a CoordConv layer's, and bias.
+
+        It is for a map of `size` × `size`, of which height × width blocks are given. The coordinates do not depend on
+        the image: their part of the convolution is computed once per batch and added as a map.
+        """
+        n_out, _, k, _ = weight.shape
+        block_w = block_weight(weight[:, :channels], a, b)
+        height, width = height - block_w.shape[2] + 1, width - block_w.shape[3] + 1
+        patches = offsets = None
+        if weight.shape[1] > channels:
+            patches = coord_patches(size, k, a, b, height * a, width * b, weight.dtype, weight.device)
+            offsets = (patches @ weight[:, channels:].flatten(1).t()).view(height, width, -1)
+        return cls(block_w, bias.repeat(a * b), patches, offsets, n_out, a, b, height, width)
+
+
+def conv_pool(x, layer, for_gradient):
+    """relu(max_pool2d(conv(map), 2)) for x, a map in blocks of a × b, or as much of it as counts.
+
+    x (B, a·b·C, H/a, W/b) -> (B, a/2·O, H', W'), the result in blocks of a/2 × 1; after it, if asked for, what
+    `conv_pool_grad` needs.
     """
-    n_out, _, k, _ = weight.shape
-    channels = x.shape[1] // (a * b)
-    block_w = block_weight(weight[:, :channels], a, b)
-    y = F.conv2d(x, block_w, bias.repeat(a * b)).permute(TO_NHWC).contiguous()
-    batch, height, width, _ = y.shape
-    patches = None
-    if weight.shape[1] > channels:
-        patches = coord_patches(size, k, a, b, height * a, width * b, weight.dtype, weight.device)
-        y += (patches @ weight[:, channels:].flatten(1).t()).view(height, width, -1)
+    n_out, a, b, height, width = layer[4:]
+    y = F.conv2d(x, layer.weight, layer.bias).permute(TO_NHWC).contiguous()
+    batch = len(y)
+    if layer.offsets is not None:
+        y += layer.offsets
     if not for_gradient:  # a maximum is found faster without its place
         for n in (a * n_out, a // 2 * n_out):  # of all four pixels of a window, and of two
             y = torch.maximum(*y.view(batch, -1, 2, n).unbind(2))
@@ -115,7 +147,7 @@ def conv_pool(x, weight, bias, a, b, size, for_gradient):
     pooled, places = aten.max_pool2d_with_indices.default(windows, (1, 4))
     pooled.relu_()
     result = pooled.permute(TO_NHWC).view(batch, height, width * b // 2, -1).permute(TO_NCHW)
-    return result, x, block_w, windows, places, pooled, patches
+    return result, x, layer.weight, windows, places, pooled, layer.patches
 
 
 def conv_pool_grad(grad, saved, weight_shape, a, b, needs_grad_x):

@@ -1,5 +1,7 @@
 """How good the transforms of a network are: numbers for results.json, and the statistics that figures.py draws."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
@@ -7,8 +9,21 @@ import data as mnist
 import stn
 
 CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image's frame, in the coordinates of stn.py
-BATCH_SIZE = 250
+BATCH_SIZE = {"cpu": 1000, "cuda": 2500}  # of test images: see also fast.PART; keeps a GPU busy
 PAIRS = 2000  # test images of which a second distorted copy is made
+
+
+class Transformer(NamedTuple):
+    """What a network's transformer does to the test images."""
+
+    numbers: dict  # by name, see `of_transformer`
+    homographies: torch.Tensor  # (N, 3, 3)
+    statistics: list  # of each class, before and after it: two of `class_statistics`
+
+
+def batches(tensor):
+    """Split along the first dimension as networks are evaluated."""
+    return tensor.split(BATCH_SIZE[tensor.device.type])
 
 
 def has_transformer(model):
@@ -22,43 +37,42 @@ def confusion(labels, predictions, n_classes=10):
     return counts.view(n_classes, n_classes).tolist()
 
 
-def class_statistics(images, labels, n_classes=10):
-    """Mean and variance of each pixel in each class: (N, 1, H, W), (N,) -> two of (n_classes, H, W) on the CPU.
-
-    Those of a class without images are 0.
+def class_statistics(pairs, n_classes=10):
+    """Mean and variance of each pixel in each class, of images in batches: pairs ((B, 1, H, W), labels (B,)), ... ->
+    two of (n_classes, H, W) on the CPU. Those of a class without images are 0.
     """
-    members = F.one_hot(labels, n_classes).T.to(images.dtype)  # (n_classes, N)
-    members = members / members.sum(1, keepdim=True).clamp(min=1)
-    pixels = images.flatten(1)
-    means = members @ pixels
-    variances = (members @ pixels.square() - means.square()).clamp(min=0)
+    counts = sums = squares = 0
+    for images, labels in pairs:
+        members = F.one_hot(labels, n_classes).T.to(images.dtype)  # (n_classes, B)
+        pixels = images.flatten(1)
+        counts = counts + members.sum(1, keepdim=True)
+        sums, squares = sums + members @ pixels, squares + members @ pixels.square()
+    means = sums / counts.clamp(min=1)
+    variances = (squares / counts.clamp(min=1) - means.square()).clamp(min=0)
     return tuple(statistic.view(n_classes, *images.shape[2:]).cpu() for statistic in (means, variances))
 
 
-def within_class_variance(variances, labels):
-    """Those of `class_statistics`, averaged over pixels and images: how far a pixel is from its class's mean."""
-    shares = torch.bincount(labels, minlength=len(variances)).cpu() / len(labels)
-    return float((variances.mean((1, 2)) * shares).sum())
+def average(statistic, labels):
+    """One of the `class_statistics`, averaged over pixels and images; of the variance: how far a pixel is from its
+    class's mean."""
+    shares = torch.bincount(labels, minlength=len(statistic)).cpu() / len(labels)
+    return float((statistic.mean((1, 2)) * shares).sum())
 
 
 def rectified(images, homographies):
-    """Images (N, 1, H, W) as warped by homographies (N, 3, 3), destination to source, background around them."""
-    pairs = zip(images.split(BATCH_SIZE), homographies.split(BATCH_SIZE), strict=True)
-    return torch.cat([stn.homography_warp(*pair, padding="background") for pair in pairs])
+    """Images (B, 1, H, W) as warped by homographies (B, 3, 3), destination to source, background around them."""
+    return stn.homography_warp(images, homographies, padding="background")
 
 
-def ink_kept(images, homographies):
-    """The share of the sum of all pixels for which the transformed images have a place: (N, 1, H, W), (N, 3, 3)."""
-    height, width = images.shape[2:]
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    pixels = torch.stack([columns, rows], dim=-1).view(-1, 2).to(images)
-    points = stn.to_normalised(pixels, height, width)
-    kept = torch.zeros((), device=images.device)
-    for batch, matrices in zip(images.split(BATCH_SIZE), homographies.split(BATCH_SIZE), strict=True):
-        inverse = torch.linalg.inv_ex(matrices).inverse
-        inside = (stn.map_points(inverse, points.expand(len(batch), -1, -1)).abs() <= 1).all(2)  # infinity, NaN are not
-        kept += (batch.flatten(1) * inside).sum()
-    return float(kept / images.sum())
+def ink_kept(pairs):
+    """The share of the sum of all pixels for which the transformed images have a place, of images in batches: pairs
+    ((B, 1, H, W), homographies (B, 3, 3)), ..."""
+    kept = ink = 0
+    for images, homographies in pairs:
+        places, scales = stn.sources(torch.linalg.inv_ex(homographies).inverse, *images.shape[2:])
+        inside = ((places / scales).abs() <= 1).all(2)  # infinity and NaN are not
+        kept, ink = kept + (images.flatten(1) * inside).sum(), ink + images.sum()
+    return float(kept / ink)
 
 
 def frames(homographies, size=28):
@@ -79,40 +93,47 @@ def corner_distance(first, second):
 @torch.inference_mode()
 def homographies(model, images):
     """`model.homography` of all images, in batches: (N, 3, 3)."""
-    return torch.cat([model.homography(batch) for batch in images.split(BATCH_SIZE)])
+    return torch.cat([model.homography(batch) for batch in batches(images)])
 
 
 @torch.inference_mode()
 def of_transformer(model, data):
-    """The measures of a network with a transformer on the test images of `data`, as numbers by name.
+    """A network's transformer on the test images of `data`, as a `Transformer`; None if it has none. Its numbers are
 
-    within_class_variance_before, _after: see `within_class_variance`. Here and for the ink, what lies outside of an
-        image is background, also where the network's own padding is grey: the digits are measured.
+    within_class_variance_before, _after: how far a pixel is from the mean of its class. Here and for the ink, what
+        lies outside of an image is background, also where the network's own padding is grey: the digits are measured.
     ink_kept: see `ink_kept`.
     ink_area: the sum of all pixels after the transform divided by that before: below 1 digits shrink.
     bounded: the share of images in which the denominator of a pixel is bounded (see stn.SMALLEST_DENOMINATOR).
     corner_distance_before, _after: of distorted data only. Two differently distorted copies of the same digit, as they
         are and through the network: how far apart the digit's corners land in them. It is 0 if the network undoes the
         distortions (or shrinks everything to a point: look at the ink, too). Median over the first digits.
-
-    Also returns the `class_statistics` of the images before and after the transformer.
     """
+    if not has_transformer(model):
+        return None
     model.eval()
     transforms = homographies(model, data.test_images)
-    before, labels = data.pixels(data.test_images), data.test_labels
-    after = rectified(before, transforms)
-    statistics = [class_statistics(images, labels) for images in (before, after)]
-    variances = [within_class_variance(both[1], labels) for both in statistics]
-    results = {
-        "within_class_variance_before": variances[0],
-        "within_class_variance_after": variances[1],
-        "ink_kept": ink_kept(before, transforms),
-        "ink_area": float(after.sum() / before.sum()),
-        "bounded": float(stn.bounded(transforms, *before.shape[2:]).float().mean()),
+    labels = data.test_labels
+
+    def pairs(others):
+        return zip(map(data.pixels, batches(data.test_images)), batches(others), strict=True)
+
+    after = (rectified(*pair) for pair in pairs(transforms))
+    statistics = [class_statistics(pairs(labels)), class_statistics(zip(after, batches(labels), strict=True))]
+    (mean_before, variance_before), (mean_after, variance_after) = (
+        [average(statistic, labels) for statistic in both] for both in statistics
+    )
+    bounded = torch.cat([stn.bounded(batch, *data.test_images.shape[2:]) for batch in batches(transforms)])
+    numbers = {
+        "within_class_variance_before": variance_before,
+        "within_class_variance_after": variance_after,
+        "ink_kept": ink_kept(pairs(transforms)),
+        "ink_area": mean_after / mean_before,
+        "bounded": float(bounded.float().mean()),
     }
     if data.clean:
-        results |= corner_distances(model, data, transforms[:PAIRS])
-    return results, statistics
+        numbers |= corner_distances(model, data, transforms[:PAIRS])
+    return Transformer(numbers, transforms, statistics)
 
 
 def corner_distances(model, data, transforms):

@@ -498,12 +498,6 @@ def deepest_text(record):
     )
 
 
-def share_text(record):
-    """What evaluation takes of the time of the runs."""
-    seconds, train = (sum(run[key] for run in record.values()) for key in ("seconds", "train_seconds"))
-    return f"Testing took {100 * (1 - train / seconds):.1f} % of the epochs' time in {len(record)} runs."
-
-
 def swings_text(record):
     """Which change removes the swings, in one sentence with the numbers."""
     sizes = {identity: last_steps(of_experiment(record, identity)) for identity in ("exp_02", "exp_20", "exp_21")}
@@ -601,9 +595,9 @@ def readme_blocks(folder):
         f"({machine_text(perspective)}.)",
     )
     job, speed, h100 = read("job"), read("benchmark"), read("h100")
-    blocks["job"] = (
-        f"All seven, one run each: {job['minutes']:.1f} minutes, {job['at_a_time']} at a time. {share_text(runs)}"
-    )
+    blocks["job"] = f"All seven, one run each: {job['minutes']:.1f} minutes, {job['at_a_time']} at a time."
+    blocks["parts"] = parts_table(read("parts"))
+    blocks["logging"] = logging_text(read("parts"))
     blocks["speed"] = speed_table(speed, job)
     blocks["formulations"] = formulations_table(read("formulations"))
     blocks["h100"] = (
@@ -646,6 +640,45 @@ def speed_table(speed, job):
         f"fast** (medians of {speed['rounds']} rounds; {speed['device_name']}, {speed['cores']} cores, torch "
         f"{speed['versions']['torch']}; peak memory {peak} MB a process, two at a time). Run as a whole, with the "
         f"starts of the processes and the end, ours took {job['minutes']:.1f} minutes."
+    )
+
+
+def parts_table(record):
+    """What a run spends beside its training, by experiment, and the memory of all processes."""
+    whole = [row for row in record["rows"] if row["log_images"]]
+
+    def percent(row, *parts):
+        return 100 * sum(row[part] for part in parts) / row["seconds"]
+
+    kinds = (("evaluation",), ("tensorboard",), ("rest",), ("evaluation", "tensorboard", "rest"))
+    rows = []
+    for identity in dict.fromkeys(row["experiment"] for row in whole):
+        runs = [row for row in whole if row["experiment"] == identity]
+        shares = [statistics.median(percent(row, *parts) for row in runs) for parts in kinds]
+        seconds = statistics.median(row["seconds"] for row in runs)
+        rows.append([identity, f"{seconds:.0f}", *(f"{share:.1f} %" for share in shares)])
+    all_shares = [percent(row, *kinds[-1]) for row in whole]
+    header = ["", "a run, seconds", "evaluation", "TensorBoard", "measures, figures, checkpoints", "all these"]
+    return (
+        f"{markdown_table(header, rows)}\n\nBeside its training a run spent {min(all_shares):.1f} to "
+        f"{max(all_shares):.1f} % of its time on all else (medians of {len(whole) // len(rows)} runs each; "
+        f"{record['device_name']}, {record['cores']} at a time, torch {record['versions']['torch']}, commit "
+        f"{record['git_commit'][:7]}). All processes together needed {record['peak_megabytes']:,} MB of memory at most."
+    )
+
+
+def logging_text(record):
+    """What TensorBoard costs in a run of exp_02, with and without the heavy parts."""
+
+    def median(key, images=True):
+        rows = (row for row in record["rows"] if row["experiment"] == "exp_02" and bool(row["log_images"]) == images)
+        return statistics.median(row[key] for row in rows)
+
+    return (
+        f"All of it takes {median('tensorboard'):.1f} seconds in a run of exp_02, "
+        f"{100 * median('tensorboard') / median('seconds'):.1f} % of the run's {median('seconds'):.0f}, and "
+        f"{median('event_file_kb'):.0f} kB; with `--log-images 0` {median('tensorboard', False):.2f} seconds and "
+        f"{median('event_file_kb', False):.0f} kB."
     )
 
 

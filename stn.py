@@ -32,20 +32,21 @@ def homography_warp(images, matrices, padding="zeros"):
     Their scale is that of products of matrices whose last entry is 1; the bound of the denominator depends on it.
     """
     height, width = images.shape[2:]
-    numerators = matrices[:, :2].flatten(1) @ affine_grids(height, width, matrices.dtype, matrices.device)
-    denominators = denominators_of(matrices, height, width).clamp(min=SMALLEST_DENOMINATOR).unsqueeze(2)
-    return sample(images, numerators.view(len(matrices), -1, 2) / denominators, padding)
+    numerators, denominators = sources(matrices, height, width)
+    return sample(images, numerators / denominators.clamp(min=SMALLEST_DENOMINATOR), padding)
 
 
-def denominators_of(matrices, height, width):
-    """The third coordinate of the source of every pixel: (B, 3, 3) -> (B, H·W)."""
+def sources(matrices, height, width):
+    """The source of every pixel in homogeneous coordinates: (B, 3, 3) -> x and y (B, H·W, 2), the third (B, H·W, 1)."""
     grids = affine_grids(height, width, matrices.dtype, matrices.device)
-    return matrices[:, 2] @ grids[:3, ::2]  # these three rows are x, y and 1 of every pixel
+    numerators = (matrices[:, :2].flatten(1) @ grids).view(len(matrices), -1, 2)
+    denominators = matrices[:, 2] @ grids[:3, ::2]  # these three rows are x, y and 1 of every pixel
+    return numerators, denominators.unsqueeze(2)
 
 
 def bounded(matrices, height, width):
     """Which homographies have a denominator that `homography_warp` bounds: (B, 3, 3) -> (B,)."""
-    return (denominators_of(matrices, height, width) < SMALLEST_DENOMINATOR).any(1)
+    return (sources(matrices, height, width)[1] < SMALLEST_DENOMINATOR).any(1).squeeze(1)
 
 
 def sample(images, grid, padding):

@@ -52,7 +52,6 @@ N_EPOCHS = 30  # of `python train.py`, as in most of the experiments
 BATCH_SIZE = 64  # the tutorial's
 SEED = 123  # the original's; of run 01
 THREADS = 1  # results differ between thread counts, so it is pinned; the cores are used by running side by side
-TEST_BATCH_SIZE = {"cpu": 100, "cuda": 2500}  # fits the caches of a core; keeps a GPU busy
 # Operations that are called faster as a method of their first argument, which takes the same arguments.
 SAME_AS_METHOD = (
     *("add_", "addcmul_", "addmm", "clone", "index_select", "mm", "mul", "mul_", "permute", "relu", "relu_", "repeat"),
@@ -162,7 +161,7 @@ def train_on(model, settings, data, recipe, folder, question, log_images, report
     model.to(device)
     moments = new_moments(model, recipe)
     history, transforms = load_checkpoint(folder, model, moments, device)
-    predictions = None
+    predictions = conclusion = None
     pace = torch.ones((), device=device)
     step = training_step(model, data, recipe, pace, moments)
     with board.open_writer(folder, len(history)) as writer:
@@ -195,15 +194,18 @@ def train_on(model, settings, data, recipe, folder, question, log_images, report
                     "seconds": round(time.perf_counter() - started, 3),
                 }
             )
+            if epoch == n_epochs:
+                conclusion = conclude(folder, settings, model, data, predictions)
             # Before the checkpoint: a complete epoch is never missing its points.
-            board.epoch_done(writer, settings, model, data, history[-1], predictions, log_images)
+            board.epoch_done(writer, settings, model, data, history[-1], predictions, log_images, conclusion)
             if has_transformer(model):
                 transforms.append(measures.homographies(model, data.test_images[:N_SHOWN]).cpu())
             state = {"model": model.state_dict(), "moments": moments, "history": history, "transforms": transforms}
             save_tensors(folder / "checkpoint.pt", state, previous=folder / "checkpoint_previous.pt")
     if predictions is None:  # all epochs were complete already
         _, predictions = evaluate(model, data.test_images, data.test_labels)
-    return finish(folder, settings, model, data, history, predictions)
+        conclusion = conclude(folder, settings, model, data, predictions)
+    return finish(folder, settings, model, history, predictions, conclusion)
 
 
 def configure():
@@ -364,23 +366,39 @@ def failure(folder):
 def evaluate(model, images, labels):
     """Mean loss per image, and the predicted class of each (N,)."""
     model.eval()
-    scores = torch.cat([model(batch) for batch in images.split(TEST_BATCH_SIZE[images.device.type])])
+    scores = torch.cat([model(batch) for batch in measures.batches(images)])
     return F.nll_loss(scores, labels).item(), scores.argmax(dim=1)
 
 
-def finish(folder, settings, model, data, history, predictions):
-    """Write the weights, the figures and, last of all, results.json; return the content of the latter."""
+class Conclusion(NamedTuple):
+    """What a trained network makes of the test images, drawn in the run's folder."""
+
+    confusion: list  # see `measures.confusion`
+    picture: Path  # the confusion matrix as PNG
+    transformer: measures.Transformer | None
+
+
+def conclude(folder, settings, model, data, predictions):
+    """Measure a trained network and draw the figures of its run; `predictions` are of the test images (N,)."""
     name = settings["experiment_name"]
-    confusion = measures.confusion(data.test_labels, predictions)
-    correct = sum(counts[digit] for digit, counts in enumerate(confusion))
-    save_tensors(folder / "weights.pt", model.state_dict())
-    figures.save(figures.confusion_matrix(confusion, name), folder / "confusion_matrix.png")
+    found = Conclusion(
+        measures.confusion(data.test_labels, predictions),
+        folder / "confusion_matrix.png",
+        measures.of_transformer(model, data),
+    )
+    figures.save(figures.confusion_matrix(found.confusion, name), found.picture)
     if hasattr(model, "transform"):
         draw_transforms(folder, name, model, data)
-    transformer = None
-    if has_transformer(model):
-        transformer, statistics = measures.of_transformer(model, data)
-        figures.save(figures.class_statistics(*statistics, name), folder / "class_statistics.png")
+    if found.transformer:
+        figures.save(figures.class_statistics(*found.transformer.statistics, name), folder / "class_statistics.png")
+    return found
+
+
+def finish(folder, settings, model, history, predictions, conclusion):
+    """Write the weights and, last of all, results.json; return the content of the latter."""
+    name = settings["experiment_name"]
+    correct = sum(counts[digit] for digit, counts in enumerate(conclusion.confusion))
+    save_tensors(folder / "weights.pt", model.state_dict())
     content = {
         "experiment_name": name,
         "avg_test_loss": history[-1]["test_loss"],
@@ -396,8 +414,8 @@ def finish(folder, settings, model, data, history, predictions):
             **{package: version(package) for package in PACKAGES},
         },
         "git_commit": git_commit(),
-        "transformer": transformer,
-        "confusion_matrix": confusion,
+        "transformer": conclusion.transformer and conclusion.transformer.numbers,
+        "confusion_matrix": conclusion.confusion,
         "history": history,
         "predictions": "".join(map(str, predictions.tolist())),  # one digit per test image, in the set's order
     }

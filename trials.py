@@ -1,10 +1,10 @@
 """Two trials behind figures of the README.
 
-    python trials.py logging [--rounds 3] [--save results/logging.json]
+    python trials.py parts [--rounds 2] [--save results/parts.json]
 
-trains exp_02, in turn with all that TensorBoard gets and with `--log-images 0`: the seconds of a processor that the
-calls of board.py take, and their share of a whole run's (of exp_02 in results/runs.json). They do not
-depend on the number of training images, so there are only 640 of them here. A minute a round.
+trains exp_02, exp_07 and exp_03 as run_experiments.py does, with all that TensorBoard gets and with `--log-images 0`:
+the seconds of training, evaluation, TensorBoard and the rest (measures, figures, checkpoints and results), and the
+memory that all processes need together. Seven minutes a round on two cores.
 
     python trials.py many [--runs 143] [--save results/scale.json]
 
@@ -16,11 +16,11 @@ finished and prints its summary, and starts TensorBoard: the seconds of each, th
 import contextlib
 import ctypes
 import json
+import multiprocessing
 import os
 import platform
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,55 +38,79 @@ from run_experiments import (
     default_jobs,
     new_parser,
     parse_arguments,
+    row_of,
     run_job,
     seed_of,
 )
 
 ROOT = Path(__file__).resolve().parent
+MEASURED = ("exp_02", "exp_07", "exp_03")  # a network as in the tutorial, the slowest, and the fastest
+PARTS = {  # of a run, and the functions of train.py or board.py in which their time passes
+    "training": ("training_step", "train_epoch"),
+    "evaluation": ("evaluate",),
+    "tensorboard": ("start", "epoch_done"),
+}
 
 
-def logging_trial(rounds):
-    """Train exp_02 with and without the heavy parts, in turn; returns what was measured, a row a run."""
+def parts_trial(rounds):
+    """Train the runs in MEASURED in full, as many at a time as there are cores, each in a process of its own.
+
+    Returns a row for each run, and the most memory that all these processes and this one needed together.
+    """
+    log_images = parse_arguments([]).log_images
+    todo = [(identity, images) for identity in MEASURED for images in (log_images, 0)] * rounds
+    most = 0
+    with multiprocessing.get_context("spawn").Pool(default_jobs("cpu"), maxtasksperchild=1) as pool:
+        rows = pool.starmap_async(parts_of_a_run, todo, chunksize=1)
+        while not rows.ready():
+            rows.wait(0.5)
+            most = max(most, megabytes([os.getpid(), *(child.pid for child in multiprocessing.active_children())]))
+    return {"peak_megabytes": round(most), "rows": rows.get()}
+
+
+def parts_of_a_run(identity, log_images):
+    """Train a run of an experiment; returns the seconds of its parts."""
     import board
     import data
-    from train import configure, train
+    import train
 
-    configure()
-    spent = [0.0]
+    spent = dict.fromkeys(PARTS, 0.0)
 
-    def timed(function):
+    def timed(part, function):
         def call(*arguments):
-            started = time.process_time()
-            function(*arguments)
-            spent[0] += time.process_time() - started
+            started = time.perf_counter()
+            result = function(*arguments)
+            spent[part] += time.perf_counter() - started
+            return result
 
         return call
 
-    board.start, board.epoch_done = timed(board.start), timed(board.epoch_done)
+    train.configure()
     digits = data.load()
-    digits = digits._replace(train_images=digits.train_images[:640], train_labels=digits.train_labels[:640])
-    experiment, rows = EXPERIMENTS[1], []
-    for number in range(1, rounds + 1):
-        for log_images in (board.LOG_IMAGES, 0):
-            with tempfile.TemporaryDirectory() as out:
-                spent[0], started = 0.0, time.process_time()
-                model = build(experiment, 123)
-                train(model, "run", experiment.epochs, data=digits, out=out, log_images=log_images)
-                row = {"round": number, "log_images": log_images}
-                row |= {"cpu_seconds": time.process_time() - started, "logging_cpu_seconds": spent[0]}
-                row["event_file_kb"] = sum(path.stat().st_size for path in Path(out, "run").glob("events*")) / 1000
-            rows.append({name: round(value, 3) for name, value in row.items()})
-            print(rows[-1], flush=True)
-    record = json.loads((ROOT / "results" / "runs.json").read_text(encoding="utf-8"))
-    whole = statistics.median(
-        run["seconds"] for name, run in record.items() if name == experiment.directory(run["run"])
-    )
-    costs = {
-        n: statistics.median(r["logging_cpu_seconds"] for r in rows if r["log_images"] == n)
-        for n in (0, board.LOG_IMAGES)
-    }
-    shares = {f"percent_of_a_run_log_images_{n}": round(100 * cost / whole, 2) for n, cost in costs.items()}
-    return {"seconds_of_a_whole_run": whole, **shares, "rows": rows}
+    for part, names in PARTS.items():
+        for name in names:
+            module = board if part == "tensorboard" else train
+            setattr(module, name, timed(part, getattr(module, name)))
+    experiment = row_of(identity)
+    with tempfile.TemporaryDirectory() as out:
+        model = build(experiment, seed_of(1))
+        started = time.perf_counter()
+        train.train(model, "run", experiment.epochs, data=digits, out=out, log_images=log_images)
+        seconds = time.perf_counter() - started
+        kilobytes = sum(path.stat().st_size for path in Path(out, "run").glob("events*")) / 1000
+    numbers = {"seconds": seconds, **spent, "rest": seconds - sum(spent.values()), "event_file_kb": kilobytes}
+    row = {"experiment": identity, "log_images": log_images, **{name: round(x, 3) for name, x in numbers.items()}}
+    print(row, flush=True)
+    return row
+
+
+def megabytes(pids):
+    """What processes need of the memory together, pages that they share counted once (their PSS; on Linux)."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            total += int(re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)[1])
+    return total / 1024
 
 
 def many_runs_trial(runs, folder):
@@ -177,19 +201,19 @@ def tensorboard_lists(out, runs):
 
 def main():
     parser = new_parser(__doc__)
-    parser.add_argument("trial", choices=("logging", "many"))
-    parser.add_argument("--rounds", type=at_least_one(99), default=3, metavar="N", help="of logging (default: 3)")
+    parser.add_argument("trial", choices=("parts", "many"))
+    parser.add_argument("--rounds", type=at_least_one(99), default=2, metavar="N", help="of parts (default: 2)")
     parser.add_argument("--runs", type=at_least_one(999), default=143, metavar="N", help="of many (default: 143)")
     parser.add_argument("--save", metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args()
     if options.save and not Path(options.save).resolve().parent.is_dir():
         parser.error(f"--save {options.save}: there is no such folder")
-    from train import git_commit, processor_name
-
     with tempfile.TemporaryDirectory() as folder:
         measured = (
-            logging_trial(options.rounds) if options.trial == "logging" else many_runs_trial(options.runs, Path(folder))
+            parts_trial(options.rounds) if options.trial == "parts" else many_runs_trial(options.runs, Path(folder))
         )
+    from train import git_commit, processor_name  # late: torch would need memory that is measured
+
     result = {"command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}
     result |= {"device_name": processor_name(), "cores": default_jobs("cpu"), "git_commit": git_commit()}
     result |= {"versions": {"python": platform.python_version(), "torch": version("torch")}, **measured}

@@ -19,25 +19,30 @@ def test_within_class_variance_by_hand():
     """Two classes of one pixel: 0 and 1 (variance 1/4), and 0.5 twice (variance 0), equally frequent."""
     images = torch.tensor([0.0, 1.0, 0.5, 0.5]).view(4, 1, 1, 1)
     labels = torch.tensor([3, 3, 7, 7])
-    means, variances = measures.class_statistics(images, labels)
+    batches = zip(images.split(3), labels.split(3), strict=True)
+    means, variances = measures.class_statistics(batches)
     assert means[3] == 0.5
     assert (variances[3], variances[7]) == (0.25, 0)
-    assert measures.within_class_variance(variances, labels) == pytest.approx(0.125)
+    assert measures.average(variances, labels) == pytest.approx(0.125)
+    assert measures.average(means, labels) == pytest.approx(0.5)
+    assert (means[4], variances[4]) == (0, 0)  # a class without images
 
 
 def test_ink_of_a_digit_that_is_moved_and_lost():
     image = torch.zeros(1, 1, 28, 28)
     image[0, 0, 12:16, 4:8] = 1
     identity = torch.eye(3).unsqueeze(0)
-    assert measures.ink_kept(image, identity) == 1
-    assert measures.ink_kept(image, scaling(0.8)) == 1  # what is outside of the middle 80 % is cut off: nothing here
+    assert measures.ink_kept([(image, identity)]) == 1
+    assert (
+        measures.ink_kept([(image, scaling(0.8))]) == 1
+    )  # what is outside of the middle 80 % is cut off: nothing here
     right = identity.clone()
     right[0, 0, 2] = 12 / 28  # reads 6 pixels to the right: the columns 4 and 5 fall out
-    assert measures.ink_kept(image, right) == pytest.approx(0.5)
+    assert measures.ink_kept([(image, right)]) == pytest.approx(0.5)
     assert measures.rectified(image, right).sum() == pytest.approx(8)
     right[0, 0, 2] = 5
-    assert measures.ink_kept(image, right) == measures.rectified(image, right).sum() == 0
-    assert measures.ink_kept(image, torch.zeros(1, 3, 3)) == 0  # a singular one has no inverse
+    assert measures.ink_kept([(image, right)]) == measures.rectified(image, right).sum() == 0
+    assert measures.ink_kept([(image, torch.zeros(1, 3, 3))]) == 0  # a singular one has no inverse
     assert measures.rectified(image, scaling(0.8)).sum() == pytest.approx(16 / 0.64, rel=0.1)
 
 

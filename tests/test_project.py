@@ -39,7 +39,7 @@ def test_conda_environment_is_in_step_with_requirements():
 
 def test_readme_says_what_is_in_results():
     assert report.fill_readme(README, report.readme_blocks(ROOT / "results")) == README
-    assert README.count("<!-- end -->") == 13 + len(EXPERIMENTS)
+    assert README.count("<!-- end -->") == 15 + len(EXPERIMENTS)
 
 
 def test_every_figure_and_file_that_the_readme_names_exists():

@@ -1,32 +1,49 @@
 """The trials behind figures of the README: what they make, and that the README says what they found."""
 
 import json
+import os
 import re
 import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 from conftest import ROOT
 
+import board
 import data
+import train
 import trials
 from run_experiments import EXPERIMENTS, Job, parse_arguments, prepare
 
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
-def test_the_readme_says_what_logging_costs():
-    found = json.loads((ROOT / "results" / "logging.json").read_text())
-    cost = {
-        images: statistics.median(row["logging_cpu_seconds"] for row in found["rows"] if row["log_images"] == images)
-        for images in (5, 0)
-    }
-    size = {row["log_images"]: row["event_file_kb"] for row in found["rows"]}
-    seconds = found["seconds_of_a_whole_run"]
-    share = 100 * cost[5] / seconds
-    said = f"{cost[5]:.1f} seconds of a processor in a run of exp_02, {share:.1f} % of the run's {seconds:.0f},"
-    assert said in README
-    assert f"and {size[5]:.0f} kB; with `--log-images 0` {cost[0]:.2f} seconds and {size[0]:.0f} kB." in README
-    assert share < 5
+def test_the_parts_of_a_run_are_all_of_it(digits, monkeypatch):
+    evaluate = train.evaluate
+    monkeypatch.setattr(data, "load", lambda: digits)
+    monkeypatch.setattr(trials, "row_of", lambda identity: replace(EXPERIMENTS[2], epochs=2))
+    for part, names in trials.PARTS.items():
+        for name in names:  # to be as before after the test
+            module = board if part == "tensorboard" else train
+            monkeypatch.setattr(module, name, getattr(module, name))
+    light = trials.parts_of_a_run("exp_03", 0)
+    parts = [light[part] for part in ("training", "evaluation", "tensorboard", "rest")]
+    assert min(parts) > 0
+    assert sum(parts) == pytest.approx(light["seconds"], abs=0.003)  # they are rounded
+    monkeypatch.setattr(train, "evaluate", lambda *arguments: time.sleep(0.3) or evaluate(*arguments))
+    heavy = trials.parts_of_a_run("exp_03", 1)
+    assert heavy["evaluation"] > 0.6
+    assert heavy["event_file_kb"] > 2 * light["event_file_kb"]
+
+
+def test_shared_memory_counts_once():
+    own = trials.megabytes([os.getpid()])
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+    assert 100 < own < 1.1 * resident
+    assert trials.megabytes([2**22 + 1]) == 0  # larger than any process's number: it has ended
 
 
 def test_the_readme_says_how_many_runs_there_were():
