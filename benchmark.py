@@ -195,8 +195,9 @@ def main():
     print("round  experiment  tutorial s/epoch  ours s/epoch  ratio", flush=True)
     import torch
 
-    from train import processor_name
+    from train import git_commit, processor_name
 
+    commit = git_commit()
     jobs = options.jobs or default_jobs(options.device)
     experiments = [e for e in EXPERIMENTS if not options.only or e in options.only]
     rounds = {experiment.id: [] for experiment in experiments}
@@ -210,6 +211,7 @@ def main():
     rows = [row(experiment, rounds[experiment.id], 938) for experiment in experiments]
     whole = {who: sum(r["epochs"] * r[f"{who}_seconds_per_epoch"] for r in rows) / 60 for who in ("tutorial", "ours")}
     result = {
+        "git_commit": commit,
         "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": options.device,
         "device_name": processor_name() if options.device == "cpu" else torch.cuda.get_device_name(),

@@ -64,12 +64,12 @@ def start(writer, settings, question, model, data, log_images):
         add_digits(writer, model, data, 0)
 
 
-def epoch_done(writer, settings, model, data, entry, predictions, log_images, conclusion):
+def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=None):
     """Log one epoch: `entry` of the history, and the predicted classes of the test images (N,).
 
     conclusion: after the last epoch, what `train.conclude` returns.
     """
-    epoch, last = entry["epoch"], entry["epoch"] == settings["n_epochs"]
+    epoch, last = entry["epoch"], conclusion is not None
     writer.add_scalar("Average loss train", entry["train_loss"], epoch)
     writer.add_scalar("Average loss test", entry["test_loss"], epoch)
     writer.add_scalar("Accuracy test", entry["test_accuracy"], epoch)
@@ -85,7 +85,7 @@ def epoch_done(writer, settings, model, data, entry, predictions, log_images, co
             transforms = conclusion.transformer.homographies if last else measures.homographies(model, data.test_images)
             add_transforms(writer, transforms, epoch)
     if log_images and last:
-        with Image.open(conclusion.picture) as picture:
+        with Image.open(conclusion.confusion_png) as picture:
             writer.add_image("Confusion matrix", np.asarray(picture.convert("RGB")), epoch, dataformats="HWC")
         if conclusion.transformer:
             add_class_means(writer, conclusion.transformer.statistics, epoch)

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from coordconv import CoordConv2d, coordinates
 
-PART = 200  # images that the layers see at a time where no gradient is needed: their maps fit the caches of a core
+CHUNK = 125  # images that the layers see at a time where no gradient is needed: their maps fit the caches of a core
 TO_NCHW = (0, 3, 1, 2)  # (B, H, W, C) in memory, seen as (B, C, H, W)
 TO_NHWC = (0, 2, 3, 1)
 aten = torch.ops.aten
@@ -60,12 +60,12 @@ def both_layers(x, weight1, bias1, weight2, bias2, for_gradient=False):
     pooled_size = (size - k1 + 1) // 2
     columns = 4 * ((pooled_size - k2 + 1) // 2) + 2 * (k2 - 1) + k1 - 1  # those that reach the result
     b = 2 if for_gradient else 1
-    first = Layer.of(weight1, bias1, 4, b, 1, size, size // 4, columns // b)
-    second = Layer.of(weight2, bias2, 2, 1, len(weight1), pooled_size, first.height, first.width * b // 2)
+    first = layer_on_blocks(weight1, bias1, 1, 4, b, size, size // 4, columns // b)
+    second = layer_on_blocks(weight2, bias2, len(weight1), 2, 1, pooled_size, first.height, first.width * b // 2)
     results = []
-    for part in (x,) if for_gradient else x.split(PART):
-        y, *saved1 = conv_pool(to_blocks(part[..., :columns], 4, b), first, for_gradient)
-        y, *saved2 = conv_pool(y, second, for_gradient)
+    for images in (x,) if for_gradient else x.split(CHUNK):
+        y, *saved1 = conv_pool(to_blocks(images[..., :columns], 4, b), first, 4, b, for_gradient)
+        y, *saved2 = conv_pool(y, second, 2, 1, for_gradient)
         results.append(y)
     return torch.cat(results) if len(results) > 1 else y, saved1, saved2
 
@@ -99,44 +99,41 @@ class ConvolveAndPool(torch.autograd.Function):
 
 
 class Layer(NamedTuple):
-    """A convolution on blocks of a × b, from an ordinary one with n_out channels; its output is height × width."""
+    """A convolution as it is computed on blocks of a × b pixels, made once per batch by `layer_on_blocks`."""
 
     weight: torch.Tensor  # (a·b·O, a·b·C, Ky, Kx)
     bias: torch.Tensor  # (a·b·O,)
-    patches: torch.Tensor | None  # of the coordinates, if it is a CoordConv layer's, see `coord_patches`
+    patches: torch.Tensor | None  # those of the coordinates, if it is a CoordConv layer, see `coord_patches`
     offsets: torch.Tensor | None  # (height, width, a·b·O), what the coordinates add to the output
-    n_out: int
-    a: int
-    b: int
-    height: int
+    height: int  # of the output, in blocks
     width: int
 
-    @classmethod
-    def of(cls, weight, bias, a, b, channels, size, height, width):
-        """From an ordinary weight (O, channels, k, k), or for two channels more if it is a CoordConv layer's, and bias.
 
-        It is for a map of `size` × `size`, of which height × width blocks are given. The coordinates do not depend on
-        the image: their part of the convolution is computed once per batch and added as a map.
-        """
-        n_out, _, k, _ = weight.shape
-        block_w = block_weight(weight[:, :channels], a, b)
-        height, width = height - block_w.shape[2] + 1, width - block_w.shape[3] + 1
-        patches = offsets = None
-        if weight.shape[1] > channels:
-            patches = coord_patches(size, k, a, b, height * a, width * b, weight.dtype, weight.device)
-            offsets = (patches @ weight[:, channels:].flatten(1).t()).view(height, width, -1)
-        return cls(block_w, bias.repeat(a * b), patches, offsets, n_out, a, b, height, width)
+def layer_on_blocks(weight, bias, channels, a, b, size, height, width):
+    """From an ordinary weight (O, C, k, k) and bias (O,) the `Layer` for a map (B, channels, size, size), of which
+    height × width blocks are given.
+
+    A weight for two channels more is a CoordConv layer's. The coordinates do not depend on the image: their part of the
+    convolution is computed once per batch and added as a map.
+    """
+    block_w = block_weight(weight[:, :channels], a, b)
+    height, width = height - block_w.shape[2] + 1, width - block_w.shape[3] + 1
+    patches = offsets = None
+    if weight.shape[1] > channels:
+        patches = coord_patches(size, weight.shape[2], a, b, height * a, width * b, weight.dtype, weight.device)
+        offsets = (patches @ weight[:, channels:].flatten(1).t()).view(height, width, -1)
+    return Layer(block_w, bias.repeat(a * b), patches, offsets, height, width)
 
 
-def conv_pool(x, layer, for_gradient):
+def conv_pool(x, layer, a, b, for_gradient):
     """relu(max_pool2d(conv(map), 2)) for x, a map in blocks of a × b, or as much of it as counts.
 
     x (B, a·b·C, H/a, W/b) -> (B, a/2·O, H', W'), the result in blocks of a/2 × 1; after it, if asked for, what
     `conv_pool_grad` needs.
     """
-    n_out, a, b, height, width = layer[4:]
     y = F.conv2d(x, layer.weight, layer.bias).permute(TO_NHWC).contiguous()
-    batch = len(y)
+    batch, height, width, channels = y.shape
+    n_out = channels // (a * b)
     if layer.offsets is not None:
         y += layer.offsets
     if not for_gradient:  # a maximum is found faster without its place

@@ -9,20 +9,20 @@ import data as mnist
 import stn
 
 CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image's frame, in the coordinates of stn.py
-BATCH_SIZE = {"cpu": 1000, "cuda": 2500}  # of test images: see also fast.PART; keeps a GPU busy
+BATCH_SIZE = {"cpu": 500, "cuda": 2500}  # of test images; fast.py rearranges its weights once a batch; a GPU is busy
 PAIRS = 2000  # test images of which a second distorted copy is made
 
 
-class Transformer(NamedTuple):
+class TransformerMeasures(NamedTuple):
     """What a network's transformer does to the test images."""
 
     numbers: dict  # by name, see `of_transformer`
     homographies: torch.Tensor  # (N, 3, 3)
-    statistics: list  # of each class, before and after it: two of `class_statistics`
+    statistics: list  # [before it, after it], each the means and the variances of `class_statistics`
 
 
 def batches(tensor):
-    """Split along the first dimension as networks are evaluated."""
+    """Split as networks are evaluated: (N, ...) -> a tuple of (B, ...)."""
     return tensor.split(BATCH_SIZE[tensor.device.type])
 
 
@@ -52,16 +52,11 @@ def class_statistics(pairs, n_classes=10):
     return tuple(statistic.view(n_classes, *images.shape[2:]).cpu() for statistic in (means, variances))
 
 
-def average(statistic, labels):
-    """One of the `class_statistics`, averaged over pixels and images; of the variance: how far a pixel is from its
-    class's mean."""
+def mean_over_images(statistic, labels):
+    """One of the `class_statistics` averaged over pixels and images, a scalar tensor; of the variance: how far a pixel
+    is from its class's mean."""
     shares = torch.bincount(labels, minlength=len(statistic)).cpu() / len(labels)
-    return float((statistic.mean((1, 2)) * shares).sum())
-
-
-def rectified(images, homographies):
-    """Images (B, 1, H, W) as warped by homographies (B, 3, 3), destination to source, background around them."""
-    return stn.homography_warp(images, homographies, padding="background")
+    return (statistic.mean((1, 2)) * shares).sum()
 
 
 def ink_kept(pairs):
@@ -69,8 +64,8 @@ def ink_kept(pairs):
     ((B, 1, H, W), homographies (B, 3, 3)), ..."""
     kept = ink = 0
     for images, homographies in pairs:
-        places, scales = stn.sources(torch.linalg.inv_ex(homographies).inverse, *images.shape[2:])
-        inside = ((places / scales).abs() <= 1).all(2)  # infinity and NaN are not
+        numerators, denominators = stn.sources(torch.linalg.inv_ex(homographies).inverse, *images.shape[2:])
+        inside = ((numerators / denominators).abs() <= 1).all(2)  # infinity and NaN are not
         kept, ink = kept + (images.flatten(1) * inside).sum(), ink + images.sum()
     return float(kept / ink)
 
@@ -98,7 +93,9 @@ def homographies(model, images):
 
 @torch.inference_mode()
 def of_transformer(model, data):
-    """A network's transformer on the test images of `data`, as a `Transformer`; None if it has none. Its numbers are
+    """Measure the transformer of a network on the test images of `data`: `TransformerMeasures`, or None if it has none.
+
+    The numbers:
 
     within_class_variance_before, _after: how far a pixel is from the mean of its class. Here and for the ink, what
         lies outside of an image is background, also where the network's own padding is grey: the digits are measured.
@@ -118,22 +115,22 @@ def of_transformer(model, data):
     def pairs(others):
         return zip(map(data.pixels, batches(data.test_images)), batches(others), strict=True)
 
-    after = (rectified(*pair) for pair in pairs(transforms))
+    after = (stn.homography_warp(*pair, padding="background") for pair in pairs(transforms))
     statistics = [class_statistics(pairs(labels)), class_statistics(zip(after, batches(labels), strict=True))]
     (mean_before, variance_before), (mean_after, variance_after) = (
-        [average(statistic, labels) for statistic in both] for both in statistics
+        [mean_over_images(statistic, labels) for statistic in both] for both in statistics
     )
     bounded = torch.cat([stn.bounded(batch, *data.test_images.shape[2:]) for batch in batches(transforms)])
     numbers = {
-        "within_class_variance_before": variance_before,
-        "within_class_variance_after": variance_after,
+        "within_class_variance_before": float(variance_before),
+        "within_class_variance_after": float(variance_after),
         "ink_kept": ink_kept(pairs(transforms)),
-        "ink_area": mean_after / mean_before,
+        "ink_area": float(mean_after / mean_before),
         "bounded": float(bounded.float().mean()),
     }
     if data.clean:
         numbers |= corner_distances(model, data, transforms[:PAIRS])
-    return Transformer(numbers, transforms, statistics)
+    return TransformerMeasures(numbers, transforms, statistics)
 
 
 def corner_distances(model, data, transforms):

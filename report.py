@@ -594,8 +594,12 @@ def readme_blocks(folder):
         *(family_text(perspective, pairs) for pairs in families),
         f"({machine_text(perspective)}.)",
     )
-    job, speed, h100 = read("job"), read("benchmark"), read("h100")
-    blocks["job"] = f"All seven, one run each: {job['minutes']:.1f} minutes, {job['at_a_time']} at a time."
+    job, speed, memory, h100 = (read(name) for name in ("job", "benchmark", "memory", "h100"))
+    blocks["job"] = (
+        f"All seven, one run each: {job['minutes']:.1f} minutes, {job['at_a_time']} at a time. All processes of such a "
+        f"job together needed {memory['peak_megabytes']:,} MB of memory at most (what they share counted once; "
+        f"{memory['looks']:,} looks, commit {memory['git_commit'][:7]})."
+    )
     blocks["parts"] = parts_table(read("parts"))
     blocks["logging"] = logging_text(read("parts"))
     blocks["speed"] = speed_table(speed, job)
@@ -638,13 +642,13 @@ def speed_table(speed, job):
         f"{markdown_table(header, rows)}\n\nThe whole job: {speed['tutorial_minutes_whole_job']:.1f} minutes with the "
         f"tutorial's loop, {speed['ours_minutes_whole_job']:.1f} with ours, **{speed['ratio_whole_job']:.1f} times as "
         f"fast** (medians of {speed['rounds']} rounds; {speed['device_name']}, {speed['cores']} cores, torch "
-        f"{speed['versions']['torch']}; peak memory {peak} MB a process, two at a time). Run as a whole, with the "
-        f"starts of the processes and the end, ours took {job['minutes']:.1f} minutes."
+        f"{speed['versions']['torch']}, commit {speed['git_commit'][:7]}; at most {peak} MB resident in a process). "
+        f"Run as a whole, with the starts of the processes and the end, ours took {job['minutes']:.1f} minutes."
     )
 
 
 def parts_table(record):
-    """What a run spends beside its training, by experiment, and the memory of all processes."""
+    """What a run spends beside its training, by experiment."""
     whole = [row for row in record["rows"] if row["log_images"]]
 
     def percent(row, *parts):
@@ -656,14 +660,13 @@ def parts_table(record):
         runs = [row for row in whole if row["experiment"] == identity]
         shares = [statistics.median(percent(row, *parts) for row in runs) for parts in kinds]
         seconds = statistics.median(row["seconds"] for row in runs)
-        rows.append([identity, f"{seconds:.0f}", *(f"{share:.1f} %" for share in shares)])
-    all_shares = [percent(row, *kinds[-1]) for row in whole]
-    header = ["", "a run, seconds", "evaluation", "TensorBoard", "measures, figures, checkpoints", "all these"]
+        rows.append([identity, len(runs), f"{seconds:.0f}", *(f"{share:.1f} %" for share in shares)])
+    single = [percent(row, *kinds[-1]) for row in whole]
+    header = ["", "runs", "seconds", "evaluation", "TensorBoard", "measures, figures, checkpoints", "all three"]
     return (
-        f"{markdown_table(header, rows)}\n\nBeside its training a run spent {min(all_shares):.1f} to "
-        f"{max(all_shares):.1f} % of its time on all else (medians of {len(whole) // len(rows)} runs each; "
-        f"{record['device_name']}, {record['cores']} at a time, torch {record['versions']['torch']}, commit "
-        f"{record['git_commit'][:7]}). All processes together needed {record['peak_megabytes']:,} MB of memory at most."
+        f"{markdown_table(header, rows)}\n\nWhat a run does beside its training, in % of its seconds: medians; a "
+        f"single run spent {min(single):.1f} to {max(single):.1f} % on all three ({record['device_name']}, "
+        f"{record['cores']} at a time, torch {record['versions']['torch']}, commit {record['git_commit'][:7]})."
     )
 
 

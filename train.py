@@ -195,16 +195,16 @@ def train_on(model, settings, data, recipe, folder, question, log_images, report
                 }
             )
             if epoch == n_epochs:
-                conclusion = conclude(folder, settings, model, data, predictions)
+                conclusion = conclude(folder, model, data, predictions)
             # Before the checkpoint: a complete epoch is never missing its points.
-            board.epoch_done(writer, settings, model, data, history[-1], predictions, log_images, conclusion)
+            board.epoch_done(writer, model, data, history[-1], predictions, log_images, conclusion)
             if has_transformer(model):
                 transforms.append(measures.homographies(model, data.test_images[:N_SHOWN]).cpu())
             state = {"model": model.state_dict(), "moments": moments, "history": history, "transforms": transforms}
             save_tensors(folder / "checkpoint.pt", state, previous=folder / "checkpoint_previous.pt")
     if predictions is None:  # all epochs were complete already
         _, predictions = evaluate(model, data.test_images, data.test_labels)
-        conclusion = conclude(folder, settings, model, data, predictions)
+        conclusion = conclude(folder, model, data, predictions)
     return finish(folder, settings, model, history, predictions, conclusion)
 
 
@@ -374,19 +374,19 @@ class Conclusion(NamedTuple):
     """What a trained network makes of the test images, drawn in the run's folder."""
 
     confusion: list  # see `measures.confusion`
-    picture: Path  # the confusion matrix as PNG
-    transformer: measures.Transformer | None
+    confusion_png: Path
+    transformer: measures.TransformerMeasures | None
 
 
-def conclude(folder, settings, model, data, predictions):
+def conclude(folder, model, data, predictions):
     """Measure a trained network and draw the figures of its run; `predictions` are of the test images (N,)."""
-    name = settings["experiment_name"]
+    name = folder.name
     found = Conclusion(
         measures.confusion(data.test_labels, predictions),
         folder / "confusion_matrix.png",
         measures.of_transformer(model, data),
     )
-    figures.save(figures.confusion_matrix(found.confusion, name), found.picture)
+    figures.save(figures.confusion_matrix(found.confusion, name), found.confusion_png)
     if hasattr(model, "transform"):
         draw_transforms(folder, name, model, data)
     if found.transformer:
@@ -583,10 +583,12 @@ def main():
     arguments = {"padding": "background"}
     model = Net_CoordConv_Homography(**arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with tqdm(total=1.0, desc="test", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}") as bar:
+    form = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}"
+    seconds = 0.1 if sys.stderr.isatty() else 30  # from one picture of the bar to the next
+    with tqdm(total=1.0, desc="test", bar_format=form, mininterval=seconds) as bar:
 
         def report(epoch, step, steps, accuracy):
-            bar.set_description(f"test, epoch {epoch}" + (f" ({accuracy:.2f} %)" if accuracy else ""))
+            bar.set_description(f"test, epoch {epoch}" + (f" ({accuracy:.2f} %)" if accuracy else ""), refresh=False)
             bar.update((epoch - 1 + step / steps) / N_EPOCHS - bar.n)
 
         try:

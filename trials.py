@@ -1,10 +1,15 @@
-"""Two trials behind figures of the README.
+"""Three trials behind figures of the README.
 
     python trials.py parts [--rounds 2] [--save results/parts.json]
 
-trains exp_02, exp_07 and exp_03 as run_experiments.py does, with all that TensorBoard gets and with `--log-images 0`:
-the seconds of training, evaluation, TensorBoard and the rest (measures, figures, checkpoints and results), and the
-memory that all processes need together. Seven minutes a round on two cores.
+trains exp_02, exp_07 and exp_03 in full, as many at a time as there are cores, with all that TensorBoard gets and with
+`--log-images 0`: the seconds of training, evaluation, TensorBoard and the rest (measures, figures, checkpoints,
+results). Seven minutes a round on two cores.
+
+    python trials.py memory [--save results/memory.json]
+
+runs the seven experiments for two epochs and looks ten times a second at the memory that all processes need together.
+A minute and a half; on Linux.
 
     python trials.py many [--runs 143] [--save results/scale.json]
 
@@ -18,6 +23,7 @@ import ctypes
 import json
 import multiprocessing
 import os
+import pkgutil
 import platform
 import re
 import shutil
@@ -26,8 +32,10 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from unittest import mock
 
 from files import write_json
 from run_experiments import (
@@ -45,32 +53,24 @@ from run_experiments import (
 
 ROOT = Path(__file__).resolve().parent
 MEASURED = ("exp_02", "exp_07", "exp_03")  # a network as in the tutorial, the slowest, and the fastest
-PARTS = {  # of a run, and the functions of train.py or board.py in which their time passes
-    "training": ("training_step", "train_epoch"),
-    "evaluation": ("evaluate",),
-    "tensorboard": ("start", "epoch_done"),
+PARTS = {  # of a run, and the functions in which their time passes
+    "training": ("train.training_step", "train.train_epoch"),
+    "evaluation": ("train.evaluate",),
+    "tensorboard": ("board.start", "board.epoch_done"),
 }
 
 
 def parts_trial(rounds):
-    """Train the runs in MEASURED in full, as many at a time as there are cores, each in a process of its own.
-
-    Returns a row for each run, and the most memory that all these processes and this one needed together.
-    """
+    """Train the runs in MEASURED in full, as many at a time as there are cores; returns a row for each run."""
     log_images = parse_arguments([]).log_images
     todo = [(identity, images) for identity in MEASURED for images in (log_images, 0)] * rounds
-    most = 0
-    with multiprocessing.get_context("spawn").Pool(default_jobs("cpu"), maxtasksperchild=1) as pool:
-        rows = pool.starmap_async(parts_of_a_run, todo, chunksize=1)
-        while not rows.ready():
-            rows.wait(0.5)
-            most = max(most, megabytes([os.getpid(), *(child.pid for child in multiprocessing.active_children())]))
-    return {"peak_megabytes": round(most), "rows": rows.get()}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(default_jobs("cpu"), context) as pool:
+        return {"rows": list(pool.map(parts_of_a_run, *zip(*todo, strict=True)))}
 
 
 def parts_of_a_run(identity, log_images):
-    """Train a run of an experiment; returns the seconds of its parts."""
-    import board
+    """Train a run of an experiment; returns the seconds of its parts, without the start of a process and its data."""
     import data
     import train
 
@@ -86,14 +86,13 @@ def parts_of_a_run(identity, log_images):
         return call
 
     train.configure()
-    digits = data.load()
-    for part, names in PARTS.items():
-        for name in names:
-            module = board if part == "tensorboard" else train
-            setattr(module, name, timed(part, getattr(module, name)))
-    experiment = row_of(identity)
-    with tempfile.TemporaryDirectory() as out:
-        model = build(experiment, seed_of(1))
+    digits, experiment = data.load(), row_of(identity)
+    model = build(experiment, seed_of(1))
+    with contextlib.ExitStack() as stack:
+        for part, names in PARTS.items():
+            for name in names:
+                stack.enter_context(mock.patch(name, timed(part, pkgutil.resolve_name(name))))
+        out = stack.enter_context(tempfile.TemporaryDirectory())
         started = time.perf_counter()
         train.train(model, "run", experiment.epochs, data=digits, out=out, log_images=log_images)
         seconds = time.perf_counter() - started
@@ -104,12 +103,35 @@ def parts_of_a_run(identity, log_images):
     return row
 
 
+def memory_trial(folder):
+    """Run the seven experiments for two epochs; returns the most memory that all processes needed together, in MB."""
+    command = [sys.executable, str(ROOT / "run_experiments.py"), "--device", "cpu", "--epochs", "2", "--out", folder]
+    most, looks = 0, 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            most, looks = max(most, megabytes(family(process.pid))), looks + 1
+            time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"trials.py: run_experiments.py ended with exit code {process.returncode}")
+    return {"peak_megabytes": round(most), "looks": looks}
+
+
+def family(pid):
+    """A process and all that descend from it (on Linux)."""
+    members = [pid]
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            members += [member for child in children.read_text().split() for member in family(int(child))]
+    return members
+
+
 def megabytes(pids):
     """What processes need of the memory together, pages that they share counted once (their PSS; on Linux)."""
     total = 0
     for pid in pids:
-        with contextlib.suppress(OSError):  # it has ended
-            total += int(re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)[1])
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            sizes = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            total += int(re.search(r"^Pss: +(\d+) kB", sizes, re.MULTILINE)[1])
     return total / 1024
 
 
@@ -200,23 +222,26 @@ def tensorboard_lists(out, runs):
 
 
 def main():
+    trials = {
+        "parts": lambda options, folder: parts_trial(options.rounds),
+        "memory": lambda options, folder: memory_trial(folder),
+        "many": lambda options, folder: many_runs_trial(options.runs, Path(folder)),
+    }
     parser = new_parser(__doc__)
-    parser.add_argument("trial", choices=("parts", "many"))
+    parser.add_argument("trial", choices=trials)
     parser.add_argument("--rounds", type=at_least_one(99), default=2, metavar="N", help="of parts (default: 2)")
     parser.add_argument("--runs", type=at_least_one(999), default=143, metavar="N", help="of many (default: 143)")
     parser.add_argument("--save", metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args()
     if options.save and not Path(options.save).resolve().parent.is_dir():
         parser.error(f"--save {options.save}: there is no such folder")
-    with tempfile.TemporaryDirectory() as folder:
-        measured = (
-            parts_trial(options.rounds) if options.trial == "parts" else many_runs_trial(options.runs, Path(folder))
-        )
-    from train import git_commit, processor_name  # late: torch would need memory that is measured
+    from train import git_commit, processor_name
 
     result = {"command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}
     result |= {"device_name": processor_name(), "cores": default_jobs("cpu"), "git_commit": git_commit()}
-    result |= {"versions": {"python": platform.python_version(), "torch": version("torch")}, **measured}
+    result |= {"versions": {"python": platform.python_version(), "torch": version("torch")}}
+    with tempfile.TemporaryDirectory() as folder:
+        result |= trials[options.trial](options, folder)
     if options.save:
         write_json(options.save, result)
     else:

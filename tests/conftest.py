@@ -33,6 +33,11 @@ def pytest_addoption(parser):
     parser.addoption("--save-faults", metavar="FILE", help="write what became of the faults that were tried, as JSON")
 
 
+def pytest_configure(config):
+    if config.getoption("--save-faults") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--save-faults needs all tests in one process: leave out -n")
+
+
 def pytest_sessionfinish(session):
     if path := session.config.getoption("--save-faults"):
         import train

@@ -127,6 +127,16 @@ def test_a_preempted_job_is_queued_again_and_goes_on(idx_folder, tmp_path, monke
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_jobs_that_slurm_rejects_are_told(slurm, idx_folder, tmp_path, call):
+    refusal = "sbatch: error: invalid partition specified: gpu"
+    (tmp_path / "bin" / "sbatch").write_text(f"#!/usr/bin/env bash\necho '{refusal}' >&2\nexit 1\n")
+    arguments = ("--data", idx_folder, "--only", "exp_03", "--executor", "slurm", "--slurm", "partition=gpu")
+    told = call("run_experiments.py", *arguments, cwd=tmp_path)
+    assert (told.returncode, "Traceback" in told.stderr) == (2, False)
+    assert told.stderr.splitlines()[-1].startswith("run_experiments.py: the jobs were not accepted: ")
+    assert refusal in told.stderr.splitlines()[-1]
+
+
 def test_a_job_that_fails_or_vanishes_is_told(tmp_path):
     class Task:
         job_id, paths = "7", type("Paths", (), {"stderr": "7.err"})

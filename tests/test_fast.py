@@ -49,7 +49,7 @@ def test_float32_agrees_to_rounding(part, digits):
 @pytest.mark.parametrize("part", PARTS)
 def test_without_a_gradient_the_values_are_the_same(part, coordconv, digits):
     layers = convolutions(part, coordconv, torch.float64)
-    images = digits.test_images[: fast.PART + 7].double()
+    images = digits.test_images[: fast.CHUNK + 7].double()
     with torch.no_grad():
         alone = fast.convolve_and_pool(*layers, images)
     torch.testing.assert_close(alone, fast.convolve_and_pool(*layers, images), rtol=1e-12, atol=1e-12)

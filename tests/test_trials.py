@@ -3,7 +3,10 @@
 import json
 import os
 import re
+import signal
 import statistics
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,29 +24,74 @@ from run_experiments import EXPERIMENTS, Job, parse_arguments, prepare
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
-def test_the_parts_of_a_run_are_all_of_it(digits, monkeypatch):
-    evaluate = train.evaluate
+@pytest.mark.parametrize(
+    ("part", "module", "name", "calls"),
+    [
+        ("training", train, "train_epoch", 2),
+        ("evaluation", train, "evaluate", 2),
+        ("tensorboard", board, "epoch_done", 2),
+        ("rest", train, "conclude", 1),
+    ],
+)
+def test_time_is_counted_in_the_part_that_it_passes_in(digits, monkeypatch, part, module, name, calls):
+    """A clock that only moves where a function of this part sleeps."""
     monkeypatch.setattr(data, "load", lambda: digits)
     monkeypatch.setattr(trials, "row_of", lambda identity: replace(EXPERIMENTS[2], epochs=2))
-    for part, names in trials.PARTS.items():
-        for name in names:  # to be as before after the test
-            module = board if part == "tensorboard" else train
-            monkeypatch.setattr(module, name, getattr(module, name))
-    light = trials.parts_of_a_run("exp_03", 0)
-    parts = [light[part] for part in ("training", "evaluation", "tensorboard", "rest")]
-    assert min(parts) > 0
-    assert sum(parts) == pytest.approx(light["seconds"], abs=0.003)  # they are rounded
-    monkeypatch.setattr(train, "evaluate", lambda *arguments: time.sleep(0.3) or evaluate(*arguments))
-    heavy = trials.parts_of_a_run("exp_03", 1)
-    assert heavy["evaluation"] > 0.6
-    assert heavy["event_file_kb"] > 2 * light["event_file_kb"]
+    now, function = [0.0], getattr(module, name)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def slow(*arguments):
+        now[0] += 3
+        return function(*arguments)
+
+    monkeypatch.setattr(module, name, slow)
+    row = trials.parts_of_a_run("exp_03", 0)
+    parts = {part: row[part] for part in ("training", "evaluation", "tensorboard", "rest", "seconds")}
+    assert parts == dict.fromkeys(parts, 0) | {part: 3 * calls, "seconds": 3 * calls}
+    assert getattr(module, name) is slow  # nothing stays replaced
+    assert row["event_file_kb"] > 1
 
 
-def test_shared_memory_counts_once():
-    own = trials.megabytes([os.getpid()])
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
-    assert 100 < own < 1.1 * resident
-    assert trials.megabytes([2**22 + 1]) == 0  # larger than any process's number: it has ended
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs /proc of Linux")
+def test_memory_that_processes_share_counts_once():
+    shared = torch.ones(50 * 2**18)  # 50 MB
+    before = trials.megabytes([os.getpid()])
+    pause = "import time; print(flush=True); time.sleep(60)"
+    child = os.fork()
+    if child == 0:
+        assert shared.sum() > 0  # read, not written: the pages stay those of the parent
+        with subprocess.Popen([sys.executable, "-c", pause]):
+            time.sleep(60)
+    try:
+        deadline = time.monotonic() + 20
+        while len(family := trials.family(os.getpid())) < 3:  # this process, its child and its grandchild
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert {os.getpid(), child} < set(family)
+        assert before - 10 < trials.megabytes(family) < before + 45
+    finally:
+        for pid in trials.family(child)[::-1]:
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert trials.megabytes([child]) == 0  # it has ended
+
+
+def test_the_limits_hold():
+    """Of a run's time 5 % for all but its training, and 2 GB of memory for a job with two runs at a time."""
+    parts, memory = (json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in ("parts", "memory"))
+    assert parts["cores"] == memory["cores"] == 2
+    for identity in trials.MEASURED:
+        rows = [row for row in parts["rows"] if row["experiment"] == identity and row["log_images"]]
+        beside = [(row["evaluation"] + row["tensorboard"] + row["rest"]) / row["seconds"] for row in rows]
+        assert statistics.median(beside) < 0.05, identity
+    assert memory["peak_megabytes"] < 2000
+
+
+@pytest.mark.parametrize("name", ["benchmark", "faults", "memory", "parts", "scale"])
+def test_a_record_names_a_commit_and_a_command_that_others_have(name):
+    record = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    assert re.fullmatch("[0-9a-f]{40}", record["git_commit"])
+    assert "/tmp" not in record["command"]
 
 
 def test_the_readme_says_how_many_runs_there_were():
