@@ -67,7 +67,7 @@ def start(writer, settings, question, model, data, log_images):
 def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=None):
     """Log one epoch: `entry` of the history, and the predicted classes of the test images (N,).
 
-    conclusion: after the last epoch, what `train.conclude` returns.
+    conclusion: after the last epoch what `train.conclude` returns, None before.
     """
     epoch, last = entry["epoch"], conclusion is not None
     writer.add_scalar("Average loss train", entry["train_loss"], epoch)

@@ -64,8 +64,8 @@ def both_layers(x, weight1, bias1, weight2, bias2, for_gradient=False):
     second = layer_on_blocks(weight2, bias2, len(weight1), 2, 1, pooled_size, first.height, first.width * b // 2)
     results = []
     for images in (x,) if for_gradient else x.split(CHUNK):
-        y, *saved1 = conv_pool(to_blocks(images[..., :columns], 4, b), first, 4, b, for_gradient)
-        y, *saved2 = conv_pool(y, second, 2, 1, for_gradient)
+        y, *saved1 = conv_pool(to_blocks(images[..., :columns], 4, b), first, for_gradient)
+        y, *saved2 = conv_pool(y, second, for_gradient)
         results.append(y)
     return torch.cat(results) if len(results) > 1 else y, saved1, saved2
 
@@ -105,6 +105,8 @@ class Layer(NamedTuple):
     bias: torch.Tensor  # (a·b·O,)
     patches: torch.Tensor | None  # those of the coordinates, if it is a CoordConv layer, see `coord_patches`
     offsets: torch.Tensor | None  # (height, width, a·b·O), what the coordinates add to the output
+    a: int
+    b: int
     height: int  # of the output, in blocks
     width: int
 
@@ -122,17 +124,18 @@ def layer_on_blocks(weight, bias, channels, a, b, size, height, width):
     if weight.shape[1] > channels:
         patches = coord_patches(size, weight.shape[2], a, b, height * a, width * b, weight.dtype, weight.device)
         offsets = (patches @ weight[:, channels:].flatten(1).t()).view(height, width, -1)
-    return Layer(block_w, bias.repeat(a * b), patches, offsets, height, width)
+    return Layer(block_w, bias.repeat(a * b), patches, offsets, a, b, height, width)
 
 
-def conv_pool(x, layer, a, b, for_gradient):
-    """relu(max_pool2d(conv(map), 2)) for x, a map in blocks of a × b, or as much of it as counts.
+def conv_pool(x, layer, for_gradient):
+    """relu(max_pool2d(conv(map), 2)) for x, a map in the blocks of a `Layer`, or as much of it as counts.
 
     x (B, a·b·C, H/a, W/b) -> (B, a/2·O, H', W'), the result in blocks of a/2 × 1; after it, if asked for, what
     `conv_pool_grad` needs.
     """
     y = F.conv2d(x, layer.weight, layer.bias).permute(TO_NHWC).contiguous()
     batch, height, width, channels = y.shape
+    a, b = layer.a, layer.b
     n_out = channels // (a * b)
     if layer.offsets is not None:
         y += layer.offsets

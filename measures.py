@@ -9,7 +9,8 @@ import data as mnist
 import stn
 
 CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image's frame, in the coordinates of stn.py
-BATCH_SIZE = {"cpu": 500, "cuda": 2500}  # of test images; fast.py rearranges its weights once a batch; a GPU is busy
+# Of test images: large because fast.py rearranges its weights once per batch (and splits it), and to keep a GPU busy.
+TEST_BATCH_SIZE = {"cpu": 500, "cuda": 2500}
 PAIRS = 2000  # test images of which a second distorted copy is made
 
 
@@ -23,7 +24,7 @@ class TransformerMeasures(NamedTuple):
 
 def batches(tensor):
     """Split as networks are evaluated: (N, ...) -> a tuple of (B, ...)."""
-    return tensor.split(BATCH_SIZE[tensor.device.type])
+    return tensor.split(TEST_BATCH_SIZE[tensor.device.type])
 
 
 def has_transformer(model):

@@ -596,13 +596,13 @@ def readme_blocks(folder):
     )
     job, speed, memory, h100 = (read(name) for name in ("job", "benchmark", "memory", "h100"))
     blocks["job"] = (
-        f"All seven, one run each: {job['minutes']:.1f} minutes, {job['at_a_time']} at a time. All processes of such a "
-        f"job together needed {memory['peak_megabytes']:,} MB of memory at most (what they share counted once; "
-        f"{memory['looks']:,} looks, commit {memory['git_commit'][:7]})."
+        f"**`python run_experiments.py`, from the command to the summary: {job['minutes']:.1f} minutes**, "
+        f"{job['at_a_time']} runs at a time. All its processes together need {memory['peak_megabytes']:,} MB of memory "
+        f"at most (what they share counted once; in a job of two epochs each, commit {memory['git_commit'][:7]})."
     )
     blocks["parts"] = parts_table(read("parts"))
     blocks["logging"] = logging_text(read("parts"))
-    blocks["speed"] = speed_table(speed, job)
+    blocks["speed"] = speed_table(speed)
     blocks["formulations"] = formulations_table(read("formulations"))
     blocks["h100"] = (
         f"On one {h100['device_name']} (torch {h100['versions']['torch']}, commit {h100['git_commit'][:7]}) the seven "
@@ -624,7 +624,7 @@ def faults_table(record):
     return f"{table}\n\nCommand: `{record['command']}` ({machine})."
 
 
-def speed_table(speed, job):
+def speed_table(speed):
     rows = [
         [
             r["experiment"],
@@ -639,49 +639,44 @@ def speed_table(speed, job):
     header = ["", "ms a step: tutorial", "ours", "s an epoch: tutorial", "ours", "ratio (lowest to highest round)"]
     peak = max(row["ours_peak_mb"] for row in speed["rows"])
     return (
-        f"{markdown_table(header, rows)}\n\nThe whole job: {speed['tutorial_minutes_whole_job']:.1f} minutes with the "
-        f"tutorial's loop, {speed['ours_minutes_whole_job']:.1f} with ours, **{speed['ratio_whole_job']:.1f} times as "
-        f"fast** (medians of {speed['rounds']} rounds; {speed['device_name']}, {speed['cores']} cores, torch "
-        f"{speed['versions']['torch']}, commit {speed['git_commit'][:7]}; at most {peak} MB resident in a process). "
-        f"Run as a whole, with the starts of the processes and the end, ours took {job['minutes']:.1f} minutes."
+        f"{markdown_table(header, rows)}\n\nAll epochs of the seven: {speed['tutorial_minutes_whole_job']:.1f} minutes "
+        f"with the tutorial's loop, {speed['ours_minutes_whole_job']:.1f} with ours, **{speed['ratio_whole_job']:.1f} "
+        f"times as fast**, though a core waits for the last of seven runs; {speed['ours_minutes_all_cores_busy']:.1f}, "
+        f"{speed['ratio_all_cores_busy']:.1f} times as fast, while all cores are busy, as with `--runs 10` (medians of "
+        f"{speed['rounds']} rounds; {speed['device_name']}, {speed['cores']} cores, torch "
+        f"{speed['versions']['torch']}, commit {speed['git_commit'][:7]}; at most {peak} MB resident in a process)."
     )
 
 
 def parts_table(record):
     """What a run spends beside its training, by experiment."""
-    whole = [row for row in record["rows"] if row["log_images"]]
-
-    def percent(row, *parts):
-        return 100 * sum(row[part] for part in parts) / row["seconds"]
-
-    kinds = (("evaluation",), ("tensorboard",), ("rest",), ("evaluation", "tensorboard", "rest"))
+    runs = sorted((row for row in record["rows"] if row["log_images"]), key=lambda row: row["experiment"])
+    parts = ("evaluation", "tensorboard", "rest")
+    runs.append({"experiment": "all seven", **{key: sum(row[key] for row in runs) for key in ("seconds", *parts)}})
     rows = []
-    for identity in dict.fromkeys(row["experiment"] for row in whole):
-        runs = [row for row in whole if row["experiment"] == identity]
-        shares = [statistics.median(percent(row, *parts) for row in runs) for parts in kinds]
-        seconds = statistics.median(row["seconds"] for row in runs)
-        rows.append([identity, len(runs), f"{seconds:.0f}", *(f"{share:.1f} %" for share in shares)])
-    single = [percent(row, *kinds[-1]) for row in whole]
-    header = ["", "runs", "seconds", "evaluation", "TensorBoard", "measures, figures, checkpoints", "all three"]
+    for row in runs:
+        shares = [100 * row[part] / row["seconds"] for part in parts]
+        rows.append(
+            [row["experiment"], f"{row['seconds']:.0f}", *(f"{share:.2f} %" for share in (*shares, sum(shares)))]
+        )
+    header = ["", "seconds", "evaluation", "TensorBoard", "measures, figures, checkpoints", "all three"]
     return (
-        f"{markdown_table(header, rows)}\n\nWhat a run does beside its training, in % of its seconds: medians; a "
-        f"single run spent {min(single):.1f} to {max(single):.1f} % on all three ({record['device_name']}, "
-        f"{record['cores']} at a time, torch {record['versions']['torch']}, commit {record['git_commit'][:7]})."
+        f"{markdown_table(header, rows)}\n\nWhat a run does beside its training, in % of its seconds, without the "
+        f"start of its process and reading the data (one run each, {record['cores']} at a time; "
+        f"{record['device_name']}, torch {record['versions']['torch']}, commit {record['git_commit'][:7]})."
     )
 
 
 def logging_text(record):
     """What TensorBoard costs in a run of exp_02, with and without the heavy parts."""
-
-    def median(key, images=True):
-        rows = (row for row in record["rows"] if row["experiment"] == "exp_02" and bool(row["log_images"]) == images)
-        return statistics.median(row[key] for row in rows)
-
+    heavy, light = sorted(
+        (row for row in record["rows"] if row["experiment"] == "exp_02"), key=lambda row: -row["log_images"]
+    )
     return (
-        f"All of it takes {median('tensorboard'):.1f} seconds in a run of exp_02, "
-        f"{100 * median('tensorboard') / median('seconds'):.1f} % of the run's {median('seconds'):.0f}, and "
-        f"{median('event_file_kb'):.0f} kB; with `--log-images 0` {median('tensorboard', False):.2f} seconds and "
-        f"{median('event_file_kb', False):.0f} kB."
+        f"Beyond the measures and figures that a run makes anyway, all of it takes {heavy['tensorboard']:.1f} seconds "
+        f"in a run of exp_02, {100 * heavy['tensorboard'] / heavy['seconds']:.1f} % of its {heavy['seconds']:.0f}, and "
+        f"{heavy['event_file_kb']:.0f} kB; with `--log-images 0` {light['tensorboard']:.2f} seconds and "
+        f"{light['event_file_kb']:.0f} kB."
     )
 
 

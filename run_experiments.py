@@ -402,7 +402,7 @@ def start(context, function, *arguments):
 
 def run_all(context, jobs, options, display):
     """Run the jobs in processes of their own, `options.jobs` at a time; sets the status of each."""
-    waiting = sorted(jobs, key=cost)  # the longest are popped first, so that no core waits long for a last one
+    waiting = in_starting_order(jobs)[::-1]
     running = {}
     try:
         while waiting or running:
@@ -438,9 +438,14 @@ def run_all(context, jobs, options, display):
             process.kill()
 
 
+def in_starting_order(jobs):
+    """Jobs, or experiments, with the longest first, so that no core waits long for a last one."""
+    return sorted(jobs, key=cost)[::-1]
+
+
 def cost(job):
     """How long a job takes beside the others: one look at an image takes about as long as classifying it."""
-    arguments = job.experiment.arguments
+    arguments = getattr(job, "experiment", job).arguments
     return job.epochs * (1 if arguments.get("bypass_localisation") else 1 + arguments.get("passes", 1))
 
 
@@ -796,7 +801,7 @@ def run(options, jobs):
     try:
         if todo and executor:
             try:
-                cluster.run_all(executor, outcome, sorted(todo, key=cost, reverse=True), options, display)
+                cluster.run_all(executor, outcome, in_starting_order(todo), options, display)
             except cluster.ClusterError as error:
                 print(f"run_experiments.py: {error}", file=sys.stderr)
                 return 2

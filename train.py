@@ -371,7 +371,7 @@ def evaluate(model, images, labels):
 
 
 class Conclusion(NamedTuple):
-    """What a trained network makes of the test images, drawn in the run's folder."""
+    """What was found when a network had been trained, see `conclude`."""
 
     confusion: list  # see `measures.confusion`
     confusion_png: Path
@@ -379,7 +379,10 @@ class Conclusion(NamedTuple):
 
 
 def conclude(folder, model, data, predictions):
-    """Measure a trained network and draw the figures of its run; `predictions` are of the test images (N,)."""
+    """Measure a trained network on the test images and draw the figures of its run: a `Conclusion`.
+
+    predictions: the predicted classes of the test images (N,).
+    """
     name = folder.name
     found = Conclusion(
         measures.confusion(data.test_labels, predictions),

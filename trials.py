@@ -1,15 +1,15 @@
 """Three trials behind figures of the README.
 
-    python trials.py parts [--rounds 2] [--save results/parts.json]
+    python trials.py parts [--save results/parts.json]
 
-trains exp_02, exp_07 and exp_03 in full, as many at a time as there are cores, with all that TensorBoard gets and with
-`--log-images 0`: the seconds of training, evaluation, TensorBoard and the rest (measures, figures, checkpoints,
-results). Seven minutes a round on two cores.
+trains the seven experiments in full, as many at a time as there are cores, and exp_02 with `--log-images 0`, too: the
+seconds of training, evaluation, TensorBoard and the rest (measures, figures, checkpoints, results) of each run. Eleven
+minutes on two cores.
 
     python trials.py memory [--save results/memory.json]
 
-runs the seven experiments for two epochs and looks ten times a second at the memory that all processes need together.
-A minute and a half; on Linux.
+runs the seven experiments for two epochs and looks again and again at the memory that all processes need together.
+A minute; on Linux, where nothing else should use torch meanwhile.
 
     python trials.py many [--runs 143] [--save results/scale.json]
 
@@ -44,6 +44,7 @@ from run_experiments import (
     at_least_one,
     build,
     default_jobs,
+    in_starting_order,
     new_parser,
     parse_arguments,
     row_of,
@@ -52,7 +53,6 @@ from run_experiments import (
 )
 
 ROOT = Path(__file__).resolve().parent
-MEASURED = ("exp_02", "exp_07", "exp_03")  # a network as in the tutorial, the slowest, and the fastest
 PARTS = {  # of a run, and the functions in which their time passes
     "training": ("train.training_step", "train.train_epoch"),
     "evaluation": ("train.evaluate",),
@@ -60,10 +60,10 @@ PARTS = {  # of a run, and the functions in which their time passes
 }
 
 
-def parts_trial(rounds):
-    """Train the runs in MEASURED in full, as many at a time as there are cores; returns a row for each run."""
+def parts_trial():
+    """Train the seven, and exp_02 without images, as many at a time as there are cores; returns a row for each run."""
     log_images = parse_arguments([]).log_images
-    todo = [(identity, images) for identity in MEASURED for images in (log_images, 0)] * rounds
+    todo = [(experiment.id, log_images) for experiment in in_starting_order(EXPERIMENTS[:7])] + [("exp_02", 0)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(default_jobs("cpu"), context) as pool:
         return {"rows": list(pool.map(parts_of_a_run, *zip(*todo, strict=True)))}
@@ -107,7 +107,7 @@ def memory_trial(folder):
     """Run the seven experiments for two epochs; returns the most memory that all processes needed together, in MB."""
     command = [sys.executable, str(ROOT / "run_experiments.py"), "--device", "cpu", "--epochs", "2", "--out", folder]
     most, looks = 0, 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             most, looks = max(most, megabytes(family(process.pid))), looks + 1
             time.sleep(0.1)
@@ -119,14 +119,17 @@ def memory_trial(folder):
 def family(pid):
     """A process and all that descend from it (on Linux)."""
     members = [pid]
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             members += [member for child in children.read_text().split() for member in family(int(child))]
     return members
 
 
 def megabytes(pids):
-    """What processes need of the memory together, pages that they share counted once (their PSS; on Linux)."""
+    """What processes need of the memory together, pages that they share counted once (their PSS; on Linux).
+
+    Of pages that others share, too, it is only a part.
+    """
     total = 0
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
@@ -223,13 +226,12 @@ def tensorboard_lists(out, runs):
 
 def main():
     trials = {
-        "parts": lambda options, folder: parts_trial(options.rounds),
+        "parts": lambda options, folder: parts_trial(),
         "memory": lambda options, folder: memory_trial(folder),
         "many": lambda options, folder: many_runs_trial(options.runs, Path(folder)),
     }
     parser = new_parser(__doc__)
     parser.add_argument("trial", choices=trials)
-    parser.add_argument("--rounds", type=at_least_one(99), default=2, metavar="N", help="of parts (default: 2)")
     parser.add_argument("--runs", type=at_least_one(999), default=143, metavar="N", help="of many (default: 143)")
     parser.add_argument("--save", metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args()

@@ -31,6 +31,22 @@ def test_a_row_takes_medians_and_forms_ratios_within_rounds():
     }
 
 
+def test_the_whole_job_ends_with_its_last_run():
+    def row(identity, epochs, tutorial, ours):
+        seconds = {"tutorial_seconds_per_epoch": tutorial, "ours_seconds_per_epoch": ours}
+        return {"experiment": identity, "epochs": epochs, **seconds}
+
+    # In two processes side by side the runs take 120, 120 and 60 s: two end after 120, then one core waits.
+    rows = [row("exp_03", 30, 10.0, 1.0), row("exp_02", 30, 20.0, 2.0), row("exp_07", 30, 20.0, 2.0)]
+    assert benchmark.whole_job(rows, 2) == {
+        "tutorial_minutes_whole_job": 25.0,
+        "ours_minutes_all_cores_busy": 2.5,
+        "ours_minutes_whole_job": 3.0,
+        "ratio_all_cores_busy": 10.0,
+        "ratio_whole_job": 8.33,
+    }
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.id)
 def test_the_tutorials_model_is_ours_computed_as_usual(experiment, digits, monkeypatch):
     tutorial, ours = benchmark.tutorial_model(experiment), build(experiment, 123)

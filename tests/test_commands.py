@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from stress_kill import assert_same_run, processes
 
 import run_experiments
-from run_experiments import ALL, EXPERIMENTS, SETS, Job, cost
+from run_experiments import ALL, EXPERIMENTS, SETS, Job, in_starting_order
 
 NAMES = [experiment.directory(1) for experiment in EXPERIMENTS]
 
@@ -286,7 +286,7 @@ def test_bars_on_a_terminal_that_does_not_know_its_width():
 
 def test_the_longest_runs_start_first():
     jobs = [Job(experiment, 1, experiment.epochs) for experiment in EXPERIMENTS]
-    order = [job.experiment.id for job in sorted(jobs, key=cost, reverse=True)]
+    order = [job.experiment.id for job in in_starting_order(jobs)]
     assert set(order[:4]) == {"exp_02", "exp_05", "exp_06", "exp_07"}
     assert order[4] == "exp_01"
     assert set(order[5:]) == {"exp_03", "exp_04"}

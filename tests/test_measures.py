@@ -10,6 +10,8 @@ from torch import nn
 import data
 import measures
 import stn
+import train
+from models import Net_CoordConv_Homography
 
 
 def scaling(factor, n=1):
@@ -36,12 +38,12 @@ def test_ink_of_a_digit_that_is_moved_and_lost():
     image[0, 0, 12:16, 4:8] = 1
     identity = torch.eye(3).unsqueeze(0)
     assert measures.ink_kept([(image, identity)]) == 1
-    assert (
-        measures.ink_kept([(image, scaling(0.8))]) == 1
-    )  # what is outside of the middle 80 % is cut off: nothing here
+    # What is outside of the middle 80 % is cut off: nothing here.
+    assert measures.ink_kept([(image, scaling(0.8))]) == 1
     right = identity.clone()
     right[0, 0, 2] = 12 / 28  # reads 6 pixels to the right: the columns 4 and 5 fall out
     assert measures.ink_kept([(image, right)]) == pytest.approx(0.5)
+    assert measures.ink_kept([(image, identity), (2 * image, right)]) == pytest.approx(2 / 3)
     assert rectified(image, right).sum() == pytest.approx(8)
     right[0, 0, 2] = 5
     assert measures.ink_kept([(image, right)]) == rectified(image, right).sum() == 0
@@ -98,6 +100,21 @@ def test_the_measures_of_doing_nothing_and_of_a_perfect_rectification(digits):
     assert rectified["corner_distance_after"] < 1e-3
     assert rectified["within_class_variance_after"] < rectified["within_class_variance_before"]
     assert rectified.keys() == nothing.keys()
+
+
+def test_the_batches_do_not_matter(digits, monkeypatch):
+    """Of 500 images, in one batch and in three of which the last is smaller."""
+    torch.manual_seed(0)
+    model = Net_CoordConv_Homography(True, True).eval()
+    nn.init.normal_(model.loc_fc2.weight, std=0.05)
+    found = []
+    for size in (500, 192):
+        monkeypatch.setitem(measures.TEST_BATCH_SIZE, "cpu", size)
+        measured = measures.of_transformer(model, data.perspective(digits))
+        loss, predictions = train.evaluate(model, digits.test_images, digits.test_labels)
+        assert measured.homographies.shape == (500, 3, 3)
+        found.append({"loss": loss, "sum of predictions": predictions.sum().item(), **measured.numbers})
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_clean_digits_have_no_corner_distance(digits):

@@ -147,27 +147,20 @@ def test_formulations_are_compared_over_the_epochs_that_both_have():
     assert "the last loss changes by -5.0 ± 63.5 %" in text  # t(1, 0.975) = 12.706, standard error 5
 
 
-def test_the_parts_of_a_run_are_summed_and_their_median_taken():
-    def row(experiment, images, training, evaluation, tensorboard):
+def test_the_parts_of_a_run_are_shares_of_its_seconds():
+    def row(experiment, images, training, evaluation, tensorboard, kilobytes):
         parts = {"training": training, "evaluation": evaluation, "tensorboard": tensorboard, "rest": 1.0}
-        return {"experiment": experiment, "log_images": images, "seconds": sum(parts.values())} | parts
+        sizes = {"event_file_kb": kilobytes, "seconds": sum(parts.values())}
+        return {"experiment": experiment, "log_images": images} | parts | sizes
 
-    rows = [
-        row("exp_02", 5, 95, 3, 1),
-        row("exp_02", 0, 90, 9, 0),
-        row("exp_02", 5, 94, 3, 2),
-        row("exp_03", 5, 96, 2, 1),
-    ]
-    rows = [each | {"event_file_kb": 300 + number} for number, each in enumerate(rows)]
+    rows = [row("exp_03", 5, 45, 3, 1, 200), row("exp_02", 5, 95, 3, 1, 300), row("exp_02", 0, 90, 9, 0.02, 25)]
     record = {"device_name": "a machine", "cores": 2, "git_commit": 40 * "a", "versions": {"torch": "2"}, "rows": rows}
     text = report.parts_table(record)
-    assert "| exp_02 | 2 | 100 | 3.0 % | 1.5 % | 1.0 % | 5.5 % |" in text
-    assert "| exp_03 | 1 | 100 | 2.0 % | 1.0 % | 1.0 % | 4.0 % |" in text
-    assert "a single run spent 4.0 to 6.0 % on all three" in text
-    assert report.logging_text(record).startswith(
-        "All of it takes 1.5 seconds in a run of exp_02, 1.5 % of the run's 100"
-    )
-    assert report.logging_text(record).endswith("and 301 kB; with `--log-images 0` 0.00 seconds and 301 kB.")
+    assert "| exp_02 | 100 | 3.00 % | 1.00 % | 1.00 % | 5.00 % |\n| exp_03 | 50 | 6.00 % | 2.00 % |" in text
+    assert "| all seven | 150 | 4.00 % | 1.33 % | 1.33 % | 6.67 % |" in text
+    said = report.logging_text(record)
+    assert "takes 1.0 seconds in a run of exp_02, 1.0 % of its 100, and 300 kB;" in said
+    assert said.endswith("with `--log-images 0` 0.02 seconds and 25 kB.")
 
 
 def test_the_claim_is_compared_with_the_runs_and_the_interval():

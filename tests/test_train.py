@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from stress_kill import points, without_times
 from torch import nn
 
+import board
 import figures
 import train
 from data import perspective
 from models import Net, Net_CoordConv, Net_CoordConv_Homography
 from train import Recipe, RunError
 
+FILES = ("weights.pt", "confusion_matrix.png", "class_statistics.png", "visualized_transformation.png")
 TAGS = ["Accuracy test", "Average loss test", "Average loss train"]
 
 
@@ -115,13 +117,14 @@ def test_repeating_gives_the_same_bits(finished, digits, tmp_path):
         assert (tmp_path / "exp_99_run_01_trial" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
-FILES = ("weights.pt", "confusion_matrix.png", "class_statistics.png", "visualized_transformation.png")
 MOMENTS = {
     "after logging the first epoch": (torch, "save", 1),
     "in the second epoch": (train, "evaluate", 2),
     "after logging the second epoch": (torch, "save", 2),
     "before the figures": (train, "conclude", 1),
-    "between the figures and the last checkpoint": (torch, "save", 3),
+    "between two figures": (figures, "save", 2),
+    "after the figures": (board, "epoch_done", 3),
+    "after logging the last epoch": (torch, "save", 3),
     "before the results": (train, "finish", 1),
 }
 
