@@ -26,6 +26,7 @@ from pathlib import Path
 from files import write_json
 from run_experiments import (
     EXPERIMENTS,
+    Job,
     at_least_one,
     build,
     default_jobs,
@@ -194,8 +195,8 @@ def whole_job(rows, processes):
     tutorial = sum(row["epochs"] * row["tutorial_seconds_per_epoch"] for row in rows)
     seconds = {row["experiment"]: row["epochs"] * row["ours_seconds_per_epoch"] * processes for row in rows}
     free = [0.0] * processes  # when each process has no run any more
-    for experiment in in_starting_order(map(row_of, seconds)):
-        heapq.heapreplace(free, free[0] + seconds[experiment.id])
+    for job in in_starting_order([Job(row_of(row["experiment"]), 1, row["epochs"]) for row in rows]):
+        heapq.heapreplace(free, free[0] + seconds[job.experiment.id])
     return {
         "tutorial_minutes_whole_job": round(tutorial / 60, 2),
         "ours_minutes_all_cores_busy": round(sum(seconds.values()) / processes / 60, 2),

@@ -402,14 +402,14 @@ def start(context, function, *arguments):
 
 def run_all(context, jobs, options, display):
     """Run the jobs in processes of their own, `options.jobs` at a time; sets the status of each."""
-    waiting = in_starting_order(jobs)[::-1]
+    waiting = in_starting_order(jobs)
     running = {}
     try:
         while waiting or running:
             while waiting and len(running) < options.jobs:
-                process, connection = start(context, worker, waiting[-1], options)
-                running[connection] = waiting[-1], process
-                display.start(waiting.pop())
+                process, connection = start(context, worker, waiting[0], options)
+                running[connection] = waiting[0], process
+                display.start(waiting.pop(0))
             for connection in wait(running):
                 job, process = running[connection]
                 try:
@@ -439,13 +439,13 @@ def run_all(context, jobs, options, display):
 
 
 def in_starting_order(jobs):
-    """Jobs, or experiments, with the longest first, so that no core waits long for a last one."""
+    """The jobs with the longest first, so that no core waits long for a last one."""
     return sorted(jobs, key=cost)[::-1]
 
 
 def cost(job):
     """How long a job takes beside the others: one look at an image takes about as long as classifying it."""
-    arguments = getattr(job, "experiment", job).arguments
+    arguments = job.experiment.arguments
     return job.epochs * (1 if arguments.get("bypass_localisation") else 1 + arguments.get("passes", 1))
 
 
@@ -815,9 +815,8 @@ def run(options, jobs):
     if todo:
         at_a_time = "" if executor else f", {options.jobs} at a time"
         print(f"\n{len(finished)} of {len(jobs)} runs trained in {minutes:.1f} minutes{at_a_time}")
-    if (
-        finished == jobs and not options.only and not executor
-    ):  # not after an interruption: then these are not the whole job's minutes
+    # Not after an interruption: then these are not the whole job's minutes.
+    if finished == jobs and not options.only and not executor:
         record = {"runs": len(jobs), "minutes": round(minutes, 2), "at_a_time": options.jobs}
         try:
             name = "job.json" if options.set == "original" else f"job_{options.set}.json"

@@ -63,7 +63,8 @@ PARTS = {  # of a run, and the functions in which their time passes
 def parts_trial():
     """Train the seven, and exp_02 without images, as many at a time as there are cores; returns a row for each run."""
     log_images = parse_arguments([]).log_images
-    todo = [(experiment.id, log_images) for experiment in in_starting_order(EXPERIMENTS[:7])] + [("exp_02", 0)]
+    jobs = in_starting_order([Job(experiment, 1, experiment.epochs) for experiment in EXPERIMENTS[:7]])
+    todo = [(job.experiment.id, log_images) for job in jobs] + [("exp_02", 0)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(default_jobs("cpu"), context) as pool:
         return {"rows": list(pool.map(parts_of_a_run, *zip(*todo, strict=True)))}
