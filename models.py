@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import fast
-import stn
 from coordconv import CoordConv2d
+from stn import fast_conv, warps
 
 
 def convolve_and_pool(conv1, conv2, x):
@@ -30,14 +29,14 @@ class Net(nn.Module):
 
     The keyword arguments are what the experiments vary: the kind of convolution in each part; whether there is a
     transformer at all (without one there is no localisation network either, so no parameter is ever dead); what it
-    reads outside of the image (`padding`, see stn.py); and how often it looks. With several `passes` the same
+    reads outside of the image (`padding`, see warps.py); and how often it looks. With several `passes` the same
     localisation network sees the image as it is warped so far, its answer is composed with those before, and the
     original image is warped again (inverse compositional STN, arXiv 1612.03897).
     """
 
     repeatable = True  # the same operations whatever the values: train.py records a step once and repeats it
     plain = False  # True computes the convolutions as they are usually written: the same function, slower on a CPU
-    transform_identity = stn.AFFINE_IDENTITY
+    transform_identity = warps.AFFINE_IDENTITY
 
     def __init__(
         self,
@@ -49,8 +48,8 @@ class Net(nn.Module):
         passes=1,
     ):
         super().__init__()
-        if padding not in stn.PADDINGS:
-            raise ValueError(f"padding must be one of {stn.PADDINGS}, not {padding!r}")
+        if padding not in warps.PADDINGS:
+            raise ValueError(f"padding must be one of {warps.PADDINGS}, not {padding!r}")
         if passes < 1:
             raise ValueError(f"at least one pass is needed, not {passes!r}")
         self.padding = padding
@@ -72,8 +71,10 @@ class Net(nn.Module):
 
     def features(self, conv1, conv2, x):
         # A GPU has its own way with small convolutions, and a layer of another kind is called as it is.
-        use_fast = x.device.type == "cpu" and not self.plain and fast.can_compute(conv1) and fast.can_compute(conv2)
-        return (fast.convolve_and_pool if use_fast else convolve_and_pool)(conv1, conv2, x)
+        use_fast = (
+            x.device.type == "cpu" and not self.plain and fast_conv.can_compute(conv1) and fast_conv.can_compute(conv2)
+        )
+        return (fast_conv.convolve_and_pool if use_fast else convolve_and_pool)(conv1, conv2, x)
 
     def localise(self, x):
         """One look at each image: (B, 1, 28, 28) -> parameters (B, 6) of an affine map, or (B, 8) of a homography."""
@@ -82,25 +83,25 @@ class Net(nn.Module):
         return self.loc_fc2(x)
 
     def homography(self, x):
-        """The transform of each image, (B, 1, 28, 28) -> (B, 3, 3), destination to source (see stn.py).
+        """The transform of each image, (B, 1, 28, 28) -> (B, 3, 3), destination to source (see warps.py).
 
         It maps points of the transformed image to the image, `stn.map_points(model.homography(x), points)`, and its
         inverse the other way. An affine one has (0, 0, 1) as its last row; without a transformer it is the identity.
         """
         if self.bypass_localisation:
             return torch.eye(3, dtype=x.dtype, device=x.device).expand(len(x), 3, 3)
-        total = stn.matrix(self.localise(x))
+        total = warps.matrix(self.localise(x))
         for _ in range(self.passes - 1):
-            total = total @ stn.matrix(self.localise(stn.homography_warp(x, total, self.padding)))
+            total = total @ warps.matrix(self.localise(warps.homography_warp(x, total, self.padding)))
         return total
 
     def transform(self, x):
         """The images as the classifier sees them: (B, 1, 28, 28) -> (B, 1, 28, 28)."""
         if self.bypass_localisation:
             return x
-        if self.passes == 1 and self.transform_identity == stn.AFFINE_IDENTITY:
-            return stn.affine_warp(x, self.localise(x), self.padding)  # the same, in fewer operations
-        return stn.homography_warp(x, self.homography(x), self.padding)
+        if self.passes == 1 and self.transform_identity == warps.AFFINE_IDENTITY:
+            return warps.affine_warp(x, self.localise(x), self.padding)  # the same, in fewer operations
+        return warps.homography_warp(x, self.homography(x), self.padding)
 
     def classify(self, x):
         """(B, 1, 28, 28) -> log-probabilities (B, 10)."""
@@ -143,4 +144,4 @@ class Net_CoordConv(Net):
 class Net_CoordConv_Homography(Net_CoordConv):
     """`Net_CoordConv` whose transformer is a homography with eight free numbers (see `stn.homography_warp`)."""
 
-    transform_identity = stn.HOMOGRAPHY_IDENTITY
+    transform_identity = warps.HOMOGRAPHY_IDENTITY

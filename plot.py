@@ -37,19 +37,18 @@ import sys
 import textwrap
 from pathlib import Path
 
-import figures
-import report
-from files import whole, write_json
-from results import confusion_matrix, read_all
+from lab import figures, tables
+from lab.files import whole, write_json
+from lab.results import confusion_matrix, read_all
+from lab.stats import mean_interval
 from run_experiments import ALL, EXPERIMENTS, end_with_the_reader, new_parser, row_of
-from stats import mean_interval
 
 ROOT = Path(__file__).resolve().parent
 TUTORIAL = (98.69, "the tutorial's claim")  # its test accuracy in %
 CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 N_ANIMATED = 24  # digits
 # Without the transformer's own effect, beside which the others could not be seen.
-SMALL_PERSPECTIVE_PAIRS = [pair for pair in report.ALL_PERSPECTIVE_PAIRS if pair[1] != "exp_12"]
+SMALL_PERSPECTIVE_PAIRS = [pair for pair in tables.ALL_PERSPECTIVE_PAIRS if pair[1] != "exp_12"]
 UNSHOWN = ("PerspectiveTrainLossCurves.png", "PerspectiveAccuracyCurves.png")  # in the README
 # The figures of single runs that the README shows: (record, experiment, file). They lie beside the runs of such a
 # record, the others are drawn from results/.
@@ -83,10 +82,10 @@ def diagram(experiment):
 def accuracy_figure(record):
     """The runs of every experiment as points, with mean and interval."""
     rows = []
-    for name, runs in report.groups(record).items():
-        values = [report.last(run) for run in runs.values()]
+    for name, runs in tables.groups(record).items():
+        values = [tables.last(run) for run in runs.values()]
         mean, low, high, _ = mean_interval(values)
-        rows.append((label(name), values, mean, low, high, report.ORIGINAL.get(name[:6])))
+        rows.append((label(name), values, mean, low, high, tables.ORIGINAL.get(name[:6])))
     clean = not any(map(of_perspective, record.values()))
     return figures.values_by_row(rows, "test accuracy in %, last epoch", TUTORIAL if clean else None)
 
@@ -95,7 +94,7 @@ def differences_figure(record, pairs, pool=False):
     """Every pair of runs as a point, with mean and interval, around zero; None if there is no pair."""
     rows = [
         (f"{pair[2]}\n({pair[0]} − {pair[1]})", list(comparison.differences.values()), *comparison.interval[:3], None)
-        for pair, comparison, _ in report.comparisons(record, pairs, pool=pool)
+        for pair, comparison, _ in tables.comparisons(record, pairs, pool=pool)
     ]
     xlabel = "change of the test accuracy in points, last epoch"
     return figures.values_by_row(rows, xlabel, (0, "no difference"), images=100) if rows else None
@@ -103,7 +102,7 @@ def differences_figure(record, pairs, pool=False):
 
 def curves_figure(record, values, ylabel, limits=None, logarithmic=False):
     """A panel for every experiment; values: a run -> [value after epoch 1, 2, ...]."""
-    panels = [(label(name), [values(run) for run in runs.values()]) for name, runs in report.groups(record).items()]
+    panels = [(label(name), [values(run) for run in runs.values()]) for name, runs in tables.groups(record).items()]
     return figures.run_curves(panels, ylabel, limits, logarithmic)
 
 
@@ -119,7 +118,7 @@ def train_losses(run):
 def accuracy_limits(record):
     """The part of the axis in which the last two thirds of most curves lie; swings may leave it at the bottom."""
     values = sorted(
-        value for run in record.values() for value in report.percentages(run)[len(train_losses(run)) // 3 :]
+        value for run in record.values() for value in tables.percentages(run)[len(train_losses(run)) // 3 :]
     )
     low, high = values[len(values) // 50], values[-1]
     span = max(high - low, 0.1)
@@ -130,7 +129,7 @@ def confusion_figure(record):
     """Those of two experiments, a run on average, and their difference; None if they are not known."""
     matrices, titles = [], []
     for identity in CONFUSED:
-        runs = report.of_experiment(record, identity)
+        runs = tables.of_experiment(record, identity)
         counts = [confusion_matrix(run) for run in runs.values()]
         if not counts or None in counts:
             return None
@@ -144,7 +143,7 @@ def confusion_figure(record):
 def comparison_figures(record, pool=False):
     """[(file name, Figure)] of all that compares runs on MNIST as it is or in perspective."""
     drawn = []
-    for prefix, family in (("", report.ORIGINAL_PAIRS), ("Perspective", SMALL_PERSPECTIVE_PAIRS)):
+    for prefix, family in (("", tables.ORIGINAL_PAIRS), ("Perspective", SMALL_PERSPECTIVE_PAIRS)):
         part = {name: run for name, run in record.items() if of_perspective(run) == bool(prefix)}
         if not part:
             continue
@@ -152,11 +151,11 @@ def comparison_figures(record, pool=False):
         drawn += [(f"{prefix}Differences.png", differences_figure(part, family, pool))]
         limits = accuracy_limits(part)
         drawn += [
-            (f"{prefix}AccuracyCurves.png", curves_figure(part, report.percentages, "test accuracy in %", limits))
+            (f"{prefix}AccuracyCurves.png", curves_figure(part, tables.percentages, "test accuracy in %", limits))
         ]
         name = f"{prefix}TrainLossCurves.png"
         drawn += [(name, curves_figure(part, train_losses, "train loss, mean per image (nats)", logarithmic=True))]
-    baselines = [report.of_experiment(record, identity) for identity in ("exp_01", "exp_02")]
+    baselines = [tables.of_experiment(record, identity) for identity in ("exp_01", "exp_02")]
     curves = [(runs[1]["experiment_name"], train_losses(runs[1])) for runs in baselines if 1 in runs]
     drawn += [("ConfusionComparison.png", confusion_figure(record))]
     if curves:
@@ -167,7 +166,7 @@ def comparison_figures(record, pool=False):
 def draw_comparison(record, target, pool=False):
     """Write what the module's docstring lists into the folder `target`, and print the paths."""
     drawn = comparison_figures(record, pool)
-    present = report.groups(record)
+    present = tables.groups(record)
     drawn += [
         (f"diagram_{experiment.id}.png", diagram(experiment))
         for experiment in ALL
@@ -176,7 +175,7 @@ def draw_comparison(record, target, pool=False):
     for name, figure in drawn:
         figures.save(figure, target / name)
     with whole(target / "comparison.md") as temporary:
-        temporary.write_text(report.comparison_document(record, pool), encoding="utf-8")
+        temporary.write_text(tables.comparison_document(record, pool), encoding="utf-8")
     for name, _ in drawn:  # at the end: who reads only the first lines (`| head`) has all figures
         print(target / name)
     print(target / "comparison.md")
@@ -189,9 +188,7 @@ def animate(out, name):
     """
     import torch  # late, with all that imports it: other plots do not wait for it
 
-    import data
-    import measures
-    import stn
+    from stn import data, measures, warps
     from train import load_tensors
 
     if not re.fullmatch(r"\w[\w.-]*", name):
@@ -210,7 +207,7 @@ def animate(out, name):
     padding = settings["arguments"].get("padding", "zeros")
     pictures = []
     for epoch, homographies in enumerate([torch.eye(3).expand(N_ANIMATED, 3, 3), *checkpoint["transforms"]]):
-        after = stn.homography_warp(images, homographies[:N_ANIMATED], padding)
+        after = warps.homography_warp(images, homographies[:N_ANIMATED], padding)
         title = f"{name}, after epoch {epoch}" if epoch else f"{name}, at the start"
         frames = measures.frames(homographies[:N_ANIMATED])
         shown = (digits.pixels(both)[:, 0] for both in (images, after))
@@ -233,12 +230,12 @@ def update_readme(out, record):
     """
     results, pictures = ROOT / "results", ROOT / ".readme_figures"
     written = []
-    for name, identities in report.RECORDS.items():
+    for name, identities in tables.RECORDS.items():
         experiments = [row_of(identity) for identity in identities]
         sets = [
             {
                 run["experiment_name"]: run
-                for run in report.of_experiment(record, row.id).values()
+                for run in tables.of_experiment(record, row.id).values()
                 if as_in_the_table(run, row)
             }
             for row in experiments
@@ -246,12 +243,12 @@ def update_readme(out, record):
         if not all(sets):
             continue
         together = {name: run for runs in sets for name, run in runs.items()}
-        if not report.comparable(together, together):
+        if not tables.comparable(together, together):
             raise ValueError(f"the runs for results/{name}.json differ in code or machine")
         write_json(results / f"{name}.json", together)
         written.append(name)
     if not written:
-        raise ValueError("--readme needs all experiments of a set: " + ", ".join(report.RECORDS))
+        raise ValueError("--readme needs all experiments of a set: " + ", ".join(tables.RECORDS))
     if "runs" in written:
         shutil.copyfile(Path(out) / "job.json", results / "job.json")
     for record_name, identity, name in SHOWN:
@@ -264,18 +261,18 @@ def update_readme(out, record):
     draw_readme(results, pictures)
     with whole(ROOT / "README.md") as temporary:
         text = (ROOT / "README.md").read_text(encoding="utf-8")
-        temporary.write_text(report.fill_readme(text, report.readme_blocks(results)), encoding="utf-8")
+        temporary.write_text(tables.fill_readme(text, tables.readme_blocks(results)), encoding="utf-8")
 
 
 def draw_readme(results, pictures):
     """Draw the README's comparisons from the records in `results`."""
     runs, transformers, perspective = (
-        json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in report.RECORDS
+        json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in tables.RECORDS
     )
     drawn = comparison_figures({**runs, **perspective})
-    swings = {name: run for name, run in transformers.items() if name[:6] in report.RECORDS["transformers"][:4]}
+    swings = {name: run for name, run in transformers.items() if name[:6] in tables.RECORDS["transformers"][:4]}
     limits = accuracy_limits(swings)
-    drawn += [("StabilityCurves.png", curves_figure(swings, report.percentages, "test accuracy in %", limits))]
+    drawn += [("StabilityCurves.png", curves_figure(swings, tables.percentages, "test accuracy in %", limits))]
     drawn += [(f"diagram_{experiment.id}.png", diagram(experiment)) for experiment in EXPERIMENTS]
     for name, figure in drawn:
         if name not in UNSHOWN:
@@ -307,8 +304,8 @@ def main():
     except (OSError, EOFError) as error:
         parser.error(f"--out {options.out}: {error}")
     if not options.pool:
-        record, more = report.poolable(record)
-        complaints += more + report.refused(record)
+        record, more = tables.poolable(record)
+        complaints += more + tables.refused(record)
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     if not record:

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from files import check_room, unwritable, write_json
+from lab.files import check_room, unwritable, write_json
 
 # torch is imported late, by the functions that need it: --help and --list answer at once.
 
@@ -298,7 +298,7 @@ def build(experiment, seed, plain=False):
 
 def run_job(job, options, report=None):
     """Train one job in this process; returns its results."""
-    import data
+    from stn import data
     from train import Recipe, configure, train
 
     configure()  # before anything is computed: the images in perspective, too, are those of one thread
@@ -324,8 +324,8 @@ def run_job(job, options, report=None):
 
 def outcome(job, options, report=None):
     """Train one job in this process; returns ("finished", what the summary says of it) or ("failed", why)."""
-    import data
     import train
+    from stn import data
 
     # TensorBoard's thread hands an OSError to the next flush, which raises it below: no need to report it twice.
     told = threading.excepthook
@@ -683,7 +683,7 @@ def prepare(options, jobs):
     """Find out before any training what would go wrong; marks the finished jobs as skipped. Raises RunError."""
     import torch
 
-    import data
+    from stn import data
     from train import Recipe, RunError, read_results, run_settings, state_of
 
     here = options.executor == "local"  # elsewhere there may be other devices
@@ -726,7 +726,7 @@ def prepare_apart(options, jobs, connection):
 
     Sends the options and the jobs as they are then, and the complaint or None.
     """
-    from data import DataError
+    from stn.data import DataError
     from train import RunError
 
     try:
@@ -773,11 +773,11 @@ def run(options, jobs):
     started = time.monotonic()
     executor = None
     if options.executor != "local":
-        import cluster  # late, with all that it imports: only for those who ask for it
+        from lab import slurm  # late, with all that it imports: only for those who ask for it
 
         try:
-            executor = cluster.new_executor(options)
-        except cluster.ClusterError as error:
+            executor = slurm.new_executor(options)
+        except slurm.ClusterError as error:
             print(f"run_experiments.py: {error}", file=sys.stderr)
             return 2
     context = worker_context(jobs)
@@ -801,8 +801,8 @@ def run(options, jobs):
     try:
         if todo and executor:
             try:
-                cluster.run_all(executor, outcome, in_starting_order(todo), options, display)
-            except cluster.ClusterError as error:
+                slurm.run_all(executor, outcome, in_starting_order(todo), options, display)
+            except slurm.ClusterError as error:
                 print(f"run_experiments.py: {error}", file=sys.stderr)
                 return 2
         elif todo:

@@ -6,7 +6,7 @@ trains `Net_CoordConv_Homography` into experiments/test, over whatever is there 
 30 epochs, a few minutes on a CPU). `train()` does the same with any network of yours; it writes into
 <out>/<experiment_name>/
 
-    events.out.tfevents.*         TensorBoard: losses (nats per image), accuracies (%) and much more, see board.py
+    events.out.tfevents.*         TensorBoard: losses (nats per image), accuracies (%) and much more, see tensorboard.py
     settings.json                 what the run depends on
     checkpoint.pt                 weights, optimiser and history after the last complete epoch; transforms of 64 test
                                   images after each epoch
@@ -40,13 +40,11 @@ import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import get_total_norm
 
-import board
-import figures
-import measures
-import results
-from data import draw_epoch, epoch_order, epoch_seed, load
-from files import Damaged, Held, alone_in, read_sealed, unwritable, whole, write_json, write_sealed
-from measures import has_transformer
+from lab import figures, results
+from lab.files import Damaged, Held, alone_in, read_sealed, unwritable, whole, write_json, write_sealed
+from stn import measures, tensorboard
+from stn.data import draw_epoch, epoch_order, epoch_seed, load
+from stn.measures import has_transformer
 
 N_EPOCHS = 30  # of `python train.py`, as in most of the experiments
 BATCH_SIZE = 64  # the tutorial's
@@ -106,7 +104,7 @@ def train(
     device="cpu",
     overwrite=False,
     question="",
-    log_images=board.LOG_IMAGES,
+    log_images=tensorboard.LOG_IMAGES,
     report=None,
 ):
     """Train `model` by the recipe and return the content of its results.json.
@@ -164,9 +162,9 @@ def train_on(model, settings, data, recipe, folder, question, log_images, report
     predictions = conclusion = None
     pace = torch.ones((), device=device)
     step = training_step(model, data, recipe, pace, moments)
-    with board.open_writer(folder, len(history)) as writer:
+    with tensorboard.open_writer(folder, len(history)) as writer:
         if not history:
-            board.start(writer, settings, question, model, data, log_images)
+            tensorboard.start(writer, settings, question, model, data, log_images)
         for epoch in range(len(history) + 1, n_epochs + 1):
             started = time.perf_counter()
             torch.manual_seed(epoch_seed(seed, epoch))  # dropout; an epoch depends on (seed, epoch) alone
@@ -197,7 +195,7 @@ def train_on(model, settings, data, recipe, folder, question, log_images, report
             if epoch == n_epochs:
                 conclusion = conclude(folder, model, data, predictions)
             # Before the checkpoint: a complete epoch is never missing its points.
-            board.epoch_done(writer, model, data, history[-1], predictions, log_images, conclusion)
+            tensorboard.epoch_done(writer, model, data, history[-1], predictions, log_images, conclusion)
             if has_transformer(model):
                 transforms.append(measures.homographies(model, data.test_images[:N_SHOWN]).cpu())
             state = {"model": model.state_dict(), "moments": moments, "history": history, "transforms": transforms}
@@ -575,8 +573,8 @@ def main():
 
     from tqdm import tqdm
 
-    from data import DataError
     from models import Net_CoordConv_Homography
+    from stn.data import DataError
 
     usage, _, rest = __doc__.partition("\n\n")
     argparse.ArgumentParser(

@@ -17,8 +17,8 @@ import hypothesis
 import pytest
 import torch
 
-import data
-from files import write_json
+from lab.files import write_json
+from stn import data
 
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # machines here are noisy
 hypothesis.settings.load_profile("steady")

@@ -1,10 +1,9 @@
 """The benchmark's arithmetic, on made-up seconds: no test measures a time."""
 
+import benchmark
 import pytest
 import torch
 
-import benchmark
-import stn
 from coordconv import CoordConv2d
 from run_experiments import EXPERIMENTS, build
 

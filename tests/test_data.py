@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from kornia.geometry.linalg import transform_points
 from torchvision import datasets, transforms
 
-import data
-import stn
+from stn import data, warps
 
 IMAGES = "t10k-images-idx3-ubyte"
 
@@ -276,7 +275,7 @@ def test_the_perspective_set(digits):
     black = digits.train_images.min()
     homographies = data.perspective_homographies(len(first), 123, 1)
     good = homographies[:, 2, :2].abs().sum(1) < 0.9  # no horizon in sight, where ours is bounded
-    expected = stn.homography_warp(digits.train_images - black, homographies) + black
+    expected = warps.homography_warp(digits.train_images - black, homographies) + black
     torch.testing.assert_close(first[good], expected[good], atol=1e-4, rtol=1e-4)
     assert good.float().mean() > 0.9
     assert first.min() >= black - 1e-6

@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 from stress_kill import EXPERIMENTS, assert_same_runs, job, points, stress, wait_until, without_times, workers_of
 from torch import nn
 
-import files
 import run_experiments
 import train
+from lab import files
 from models import Net
 from run_experiments import ALL
 from train import Recipe, RunError

@@ -10,8 +10,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-import data
 import train
+from stn import data
 
 SECTION = re.search(r"## Try your own idea\n(.*?)\n## ", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
 ROW = re.search(r"^    (Experiment\(.*\),\n)", SECTION, re.MULTILINE)[1]

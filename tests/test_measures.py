@@ -7,11 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-import data
-import measures
-import stn
 import train
 from models import Net_CoordConv_Homography
+from stn import data, measures, warps
 
 
 def scaling(factor, n=1):
@@ -33,7 +31,7 @@ def test_within_class_variance_by_hand():
 
 
 def test_ink_of_a_digit_that_is_moved_and_lost():
-    rectified = partial(stn.homography_warp, padding="background")
+    rectified = partial(warps.homography_warp, padding="background")
     image = torch.zeros(1, 1, 28, 28)
     image[0, 0, 12:16, 4:8] = 1
     identity = torch.eye(3).unsqueeze(0)

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import stn
 from coordconv import CoordConv2d
 from models import Net, Net_CoordConv, Net_CoordConv_Homography, dropout_mask
 from run_experiments import ALL
+from stn import warps
 
 FLAGS = ("use_coordconf_localisation", "use_coordconf_classifier", "bypass_localisation")
 LIVE_PARAMETERS = dict(
@@ -118,17 +118,17 @@ def test_each_pass_sees_the_image_as_it_is_warped_so_far(model, digits):
 
     def localise(x):
         seen.append(x)
-        answers.append(stn.matrix(original(x)))
+        answers.append(warps.matrix(original(x)))
         return original(x)
 
     network.localise = localise
     total = network.homography(images)
     first, second, third = answers
     assert torch.equal(seen[0], images)
-    torch.testing.assert_close(seen[1], stn.homography_warp(images, first, "background"))
-    torch.testing.assert_close(seen[2], stn.homography_warp(images, first @ second, "background"))
+    torch.testing.assert_close(seen[1], warps.homography_warp(images, first, "background"))
+    torch.testing.assert_close(seen[2], warps.homography_warp(images, first @ second, "background"))
     torch.testing.assert_close(total, first @ second @ third)
-    torch.testing.assert_close(network.transform(images), stn.homography_warp(images, total, "background"))
+    torch.testing.assert_close(network.transform(images), warps.homography_warp(images, total, "background"))
     assert not torch.allclose(first @ second, second @ first, atol=1e-3)
 
 

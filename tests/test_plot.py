@@ -11,14 +11,12 @@ from conftest import ROOT, write_results
 from matplotlib.image import imread
 from PIL import Image
 
-import data
-import figures
 import plot
-import report
-import results
 import train
+from lab import figures, results, tables
 from models import Net, Net_CoordConv_Homography
 from run_experiments import EXPERIMENTS
+from stn import data
 
 
 def texts(figure):
@@ -45,11 +43,11 @@ def test_differences_are_drawn_around_zero_in_points_and_images(tmp_path):
         write_results(tmp_path, f"exp_02_run_0{run}_reproduce_baseline", [with_it])
         write_results(tmp_path, f"exp_03_run_0{run}_bypass_localisation", [without])
     record = results.read_all(tmp_path)[0]
-    figure = plot.differences_figure(record, report.ORIGINAL_PAIRS)
+    figure = plot.differences_figure(record, tables.ORIGINAL_PAIRS)
     assert "the transformer\n(exp_02 − exp_03)" in texts(figure)
     points = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert points == [pytest.approx([1.0, 0.6])]
-    assert plot.differences_figure({}, report.ORIGINAL_PAIRS) is None
+    assert plot.differences_figure({}, tables.ORIGINAL_PAIRS) is None
 
 
 def test_curves_show_all_runs_and_their_mean():

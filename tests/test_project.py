@@ -9,12 +9,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-import data
 import plot
-import report
-import results
+from lab import results, tables
 from models import Net_CoordConv_Homography
 from run_experiments import ALL, EXPERIMENTS, seed_of
+from stn import data
 from train import save_tensors
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +37,7 @@ def test_conda_environment_is_in_step_with_requirements():
 
 
 def test_readme_says_what_is_in_results():
-    assert report.fill_readme(README, report.readme_blocks(ROOT / "results")) == README
+    assert tables.fill_readme(README, tables.readme_blocks(ROOT / "results")) == README
     assert README.count("<!-- end -->") == 15 + len(EXPERIMENTS)
 
 
@@ -66,7 +65,7 @@ def test_the_readmes_program_runs(tmp_path, monkeypatch):
     assert names["rectified"].shape == (5, 1, 28, 28)
 
 
-REPORTED = [(name, identity) for name, identities in report.RECORDS.items() for identity in identities]
+REPORTED = [(name, identity) for name, identities in tables.RECORDS.items() for identity in identities]
 
 
 def record(name):
@@ -76,7 +75,7 @@ def record(name):
 @pytest.mark.parametrize(("name", "identity"), REPORTED)
 def test_reported_runs_are_full_and_consistent(name, identity):
     experiment = next(row for row in ALL if row.id == identity)
-    runs = report.of_experiment(record(name), identity)
+    runs = tables.of_experiment(record(name), identity)
     n_runs = {"runs": 10, "transformers": 6, "perspective": 8}[name]
     assert sorted(runs) == list(range(1, n_runs + 1))
     for number, run in runs.items():
@@ -91,17 +90,17 @@ def test_reported_runs_are_full_and_consistent(name, identity):
         assert bool(run["transformer"]) == (not experiment.arguments.get("bypass_localisation"))
 
 
-@pytest.mark.parametrize("name", report.RECORDS)
+@pytest.mark.parametrize("name", tables.RECORDS)
 def test_reported_runs_come_from_one_commit_and_one_machine(name):
     runs = record(name)
-    assert report.comparable(runs, runs)
-    assert report.poolable(runs) == (runs, [])
+    assert tables.comparable(runs, runs)
+    assert tables.poolable(runs) == (runs, [])
 
 
 def test_the_first_twenty_epochs_of_exp_02_are_exp_01():
     runs = record("runs")
-    for number, short in report.of_experiment(runs, "exp_01").items():
-        long = report.of_experiment(runs, "exp_02")[number]
+    for number, short in tables.of_experiment(runs, "exp_01").items():
+        long = tables.of_experiment(runs, "exp_02")[number]
         assert short["history"] == {key: column[:20] for key, column in long["history"].items()}
 
 

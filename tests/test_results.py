@@ -12,10 +12,10 @@ import torch
 from conftest import ROOT, results_of, write_results
 from hypothesis import given
 
-import data
-import results
 import train
+from lab import results
 from models import Net
+from stn import data
 
 NAME = "exp_03_run_01_bypass_localisation"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from scipy import stats as scipy_stats
 
-import stats
+from lab import stats
 
 
 def test_interval_is_students_for_few_runs():

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from stress_kill import points, without_times
 from torch import nn
 
-import board
-import figures
 import train
-from data import perspective
+from lab import figures
 from models import Net, Net_CoordConv, Net_CoordConv_Homography
+from stn import tensorboard
+from stn.data import perspective
 from train import Recipe, RunError
 
 FILES = ("weights.pt", "confusion_matrix.png", "class_statistics.png", "visualized_transformation.png")
@@ -123,7 +123,7 @@ MOMENTS = {
     "after logging the second epoch": (torch, "save", 2),
     "before the figures": (train, "conclude", 1),
     "between two figures": (figures, "save", 2),
-    "after the figures": (board, "epoch_done", 3),
+    "after the figures": (tensorboard, "epoch_done", 3),
     "after logging the last epoch": (torch, "save", 3),
     "before the results": (train, "finish", 1),
 }

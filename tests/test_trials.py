@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import trials
 from conftest import ROOT
 
-import board
-import data
 import train
-import trials
 from run_experiments import EXPERIMENTS, Job, parse_arguments, prepare
+from stn import data, tensorboard
 
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
@@ -29,7 +28,7 @@ README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     [
         ("training", train, "train_epoch", 2),
         ("evaluation", train, "evaluate", 2),
-        ("tensorboard", board, "epoch_done", 2),
+        ("tensorboard", tensorboard, "epoch_done", 2),
         ("rest", train, "conclude", 1),
     ],
 )

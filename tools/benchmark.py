@@ -23,7 +23,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-from files import write_json
+from lab.files import write_json
 from run_experiments import (
     EXPERIMENTS,
     Job,
@@ -71,7 +71,7 @@ def tutorial_epoch(experiment, device):
     import torch.nn.functional as F
     from torchvision import datasets, transforms
 
-    import data
+    from stn import data
 
     preprocess = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize((data.MNIST_MEAN,), (data.MNIST_STD,))]
@@ -115,8 +115,8 @@ def our_epoch(experiment, device, barrier):
     """The same for this repository's loop; starts together with the other processes at the barrier."""
     import torch
 
-    import data
     import train
+    from stn import data
 
     train.configure()
     digits = data.load().to(device)

@@ -19,15 +19,14 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-import figures
-import measures
-import stn
+from lab import figures
+from stn import measures, warps
 
 LOG_IMAGES = 5  # epochs from one heavy part to the next: TensorBoard's slider keeps ten images
 N_DIGITS = 32  # in a picture
 BINS = 50  # of a histogram, equally wide: the default ones are too wide for numbers near 1
 LARGER = 2  # pixels of a picture for each of a digit
-PIXELS = 14  # one unit of stn.py's coordinates in pixels of these images
+PIXELS = 14  # one unit of warps.py's coordinates in pixels of these images
 LAYOUT = {  # tags are regular expressions there
     "All runs": {
         "test accuracy (%)": ["Multiline", ["Accuracy test$"]],
@@ -135,10 +134,10 @@ def add_digits(writer, model, data, epoch):
 
 def add_transforms(writer, transforms, epoch):
     """Log the parameters of all transforms (N, 3, 3) as histograms, and the mean shares of their parts in %."""
-    factors = stn.factors(transforms)
+    factors = warps.factors(transforms)
     if (transforms[:, 2, :2] == 0).all():  # affine
         factors = {name: values for name, values in factors.items() if "perspective" not in name}
-    for name, share in stn.shares(factors).items():
+    for name, share in warps.shares(factors).items():
         writer.add_scalar(f"Transform share/{name}", 100 * share.nanmean().item(), epoch)
     units = {"rotation": ("degrees", torch.rad2deg), "translation": ("pixels", lambda values: values * PIXELS)}
     for name, values in factors.items():

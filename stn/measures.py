@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-import data as mnist
-import stn
+from stn import data as mnist
+from stn import warps
 
-CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image's frame, in the coordinates of stn.py
+CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image's frame, in the coordinates of warps.py
 # Of test images: large because fast.py rearranges its weights once per batch (and splits it), and to keep a GPU busy.
 TEST_BATCH_SIZE = {"cpu": 500, "cuda": 2500}
 PAIRS = 2000  # test images of which a second distorted copy is made
@@ -65,7 +65,7 @@ def ink_kept(pairs):
     ((B, 1, H, W), homographies (B, 3, 3)), ..."""
     kept = ink = 0
     for images, homographies in pairs:
-        numerators, denominators = stn.sources(torch.linalg.inv_ex(homographies).inverse, *images.shape[2:])
+        numerators, denominators = warps.sources(torch.linalg.inv_ex(homographies).inverse, *images.shape[2:])
         inside = ((numerators / denominators).abs() <= 1).all(2)  # infinity and NaN are not
         kept, ink = kept + (images.flatten(1) * inside).sum(), ink + images.sum()
     return float(kept / ink)
@@ -74,7 +74,7 @@ def ink_kept(pairs):
 def frames(homographies, size=28):
     """Where in the image the corners of the transformed image lie: (N, 3, 3) -> (N, 4, 2), (x, y) in pixels."""
     corners = torch.tensor(CORNERS).to(homographies).expand(len(homographies), 4, 2)
-    return stn.to_pixels(stn.map_points(homographies, corners), size, size)
+    return warps.to_pixels(warps.map_points(homographies, corners), size, size)
 
 
 def corner_distance(first, second):
@@ -102,7 +102,7 @@ def of_transformer(model, data):
         lies outside of an image is background, also where the network's own padding is grey: the digits are measured.
     ink_kept: see `ink_kept`.
     ink_area: the sum of all pixels after the transform divided by that before: below 1 digits shrink.
-    bounded: the share of images in which the denominator of a pixel is bounded (see stn.SMALLEST_DENOMINATOR).
+    bounded: the share of images in which the denominator of a pixel is bounded (see warps.SMALLEST_DENOMINATOR).
     corner_distance_before, _after: of distorted data only. Two differently distorted copies of the same digit, as they
         are and through the network: how far apart the digit's corners land in them. It is 0 if the network undoes the
         distortions (or shrinks everything to a point: look at the ink, too). Median over the first digits.
@@ -116,12 +116,12 @@ def of_transformer(model, data):
     def pairs(others):
         return zip(map(data.pixels, batches(data.test_images)), batches(others), strict=True)
 
-    after = (stn.homography_warp(*pair, padding="background") for pair in pairs(transforms))
+    after = (warps.homography_warp(*pair, padding="background") for pair in pairs(transforms))
     statistics = [class_statistics(pairs(labels)), class_statistics(zip(after, batches(labels), strict=True))]
     (mean_before, variance_before), (mean_after, variance_after) = (
         [mean_over_images(statistic, labels) for statistic in both] for both in statistics
     )
-    bounded = torch.cat([stn.bounded(batch, *data.test_images.shape[2:]) for batch in batches(transforms)])
+    bounded = torch.cat([warps.bounded(batch, *data.test_images.shape[2:]) for batch in batches(transforms)])
     numbers = {
         "within_class_variance_before": float(variance_before),
         "within_class_variance_after": float(variance_after),

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-import fast
 from coordconv import CoordConv2d
 from models import Net, Net_CoordConv, convolve_and_pool
+from stn import fast_conv
 
 PARTS = {"localisation": (8, 7, 10, 5), "classifier": (10, 5, 20, 5)}
 
@@ -26,7 +26,7 @@ def test_values_and_gradients_equal_the_plain_form(part, coordconv, digits):
     """On real digits with a little noise, so that no two values in a pooling window are equal by chance."""
     images = digits.test_images[:16].double() + 0.01 * torch.randn(16, 1, 28, 28, dtype=torch.float64)
     outcomes = []
-    for form in (fast.convolve_and_pool, convolve_and_pool):
+    for form in (fast_conv.convolve_and_pool, convolve_and_pool):
         layers, x = convolutions(part, coordconv), images.clone().requires_grad_()
         y = form(*layers, x)
         torch.manual_seed(4)
@@ -41,7 +41,7 @@ def test_float32_agrees_to_rounding(part, digits):
     layers = convolutions(part, True, torch.float32)
     images = digits.test_images[:64]
     torch.testing.assert_close(
-        fast.convolve_and_pool(*layers, images), convolve_and_pool(*layers, images), rtol=1e-4, atol=1e-5
+        fast_conv.convolve_and_pool(*layers, images), convolve_and_pool(*layers, images), rtol=1e-4, atol=1e-5
     )
 
 
@@ -49,16 +49,16 @@ def test_float32_agrees_to_rounding(part, digits):
 @pytest.mark.parametrize("part", PARTS)
 def test_without_a_gradient_the_values_are_the_same(part, coordconv, digits):
     layers = convolutions(part, coordconv, torch.float64)
-    images = digits.test_images[: fast.CHUNK + 7].double()
+    images = digits.test_images[: fast_conv.CHUNK + 7].double()
     with torch.no_grad():
-        alone = fast.convolve_and_pool(*layers, images)
-    torch.testing.assert_close(alone, fast.convolve_and_pool(*layers, images), rtol=1e-12, atol=1e-12)
+        alone = fast_conv.convolve_and_pool(*layers, images)
+    torch.testing.assert_close(alone, fast_conv.convolve_and_pool(*layers, images), rtol=1e-12, atol=1e-12)
 
 
 def test_tied_values_pass_their_gradient_to_one_pixel_of_the_window():
     """On a constant image all values of a window are equal, as on the background of a digit."""
     sums = []
-    for form in (fast.convolve_and_pool, convolve_and_pool):
+    for form in (fast_conv.convolve_and_pool, convolve_and_pool):
         layers = convolutions("classifier", False)
         x = torch.full((2, 1, 28, 28), 0.5, dtype=torch.float64, requires_grad=True)
         form(*layers, x).sum().backward()
@@ -72,20 +72,20 @@ def test_gradcheck_of_the_gradient_written_by_hand(n_coordinates):
     torch.manual_seed(0)
     shapes = (2, 1, 16, 16), (4, 1 + n_coordinates, 3, 3), (4,), (3, 4 + n_coordinates, 3, 3), (3,)
     tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(fast.ConvolveAndPool.apply, tensors, fast_mode=True)
+    assert torch.autograd.gradcheck(fast_conv.ConvolveAndPool.apply, tensors, fast_mode=True)
 
 
 def test_the_gradient_can_be_taken_twice():
     """Its first computation overwrites a tensor that was kept for it."""
     layers = convolutions("classifier", False)
     x = torch.randn(4, 1, 28, 28, dtype=torch.float64, requires_grad=True)
-    y = fast.convolve_and_pool(*layers, x).square().sum()
+    y = fast_conv.convolve_and_pool(*layers, x).square().sum()
     first, second = (torch.autograd.grad(y, [x, *layers.parameters()], retain_graph=True) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_a_first_use_in_inference_mode_does_not_spoil_training(digits):
-    for cached in (fast.weight_places, fast.block_order, fast.coord_patches):
+    for cached in (fast_conv.weight_places, fast_conv.block_order, fast_conv.coord_patches):
         cached.cache_clear()
     model = Net_CoordConv(True, True)
     with torch.inference_mode():

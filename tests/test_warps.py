@@ -6,25 +6,25 @@ import torch.nn.functional as F
 from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp
 
-import stn
+from stn import warps
 
 
 def homographies(n, strength=0.2):
     """(n, 8), around the identity."""
     torch.manual_seed(n)
-    identity = torch.tensor(stn.HOMOGRAPHY_IDENTITY, dtype=torch.float64)
+    identity = torch.tensor(warps.HOMOGRAPHY_IDENTITY, dtype=torch.float64)
     return identity + strength * torch.randn(n, 8, dtype=torch.float64)
 
 
 def warp(images, theta, padding="zeros"):
     """By 6 or by 8 parameters."""
     if theta.shape[1] == 6:
-        return stn.affine_warp(images, theta, padding)
-    return stn.homography_warp(images, stn.matrix(theta), padding)
+        return warps.affine_warp(images, theta, padding)
+    return warps.homography_warp(images, warps.matrix(theta), padding)
 
 
-@pytest.mark.parametrize("padding", stn.PADDINGS)
-@pytest.mark.parametrize("identity", [stn.AFFINE_IDENTITY, stn.HOMOGRAPHY_IDENTITY])
+@pytest.mark.parametrize("padding", warps.PADDINGS)
+@pytest.mark.parametrize("identity", [warps.AFFINE_IDENTITY, warps.HOMOGRAPHY_IDENTITY])
 def test_identity_leaves_the_image_as_it_is(digits, identity, padding):
     images = digits.test_images[:8].double()
     theta = torch.tensor(identity, dtype=torch.float64).expand(8, -1)
@@ -36,16 +36,16 @@ def test_affine_equals_the_tutorial(digits):
     theta = homographies(8)[:, :6].float()
     grid = F.affine_grid(theta.view(-1, 2, 3), images.shape, align_corners=False)
     expected = F.grid_sample(images, grid, align_corners=False)
-    torch.testing.assert_close(stn.affine_warp(images, theta), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(warps.affine_warp(images, theta), expected, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("padding", stn.PADDINGS)
+@pytest.mark.parametrize("padding", warps.PADDINGS)
 def test_homography_without_perspective_is_affine(digits, padding):
     images = digits.test_images[:8].double()
     theta = homographies(8)
     theta[:, 6:] = 0
     torch.testing.assert_close(warp(images, theta, padding), warp(images, theta[:, :6], padding))
-    assert torch.equal(stn.matrix(theta), stn.matrix(theta[:, :6]))
+    assert torch.equal(warps.matrix(theta), warps.matrix(theta[:, :6]))
 
 
 @pytest.mark.parametrize("size", [(28, 28), (20, 33)], ids=str)
@@ -54,11 +54,11 @@ def test_homography_equals_kornia(size):
     images = torch.rand(16, 2, *size, dtype=torch.float64)
     theta = homographies(16, 0.1)
     matrix = torch.cat([theta, torch.ones(16, 1, dtype=torch.float64)], 1).view(16, 3, 3)
-    assert torch.equal(stn.matrix(theta), matrix)
-    for padding in stn.PADDINGS:
+    assert torch.equal(warps.matrix(theta), matrix)
+    for padding in warps.PADDINGS:
         background = images.amin((2, 3), keepdim=True) if padding == "background" else 0
         expected = homography_warp(images - background, matrix, size, align_corners=False) + background
-        torch.testing.assert_close(stn.homography_warp(images, matrix, padding), expected)
+        torch.testing.assert_close(warps.homography_warp(images, matrix, padding), expected)
 
 
 @pytest.mark.parametrize("n_parameters", [6, 8])
@@ -72,7 +72,7 @@ def test_theta_maps_from_the_output_to_the_input_in_x_y_order(n_parameters):
     torch.testing.assert_close(moved, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("padding", stn.PADDINGS)
+@pytest.mark.parametrize("padding", warps.PADDINGS)
 @pytest.mark.parametrize("n_parameters", [6, 8])
 def test_gradients(n_parameters, padding):
     torch.manual_seed(0)
@@ -95,25 +95,25 @@ def test_a_denominator_near_zero_yields_finite_outputs_and_gradients(digits):
     outputs = warp(images, theta, "background")
     outputs.square().sum().backward()
     assert outputs.isfinite().all()
-    assert stn.bounded(stn.matrix(theta), 28, 28).all()
-    assert not stn.bounded(stn.matrix(homographies(8, 0.1)), 28, 28).any()
+    assert warps.bounded(warps.matrix(theta), 28, 28).all()
+    assert not warps.bounded(warps.matrix(homographies(8, 0.1)), 28, 28).any()
     assert theta.grad.isfinite().all()
 
 
 def test_points_map_to_where_the_warp_reads():
     """A single bright pixel of the output's picture is found where map_points says; kornia maps the points alike."""
     theta = homographies(8, 0.1)
-    matrices = stn.matrix(theta)
+    matrices = warps.matrix(theta)
     points = torch.rand(8, 5, 2, dtype=torch.float64) * 2 - 1
-    mapped = stn.map_points(matrices, points)
+    mapped = warps.map_points(matrices, points)
     torch.testing.assert_close(mapped, transform_points(matrices, points))
-    torch.testing.assert_close(stn.map_points(torch.linalg.inv(matrices), mapped), points)
+    torch.testing.assert_close(warps.map_points(torch.linalg.inv(matrices), mapped), points)
     # An image whose pixels hold their own x and y: what is read at a pixel is the place it is read from.
     ys, xs = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
     own_place = torch.stack([xs, ys]).double().expand(8, 2, 28, 28)
     pixels = torch.tensor([[12.0, 14.0], [9.0, 16.0]], dtype=torch.float64)
-    expected = stn.to_pixels(stn.map_points(matrices, stn.to_normalised(pixels, 28, 28).expand(8, 2, 2)), 28, 28)
-    read = stn.homography_warp(own_place, matrices)[:, :, [14, 16], [12, 9]].transpose(1, 2)
+    expected = warps.to_pixels(warps.map_points(matrices, warps.to_normalised(pixels, 28, 28).expand(8, 2, 2)), 28, 28)
+    read = warps.homography_warp(own_place, matrices)[:, :, [14, 16], [12, 9]].transpose(1, 2)
     torch.testing.assert_close(read, expected)
 
 
@@ -121,21 +121,21 @@ def test_pixels_and_normalised_coordinates():
     corners = torch.tensor(
         [[-0.5, -0.5], [0.0, 0.0], [31.5, 19.5]], dtype=torch.float64
     )  # outer corner, first pixel's centre, other corner
-    normalised = stn.to_normalised(corners, 20, 32)
+    normalised = warps.to_normalised(corners, 20, 32)
     torch.testing.assert_close(
         normalised, torch.tensor([[-1, -1], [1 / 32 - 1, 1 / 20 - 1], [1, 1]], dtype=torch.float64)
     )
-    torch.testing.assert_close(stn.to_pixels(normalised, 20, 32), corners)
+    torch.testing.assert_close(warps.to_pixels(normalised, 20, 32), corners)
 
 
 def test_warps_compose_as_their_matrices_do(digits):
     """Warping twice is reading through the product, first @ second."""
-    first, second = stn.matrix(homographies(2, 0.05)).split(1)
+    first, second = warps.matrix(homographies(2, 0.05)).split(1)
     ys, xs = torch.meshgrid(torch.linspace(-3, 3, 28), torch.linspace(-3, 3, 28), indexing="ij")
     blob = (-(xs**2) - ys**2).exp().double().view(1, 1, 28, 28)  # smooth: interpolating twice hardly blurs it
-    twice = stn.homography_warp(stn.homography_warp(blob, first), second)
-    once = stn.homography_warp(blob, first @ second)
-    other = stn.homography_warp(blob, second @ first)
+    twice = warps.homography_warp(warps.homography_warp(blob, first), second)
+    once = warps.homography_warp(blob, first @ second)
+    other = warps.homography_warp(blob, second @ first)
     assert (twice - once).abs().max() < 0.02 < (twice - other).abs().max()
 
 
@@ -160,10 +160,10 @@ def products(f):
 
 def test_factors_multiply_to_the_homography_again():
     """Strong ones, mirror images among them, and one that is scaled: its last entry is not 1."""
-    matrices = stn.matrix(homographies(100, 0.7))
+    matrices = warps.matrix(homographies(100, 0.7))
     assert (torch.linalg.det(matrices) < 0).any()
-    torch.testing.assert_close(products(stn.factors(matrices)), matrices)
-    torch.testing.assert_close(products(stn.factors(-3 * matrices)), matrices)
+    torch.testing.assert_close(products(warps.factors(matrices)), matrices)
+    torch.testing.assert_close(products(warps.factors(-3 * matrices)), matrices)
 
 
 @pytest.mark.parametrize(
@@ -183,26 +183,26 @@ def test_factors_multiply_to_the_homography_again():
 def test_each_factor_alone(rows, name, value, distance):
     """It has its value, the others have those of the identity, and all the share; the distance by its own grid."""
     matrix = torch.tensor([rows], dtype=torch.float64)
-    factors = stn.factors(matrix)
+    factors = warps.factors(matrix)
     identity = {key: 1.0 if "scale" in key else 0.0 for key in factors}
     for key, found in factors.items():
         assert found.item() == pytest.approx(value if key == name else identity[key]), key
     part = name.split()[0]
-    assert {key: share.item() for key, share in stn.shares(factors).items()} == {
+    assert {key: share.item() for key, share in warps.shares(factors).items()} == {
         key: pytest.approx(float(key == part)) for key in ("translation", "rotation", "scale", "shear", "perspective")
     }
     steps = (torch.arange(400, dtype=torch.float64) + 0.5) / 200 - 1
     points = torch.cartesian_prod(steps, steps).unsqueeze(0)
-    moved = (stn.map_points(matrix, points) - points).square().sum(2).mean().sqrt().item()
+    moved = (warps.map_points(matrix, points) - points).square().sum(2).mean().sqrt().item()
     assert moved == pytest.approx(distance, rel=0.02 if part == "perspective" else 1e-4)  # that is to first order
     # Beside a translation of the same distance it has half the share.
     beside = factors | {"translation x": torch.tensor([distance if part != "translation" else 0.0])}
     if part != "translation":
-        assert stn.shares(beside)[part].item() == pytest.approx(0.5, rel=1e-6)
+        assert warps.shares(beside)[part].item() == pytest.approx(0.5, rel=1e-6)
 
 
 def test_an_identity_has_no_shares_and_affine_maps_no_perspective():
-    factors = stn.factors(stn.matrix(torch.tensor([stn.AFFINE_IDENTITY])))
-    assert [share.item() for share in stn.shares(factors).values()] == [0] * 5
+    factors = warps.factors(warps.matrix(torch.tensor([warps.AFFINE_IDENTITY])))
+    assert [share.item() for share in warps.shares(factors).values()] == [0] * 5
     factors = {name: values for name, values in factors.items() if "perspective" not in name}
-    assert list(stn.shares(factors)) == ["translation", "rotation", "scale", "shear"]
+    assert list(warps.shares(factors)) == ["translation", "rotation", "scale", "shear"]

@@ -3,8 +3,8 @@
 import pytest
 from conftest import results_of
 
-import report
-from results import condensed
+from lab import tables
+from lab.results import condensed
 from run_experiments import ALL
 
 MEASURES = {
@@ -25,7 +25,7 @@ def record_of(runs):
 
 def test_results_table_by_hand():
     history = [900, 970, 975, 980, 985, 990]
-    table = report.results_table(record_of({("exp_02", 1): (history, {}), ("exp_02", 2): ([*history[:-1], 980], {})}))
+    table = tables.results_table(record_of({("exp_02", 1): (history, {}), ("exp_02", 2): ([*history[:-1], 980], {})}))
     row = table.splitlines()[2].split(" | ")
     assert row[:4] == ["| `exp_02_reproduce_baseline`", "6", "2", "27,360"]
     assert row[4] == "98.50 ± 6.35"  # t(1, 0.975) = 12.706, standard error 0.5
@@ -36,7 +36,7 @@ def test_results_table_by_hand():
 def test_differences_table_by_hand():
     runs = {("exp_02", run): ([980 + run], {}) for run in range(1, 8)}
     runs |= {("exp_03", run): ([980 - run], {}) for run in range(1, 7)}
-    table = report.differences_table(record_of(runs), report.ORIGINAL_PAIRS).splitlines()
+    table = tables.differences_table(record_of(runs), tables.ORIGINAL_PAIRS).splitlines()
     assert len(table) == 3
     row = table[2].split(" | ")
     assert row[:2] == ["| the transformer (exp_02 − exp_03)", "6"]
@@ -49,14 +49,14 @@ def test_perspective_table_by_hand():
     runs = {("exp_12", run): ([500, correct], {}) for run, correct in ((1, 900), (2, 880))}
     changes = {"transformer": MEASURES}
     runs |= {("exp_13", run): ([500, correct], changes) for run, correct in ((1, 950), (2, 940))}
-    table = report.transformers_table(record_of(runs), report.RECORDS["perspective"], True).splitlines()
+    table = tables.transformers_table(record_of(runs), tables.RECORDS["perspective"], True).splitlines()
     assert table[2] == "| `exp_12` bypass localisation | 2 | 11.00 ± 12.71 | 400 |" + 5 * "  |"
     assert table[3] == "| `exp_13` affine | 2 | 5.50 ± 6.35 | 450 | 8.0 → 2.5 | 5.0 | 0.0800 → 0.0500 | 0.990 | 0.25 |"
 
 
 def test_swings_table_looks_at_the_last_ten_steps():
     correct = [0, 900, 905, 903, 903, 903, 903, 903, 903, 903, 896, 960]
-    table = report.swings_table(record_of({("exp_02", 1): (correct, {})}), ["exp_02", "exp_20"]).splitlines()
+    table = tables.swings_table(record_of({("exp_02", 1): (correct, {})}), ["exp_02", "exp_20"]).splitlines()
     assert table[2] == "| `exp_02` reproduce baseline | 1 | 96.00 | 91.30 | 0 | 64 | 10 % | 64 | 89.60 |"
     assert len(table) == 3
 
@@ -72,7 +72,7 @@ def test_swings_table_looks_at_the_last_ten_steps():
 )
 def test_runs_of_another_kind_are_not_pooled(change, reason):
     runs = {("exp_02", run): ([980], {}) for run in (1, 2)} | {("exp_02", 3): ([980], change)}
-    record, complaints = report.poolable(record_of(runs))
+    record, complaints = tables.poolable(record_of(runs))
     assert [run["run"] for run in record.values()] == [1, 2]
     assert len(complaints) == 1
     assert complaints[0].startswith(f"exp_02_reproduce_baseline: run 03 left out, it has {reason} ")
@@ -81,7 +81,7 @@ def test_runs_of_another_kind_are_not_pooled(change, reason):
 
 def test_a_short_look_is_not_pooled_with_full_runs():
     runs = {("exp_02", 1): ([900, 980], {}), ("exp_02", 2): ([900], {})}
-    record, complaints = report.poolable(record_of(runs))
+    record, complaints = tables.poolable(record_of(runs))
     assert [run["n_epochs"] for run in record.values()] == [2]
     assert "n_epochs 1 instead of 2" in complaints[0]
 
@@ -89,28 +89,28 @@ def test_a_short_look_is_not_pooled_with_full_runs():
 def test_experiments_of_different_code_are_not_compared_unless_asked():
     runs = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {"git_commit": "b" * 40})}
     record = record_of(runs)
-    assert report.poolable(record) == (record, [])
-    assert report.comparisons(record, report.ORIGINAL_PAIRS) == []
+    assert tables.poolable(record) == (record, [])
+    assert tables.comparisons(record, tables.ORIGINAL_PAIRS) == []
     refused = "exp_02 and exp_03 are not compared: they differ in git_commit (--pool compares them)"
-    assert report.refused(record) == [refused]
-    assert refused in report.comparison_document(record)
-    assert len(report.comparisons(record, report.ORIGINAL_PAIRS, pool=True)) == 1
+    assert tables.refused(record) == [refused]
+    assert refused in tables.comparison_document(record)
+    assert len(tables.comparisons(record, tables.ORIGINAL_PAIRS, pool=True)) == 1
 
 
 def test_experiments_of_different_epochs_or_data_are_not_compared():
     short = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970, 975], {})}
-    assert "differ in n_epochs" in report.refused(record_of(short))[0]
+    assert "differ in n_epochs" in tables.refused(record_of(short))[0]
     other = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {"data": {"name": "other"}})}
-    assert "differ in data" in report.refused(record_of(other))[0]
+    assert "differ in data" in tables.refused(record_of(other))[0]
     table = {("exp_01", 1): ([980] * 20, {}), ("exp_02", 1): ([980] * 30, {})}
-    assert report.refused(record_of(table)) == []
+    assert tables.refused(record_of(table)) == []
 
 
 def sentence(differences):
     runs = {("exp_02", run): ([950 + difference], {}) for run, difference in enumerate(differences, 1)}
     runs |= {("exp_03", run): ([950], {}) for run in range(1, len(differences) + 1)}
-    found = report.comparisons(record_of(runs), report.ORIGINAL_PAIRS)
-    return report.change_text(*found[0])
+    found = tables.comparisons(record_of(runs), tables.ORIGINAL_PAIRS)
+    return tables.change_text(*found[0])
 
 
 def test_a_sentence_claims_no_more_than_the_runs_show():
@@ -127,7 +127,7 @@ def test_a_sentence_claims_no_more_than_the_runs_show():
 
 def test_few_pairs_are_told():
     runs = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {})}
-    document = report.comparison_document(record_of(runs))
+    document = tables.comparison_document(record_of(runs))
     assert "With fewer than 6 pairs no p-value can fall under 0.05, so none is given." in document
     assert "2 of the experiments have one run only, and therefore no interval" in document
 
@@ -141,7 +141,7 @@ def test_formulations_are_compared_over_the_epochs_that_both_have():
 
     plain = form([2.0, 1.0, 0.5], [9000, 9900, 10])
     fast = form([2.02, 0.9], [9000, 9950])
-    text = report.formulations_table({"plain": plain, "fast": fast, "device_name": "a machine", "git_commit": 40 * "a"})
+    text = tables.formulations_table({"plain": plain, "fast": fast, "device_name": "a machine", "git_commit": 40 * "a"})
     assert "| run_a | 2 | +1.00 % | -10.00 % | 37.80 | 37.90 |" in text
     assert "differ by 1.00 % at most" in text
     assert "the last loss changes by -5.0 ± 63.5 %" in text  # t(1, 0.975) = 12.706, standard error 5
@@ -155,29 +155,29 @@ def test_the_parts_of_a_run_are_shares_of_its_seconds():
 
     rows = [row("exp_03", 5, 45, 3, 1, 200), row("exp_02", 5, 95, 3, 1, 300), row("exp_02", 0, 90, 9, 0.02, 25)]
     record = {"device_name": "a machine", "cores": 2, "git_commit": 40 * "a", "versions": {"torch": "2"}, "rows": rows}
-    text = report.parts_table(record)
+    text = tables.parts_table(record)
     assert "| exp_02 | 100 | 3.00 % | 1.00 % | 1.00 % | 5.00 % |\n| exp_03 | 50 | 6.00 % | 2.00 % |" in text
     assert "| all seven | 150 | 4.00 % | 1.33 % | 1.33 % | 6.67 % |" in text
-    said = report.logging_text(record)
+    said = tables.logging_text(record)
     assert "takes 1.0 seconds in a run of exp_02, 1.0 % of its 100, and 300 kB;" in said
     assert said.endswith("with `--log-images 0` 0.02 seconds and 25 kB.")
 
 
 def test_the_claim_is_compared_with_the_runs_and_the_interval():
-    assert report.claim_text([98.70]) == "1 of 1 runs reach its 98.69 %."
-    inside = report.claim_text([98.60, 98.75, 98.70])
+    assert tables.claim_text([98.70]) == "1 of 1 runs reach its 98.69 %."
+    inside = tables.claim_text([98.60, 98.75, 98.70])
     assert inside == "2 of 3 runs reach its 98.69 %, which lie inside the interval of the mean."
-    assert report.claim_text([98.5, 98.51, 98.52]) == "0 of 3 runs reach its 98.69 %; the mean lies 0.18 points below."
-    assert report.claim_text([98.9, 98.91, 98.92]).endswith("the mean lies 0.22 points above.")
+    assert tables.claim_text([98.5, 98.51, 98.52]) == "0 of 3 runs reach its 98.69 %; the mean lies 0.18 points below."
+    assert tables.claim_text([98.9, 98.91, 98.92]).endswith("the mean lies 0.22 points above.")
 
 
 def test_a_ranking_shows_ties():
-    assert report.ranking({"a": 1.0, "b": 3.0, "c": 1.0, "d": 2.0}) == "b > d > a = c"
+    assert tables.ranking({"a": 1.0, "b": 3.0, "c": 1.0, "d": 2.0}) == "b > d > a = c"
 
 
 def test_the_deepest_fall_is_named():
     correct = [100, 900, *[980] * 12, 300, 985]
-    text = report.deepest_text(record_of({("exp_02", 3): (correct, {}), ("exp_03", 1): ([970] * 16, {})}))
+    text = tables.deepest_text(record_of({("exp_02", 3): (correct, {}), ("exp_03", 1): ([970] * 16, {})}))
     name = "exp_02_run_03_reproduce_baseline"
     assert (
         text

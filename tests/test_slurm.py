@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-import cluster
+from lab import slurm
 from run_experiments import EXPERIMENTS, Job, outcome, parse_arguments, run_job
 
 EPOCHS = 40
@@ -99,9 +99,9 @@ def test_a_preempted_job_is_queued_again_and_goes_on(idx_folder, tmp_path, monke
     out = tmp_path / "out"
     arguments = ["--data", str(idx_folder), "--out", str(out), "--device", "cpu", "--executor", "submitit-local"]
     options = parse_arguments([*arguments, "--force"])
-    executor = cluster.new_executor(options)
+    executor = slurm.new_executor(options)
     experiment = EXPERIMENTS[2]
-    (task,) = executor.map_array(cluster.Resumable(outcome, options), [Job(experiment, 1, EPOCHS)])
+    (task,) = executor.map_array(slurm.Resumable(outcome, options), [Job(experiment, 1, EPOCHS)])
     folder = out / experiment.directory(1)
     deadline = time.monotonic() + 120
     while not (folder / "checkpoint.pt").exists():
@@ -165,7 +165,7 @@ def test_a_job_that_fails_or_vanishes_is_told(tmp_path):
     outcomes = dict(
         zip([job.name for job in jobs], [("finished", {"test_correct": 1}), ("failed", "no images"), None], strict=True)
     )
-    cluster.run_all(Executor(), lambda job, options: outcomes[job.name], jobs, None, ended)
+    slurm.run_all(Executor(), lambda job, options: outcomes[job.name], jobs, None, ended)
     assert [job.status for job in jobs] == [
         "finished",
         "failed: no images",

@@ -37,7 +37,7 @@ from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
 
-from files import write_json
+from lab.files import write_json
 from run_experiments import (
     EXPERIMENTS,
     Job,
@@ -72,8 +72,8 @@ def parts_trial():
 
 def parts_of_a_run(identity, log_images):
     """Train a run of an experiment; returns the seconds of its parts, without the start of a process and its data."""
-    import data
     import train
+    from stn import data
 
     spent = dict.fromkeys(PARTS, 0.0)
 
@@ -197,7 +197,7 @@ def multiply(folder, other, run):
 
 def write_few_images(folder, n=64):
     """The first images of MNIST as four IDX files."""
-    import data
+    from stn import data
 
     folder.mkdir(parents=True, exist_ok=True)
     arrays, _ = data.read()

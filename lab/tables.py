@@ -11,10 +11,10 @@ import statistics
 
 from scipy.stats import kendalltau
 
-import stats
-from results import wrong_images
+from lab import stats
+from lab.results import wrong_images
+from lab.stats import compare, holm, mean_interval
 from run_experiments import EXPERIMENTS, SETS, row_of
-from stats import compare, holm, mean_interval
 
 # The original's test accuracies in %: exp_02 and exp_06 exact, the others read off its bar chart (± 0.02).
 SEVEN = EXPERIMENTS[:7]  # the study's; who adds a row has more

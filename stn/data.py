@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from files import remove_parts, whole
+from lab.files import remove_parts, whole
 
 ROOT = Path(__file__).resolve().parent / "data"
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the 60,000 training images in [0, 1], as in the PyTorch tutorial

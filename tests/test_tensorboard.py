@@ -12,12 +12,10 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import nn
 
-import board
-import figures
-import measures
-import stn
 import train
+from lab import figures
 from models import Net_CoordConv, Net_CoordConv_Homography
+from stn import measures, tensorboard, warps
 
 QUESTION = "Does it help?"
 DIGITS = "Test digits, and the same transformed"
@@ -58,7 +56,7 @@ def test_the_heavy_parts_come_at_the_start_every_few_epochs_and_at_the_end(logge
 
 def test_the_digits_stand_beside_what_the_network_makes_of_them(logged, digits):
     model, _, events = logged
-    images = digits.test_images[: board.N_DIGITS]
+    images = digits.test_images[: tensorboard.N_DIGITS]
     with torch.no_grad():
         transformed = model.eval().transform(images)
     first, *_, last = (picture(event) for event in events.Images(DIGITS))
@@ -73,7 +71,7 @@ def test_the_mean_of_each_class(logged, digits):
     model, _, events = logged
     before = digits.pixels(digits.test_images)
     with torch.no_grad():
-        after = stn.homography_warp(before, model.homography(digits.test_images), "background")
+        after = warps.homography_warp(before, model.homography(digits.test_images), "background")
     means = [images[digits.test_labels == digit].mean((0, 1)) for images in (before, after) for digit in range(10)]
     expected = np.kron(figures.grid_of(torch.stack(means), columns=10), np.ones((2, 2)))
     assert np.abs(picture(events.Images(MEANS)[0]) - expected).max() < 0.005
@@ -93,7 +91,7 @@ def test_scalars_of_classes_and_speed(logged, digits):
 
 def test_the_transforms_parameters(logged, digits):
     model, _, events = logged
-    factors = stn.factors(measures.homographies(model.eval(), digits.test_images))
+    factors = warps.factors(measures.homographies(model.eval(), digits.test_images))
     assert sorted(events.Tags()["histograms"]) == sorted(
         [
             *("Transform/rotation (degrees)", "Transform/scale x", "Transform/scale y", "Transform/shear"),
@@ -109,7 +107,7 @@ def test_the_transforms_parameters(logged, digits):
         14 * factors["translation x"].max().item(), rel=1e-5
     )
     total = 0
-    for name, share in stn.shares(factors).items():
+    for name, share in warps.shares(factors).items():
         value = events.Scalars(f"Transform share/{name}")[-1].value
         assert value == pytest.approx(100 * share.mean().item(), rel=1e-3)
         total += value

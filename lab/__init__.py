@@ -1,0 +1,1 @@
+"""The laboratory in which experiments are run, kept and compared: nothing here imports torch."""
