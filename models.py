@@ -14,13 +14,13 @@ from stn import fast_conv, warps
 
 
 def convolve_and_pool(conv1, conv2, x):
-    """Two convolutions, each followed by 2×2 max pooling and ReLU; the plain form of `fast.convolve_and_pool`."""
+    """Compute two convolutions, each with 2×2 max pooling and ReLU; the plain form of that in stn/fast_conv.py."""
     x = F.relu(F.max_pool2d(conv1(x), 2))
     return F.relu(F.max_pool2d(conv2(x), 2))
 
 
 def dropout_mask(x):
-    """0 or 2 with equal probability, in the shape of x: dropout of one half (F.dropout takes 1 % of a step longer)."""
+    """Draw 0 or 2 with equal probability in the shape of x: dropout of one half (F.dropout takes 1 % of a step more)."""
     return torch.randint(0, 2, x.shape, dtype=x.dtype, device=x.device).mul_(2)
 
 
@@ -29,12 +29,12 @@ class Net(nn.Module):
 
     The keyword arguments are what the experiments vary: the kind of convolution in each part; whether there is a
     transformer at all (without one there is no localisation network either, so no parameter is ever dead); what it
-    reads outside of the image (`padding`, see warps.py); and how often it looks. With several `passes` the same
+    reads outside of the image (`padding`, see stn/warps.py); and how often it looks. With several `passes` the same
     localisation network sees the image as it is warped so far, its answer is composed with those before, and the
     original image is warped again (inverse compositional STN, arXiv 1612.03897).
     """
 
-    repeatable = True  # the same operations whatever the values: train.py records a step once and repeats it
+    repeatable = True  # the same operations whatever the values: stn/step.py records a step once and repeats it
     plain = False  # True computes the convolutions as they are usually written: the same function, slower on a CPU
     transform_identity = warps.AFFINE_IDENTITY
 
@@ -70,20 +70,20 @@ class Net(nn.Module):
                 self.loc_fc2.bias.copy_(torch.tensor(self.transform_identity))
 
     def features(self, conv1, conv2, x):
+        """Compute both convolutions of a part with their pooling: (B, 1, 28, 28) -> (B, C, h, w)."""
         # A GPU has its own way with small convolutions, and a layer of another kind is called as it is.
-        use_fast = (
-            x.device.type == "cpu" and not self.plain and fast_conv.can_compute(conv1) and fast_conv.can_compute(conv2)
-        )
+        on_cpu = x.device.type == "cpu" and not self.plain
+        use_fast = on_cpu and fast_conv.can_compute(conv1) and fast_conv.can_compute(conv2)
         return (fast_conv.convolve_and_pool if use_fast else convolve_and_pool)(conv1, conv2, x)
 
     def localise(self, x):
-        """One look at each image: (B, 1, 28, 28) -> parameters (B, 6) of an affine map, or (B, 8) of a homography."""
+        """Look once at each image: (B, 1, 28, 28) -> parameters (B, 6) of an affine map, or (B, 8) of a homography."""
         x = self.features(self.loc_conv1, self.loc_conv2, x)  # (B, 10, 3, 3)
         x = F.relu(self.loc_fc1(x.flatten(1)))  # (B, 32)
         return self.loc_fc2(x)
 
     def homography(self, x):
-        """The transform of each image, (B, 1, 28, 28) -> (B, 3, 3), destination to source (see warps.py).
+        """Return the transform of each image, (B, 1, 28, 28) -> (B, 3, 3), destination to source (see stn/warps.py).
 
         It maps points of the transformed image to the image, `stn.map_points(model.homography(x), points)`, and its
         inverse the other way. An affine one has (0, 0, 1) as its last row; without a transformer it is the identity.
@@ -96,7 +96,7 @@ class Net(nn.Module):
         return total
 
     def transform(self, x):
-        """The images as the classifier sees them: (B, 1, 28, 28) -> (B, 1, 28, 28)."""
+        """Warp the images as the classifier sees them: (B, 1, 28, 28) -> (B, 1, 28, 28)."""
         if self.bypass_localisation:
             return x
         if self.passes == 1 and self.transform_identity == warps.AFFINE_IDENTITY:
@@ -104,7 +104,7 @@ class Net(nn.Module):
         return warps.homography_warp(x, self.homography(x), self.padding)
 
     def classify(self, x):
-        """(B, 1, 28, 28) -> log-probabilities (B, 10)."""
+        """Read the images: (B, 1, 28, 28) -> log-probabilities (B, 10)."""
         x = self.features(self.conv1, self.conv2, x)  # (B, 20, 4, 4)
         if self.training:  # whole maps (Dropout2d); the recipe's place before the pooling gives the same numbers
             x = x * dropout_mask(x[:, :, :1, :1])
@@ -142,6 +142,6 @@ class Net_CoordConv(Net):
 
 
 class Net_CoordConv_Homography(Net_CoordConv):
-    """`Net_CoordConv` whose transformer is a homography with eight free numbers (see `stn.homography_warp`)."""
+    """`Net_CoordConv` whose transformer is a homography with eight free numbers (see stn/warps.py)."""
 
     transform_identity = warps.HOMOGRAPHY_IDENTITY

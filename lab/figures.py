@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from PIL import Image
 
-from lab.files import whole
+from lab.files import atomic_write
 
 # Colour-blind-safe (Okabe and Ito), in an order whose lightness also differs in print.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
@@ -17,7 +17,7 @@ COLUMNS, GAP, MARGIN = 8, 2, 8  # of a grid of digits: digits a row, pixels betw
 
 
 def save(figure, path):
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
 
 
@@ -89,7 +89,7 @@ def save_animation(pictures, path, seconds_per_picture=0.3):
     """Figures of one size as an animated GIF that stays on the last one for a while."""
     images = [Image.fromarray(pixels(picture)).quantize(64) for picture in pictures]
     durations = [1000 * seconds_per_picture] * (len(images) - 1) + [3000]
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         images[0].save(temporary, format="gif", save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 

@@ -10,13 +10,12 @@ import subprocess
 import time
 from pathlib import Path
 
+from lab.settings import ClusterError, in_starting_order
+
+ROOT = Path(__file__).resolve().parent.parent
 SLURM = {"job_name": "stn", "time": 120, "cpus_per_task": 1}  # unless --slurm says otherwise; the time is in minutes
 SECONDS_BETWEEN_LOOKS = 1.0
 MAX_TIMEOUTS = 1000  # a job whose time is up goes on where it was, so it may be started again as often as it needs
-
-
-class ClusterError(Exception):
-    """Jobs cannot be submitted; the message says why and what to do."""
 
 
 class Resumable:
@@ -42,9 +41,9 @@ class Resumable:
 
 
 def new_executor(options):
-    """submitit's executor for `options.executor`: of Slurm, or its own of this machine for tests. Raises ClusterError.
+    """Return submitit's executor for `options.executor`: of Slurm, or its own of this machine, for tests.
 
-    options.slurm: pairs of a parameter of submitit's SlurmExecutor and its value.
+    options.slurm: parameters of submitit's SlurmExecutor by name. Raise ClusterError.
     """
     try:
         import submitit
@@ -64,7 +63,7 @@ def new_executor(options):
             "call it where sbatch works, or leave the option out to train here"
         )
     executor = submitit.SlurmExecutor(folder, max_num_timeout=MAX_TIMEOUTS)
-    parameters = SLURM | ({"array_parallelism": options.jobs} if options.jobs else {}) | dict(options.slurm)
+    parameters = SLURM | ({"array_parallelism": options.jobs} if options.jobs else {}) | options.slurm
     if type(parameters["time"]) is not int:
         raise ClusterError(f"--slurm time={parameters['time']}: a whole number of minutes is needed")
     try:
@@ -75,15 +74,16 @@ def new_executor(options):
 
 
 def run_all(executor, train_job, jobs, options, display):
-    """Submit the jobs, in the given order, and wait for them; sets the status of each.
+    """Submit the jobs, the costliest first, and wait for them; set the status of each.
 
     train_job: called as train_job(job, options) in a process of its own, on another machine; returns ("finished", the
         results) or ("failed", why).
     """
     import submitit
 
+    jobs = in_starting_order(jobs)
     # The jobs start in the present folder, which need not be the one that the modules are in.
-    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     try:
         with submitit.helpers.environment_variables(PYTHONPATH=path):
             submitted = executor.map_array(Resumable(train_job, options), jobs)
@@ -96,14 +96,10 @@ def run_all(executor, train_job, jobs, options, display):
             for task, job in [pair for pair in waiting if pair[0].done()]:
                 waiting.remove((task, job))
                 try:
-                    kind, content = task.result()
+                    job.conclude(*task.result())
                 except Exception:  # submitit's, with the whole log in it; what the run itself may raise is a result
-                    kind, content = "failed", f"job {task.job_id} ended without a result, see {task.paths.stderr}"
-                if kind == "finished":
-                    job.status, job.results = "finished", content
-                else:
-                    job.status = f"failed: {content}"
-                display.end(job)
+                    job.conclude("failed", f"job {task.job_id} ended without a result, see {task.paths.stderr}")
+                display.end(job.name, job.n_epochs, job.status)
             time.sleep(SECONDS_BETWEEN_LOOKS if waiting else 0)
     finally:  # after an interrupt; nothing is left otherwise
         for _, job in waiting:

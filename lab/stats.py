@@ -11,6 +11,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 FEWEST_FOR_BOOTSTRAP = 50  # with fewer values BCa intervals are too short: see tests/test_stats.py
+SKEWED = 2  # standard errors of the skewness from which on values are told by median and range
 FEWEST_FOR_TEST = 6  # with five pairs the smallest possible p-value is 2/32 = 0.0625
 EXACT_UP_TO = 16  # pairs: 65,536 combinations of signs
 
@@ -30,7 +31,7 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values):
-    """`Interval` of the mean: by Student's t, from 50 values on by the BCa bootstrap (Efron 1987), as SciPy has them.
+    """Return the `Interval` of the mean: by Student's t, from 50 values on by the BCa bootstrap (Efron 1987).
 
     The bootstrap's random numbers are always the same.
     """
@@ -49,18 +50,30 @@ def mean_interval(values):
     return Interval(mean, *map(float, result.confidence_interval), "BCa bootstrap")
 
 
+def is_skewed(values):
+    """Tell whether values are so one-sided that their mean with an interval would mislead, from three values on.
+
+    The sample skewness is compared with its standard error under normality (Fisher 1930).
+    """
+    n = len(values)
+    if n < 3 or np.ptp(values) == 0:
+        return False
+    standard_error = math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))
+    return bool(abs(stats.skew(values, bias=False)) > SKEWED * standard_error)
+
+
 class Comparison(NamedTuple):
     """Paired differences: one experiment minus another, run by run."""
 
     differences: dict  # {run: difference}
     interval: Interval  # of their mean
-    p_value: float | None  # two-sided, by sign flips; None with fewer than six pairs
+    p_value: float | None  # two-sided, by sign flips, corrected within its family; None where it could not be small
     wins: int  # runs in which the difference is above 0
     losses: int  # below 0
 
 
 def compare(first, second):
-    """`Comparison` of two experiments' values by run, {run: value}, over the runs that both have; None without any."""
+    """Compare two experiments' values by run, {run: value}, over the runs that both have; return None without any."""
     differences = {run: first[run] - second[run] for run in sorted(first.keys() & second.keys())}
     if not differences:
         return None
@@ -69,8 +82,21 @@ def compare(first, second):
     return Comparison(differences, mean_interval(values), sign_flip_p_value(values), wins, losses)
 
 
+def corrected(family):
+    """Correct the p-values of a family, {key: Comparison}, by Holm; without any where the family has too few pairs.
+
+    A test that could not be significant whatever the runs did is no test.
+    """
+    tested = [comparison for comparison in family.values() if comparison.p_value is not None]
+    fewest = min((len(comparison.differences) for comparison in tested), default=0)
+    if smallest_p_value(fewest, len(tested)) > 1 - CONFIDENCE:
+        return {key: comparison._replace(p_value=None) for key, comparison in family.items()}
+    adjusted = holm([comparison.p_value for comparison in family.values()])
+    return {key: family[key]._replace(p_value=p) for key, p in zip(family, adjusted, strict=True)}
+
+
 def sign_flip_p_value(differences):
-    """Two-sided p-value of the mean of paired differences, None with fewer than six pairs.
+    """Return the two-sided p-value of the mean of paired differences, None with fewer than six pairs.
 
     If nothing distinguished the two, each difference could as well have had the other sign. Exact up to 16 pairs, by
     9,999 random choices of signs beyond.
@@ -89,12 +115,12 @@ def sign_flip_p_value(differences):
 
 
 def smallest_p_value(n_pairs, n_comparisons):
-    """The smallest p-value that sign flips of so many pairs can give after Holm's correction of so many comparisons."""
+    """Return the smallest p-value that so many pairs can give after Holm's correction of so many comparisons."""
     return min(1.0, n_comparisons * 2 ** (1 - n_pairs))
 
 
 def holm(p_values):
-    """p-values of a family of comparisons -> the same after Holm's correction (1979); None stays None and apart."""
+    """Correct the p-values of a family of comparisons by Holm's method (1979); None stays None and apart."""
     order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted, largest = list(p_values), 0.0
     for rank, (p, index) in enumerate(order):
@@ -112,7 +138,7 @@ class Variance(NamedTuple):
 
 
 def variance_split(correct):
-    """`Variance` of (runs, images) booleans, at least two runs: whether the image was recognised.
+    """Split the variance of (runs, images) booleans, at least two runs: whether the image was recognised.
 
     If an image i is recognised with probability p_i in every run, independently, the number of correct images has the
     variance Σ p_i (1 - p_i), which is estimated from how often runs disagree on each image (Jordan, arXiv 2304.01910).
@@ -130,13 +156,13 @@ def variance_split(correct):
 
 
 def steps(correct, n_last=None):
-    """The sizes of the changes from one epoch to the next, over the last `n_last` changes (all if None)."""
+    """Return the sizes of the changes from one epoch to the next, over the last `n_last` changes (all if None)."""
     sizes = np.abs(np.diff(correct)).tolist()
     return sizes if n_last is None else sizes[-n_last:]
 
 
 def prediction_limits(values):
-    """Where one more value would lie with 95 % probability, were they normally distributed; at least two values."""
+    """Return where one more value would lie with 95 % probability, were they normal; at least two values."""
     n = len(values)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) * math.sqrt(1 + 1 / n)
     return float(np.mean(values) - half), float(np.mean(values) + half)

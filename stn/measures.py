@@ -1,15 +1,14 @@
-"""How good the transforms of a network are: numbers for results.json, and the statistics that figures.py draws."""
+"""What a transformer does to the digits: numbers for results.json, and the statistics that lab/figures.py draws."""
 
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from stn import data as mnist
-from stn import warps
+from stn import perspective, warps
 
-CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image's frame, in the coordinates of warps.py
-# Of test images: large because fast.py rearranges its weights once per batch (and splits it), and to keep a GPU busy.
+# Of test images: large because fast_conv.py rearranges its weights once per batch (and splits it), and to keep a GPU
+# busy.
 TEST_BATCH_SIZE = {"cpu": 500, "cuda": 2500}
 PAIRS = 2000  # test images of which a second distorted copy is made
 
@@ -28,19 +27,20 @@ def batches(tensor):
 
 
 def has_transformer(model):
-    """Whether `model` has a method `homography`, as those in models.py, and uses it."""
+    """Tell whether `model` has a method `homography`, as those in models.py, and uses it."""
     return hasattr(model, "homography") and not getattr(model, "bypass_localisation", False)
 
 
 def confusion(labels, predictions, n_classes=10):
-    """How often images of each class, by row, were taken for each class, by column: two of (N,) -> a list of lists."""
+    """Count how often images of each class, by row, were taken for each class, by column: two of (N,) -> lists."""
     counts = torch.bincount(labels * n_classes + predictions, minlength=n_classes**2)
     return counts.view(n_classes, n_classes).tolist()
 
 
 def class_statistics(pairs, n_classes=10):
-    """Mean and variance of each pixel in each class, of images in batches: pairs ((B, 1, H, W), labels (B,)), ... ->
-    two of (n_classes, H, W) on the CPU. Those of a class without images are 0.
+    """Return mean and variance of each pixel in each class, two of (n_classes, H, W) on the CPU.
+
+    pairs: images in batches with their labels, ((B, 1, H, W), (B,)), ... A class without images has zeros.
     """
     counts = sums = squares = 0
     for images, labels in pairs:
@@ -54,15 +54,19 @@ def class_statistics(pairs, n_classes=10):
 
 
 def mean_over_images(statistic, labels):
-    """One of the `class_statistics` averaged over pixels and images, a scalar tensor; of the variance: how far a pixel
-    is from its class's mean."""
+    """Average one of the `class_statistics` over pixels and images, to a scalar tensor.
+
+    Of the variance: how far a pixel is from the mean of its class.
+    """
     shares = torch.bincount(labels, minlength=len(statistic)).cpu() / len(labels)
     return (statistic.mean((1, 2)) * shares).sum()
 
 
 def ink_kept(pairs):
-    """The share of the sum of all pixels for which the transformed images have a place, of images in batches: pairs
-    ((B, 1, H, W), homographies (B, 3, 3)), ..."""
+    """Return the share of the sum of all pixels for which the transformed images have a place.
+
+    pairs: images in batches with their homographies, ((B, 1, H, W), (B, 3, 3)), ...
+    """
     kept = ink = 0
     for images, homographies in pairs:
         numerators, denominators = warps.sources(torch.linalg.inv_ex(homographies).inverse, *images.shape[2:])
@@ -72,13 +76,13 @@ def ink_kept(pairs):
 
 
 def frames(homographies, size=28):
-    """Where in the image the corners of the transformed image lie: (N, 3, 3) -> (N, 4, 2), (x, y) in pixels."""
-    corners = torch.tensor(CORNERS).to(homographies).expand(len(homographies), 4, 2)
+    """Map the corners of the transformed image into the image: (N, 3, 3) -> (N, 4, 2), (x, y) in pixels."""
+    corners = torch.tensor(warps.CORNERS).to(homographies).expand(len(homographies), 4, 2)
     return warps.to_pixels(warps.map_points(homographies, corners), size, size)
 
 
 def corner_distance(first, second):
-    """How far apart the same corners land in two images: (N, 3, 3), (N, 3, 3) -> (N,), in pixels, the mean of four.
+    """Return how far apart the same corners land in two images, in pixels: (N, 3, 3), (N, 3, 3) -> (N,), means of four.
 
     Both homographies map points of such an image (destination) to the undistorted digit, whose corners are meant.
     """
@@ -88,7 +92,7 @@ def corner_distance(first, second):
 
 @torch.inference_mode()
 def homographies(model, images):
-    """`model.homography` of all images, in batches: (N, 3, 3)."""
+    """Return `model.homography` of all images, computed in batches: (N, 3, 3)."""
     return torch.cat([model.homography(batch) for batch in batches(images)])
 
 
@@ -135,14 +139,14 @@ def of_transformer(model, data):
 
 
 def corner_distances(model, data, transforms):
-    """{"corner_distance_before": …, "corner_distance_after": …}, from `transforms` of the first test images."""
+    """Return {"corner_distance_before": …, "corner_distance_after": …}, from `transforms` of the first test images."""
     n = len(transforms)
     first, second = (
-        mnist.perspective_homographies(len(data.test_labels), mnist.TEST_SEED, copy)[:n].to(transforms)
+        perspective.perspective_homographies(len(data.test_labels), perspective.TEST_SEED, copy)[:n].to(transforms)
         for copy in (0, 1)
     )
     images = torch.empty_like(data.test_images[:n])
-    mnist.distort(data.clean.test_images[:n], second, images)
+    perspective.distort(data.clean.test_images[:n], second, images)
     distances = {
         "before": corner_distance(first, second),
         "after": corner_distance(first @ transforms, second @ homographies(model, images)),

@@ -37,10 +37,10 @@ LAYOUT = {  # tags are regular expressions there
 
 
 def open_writer(folder, epochs):
-    """The writer of a run of which `epochs` are complete.
+    """Return the writer of a run of which `epochs` are complete.
 
-    What was logged without being completed is dropped: by TensorBoard when it reads `purge_step`, or here, if it is
-    all that there is.
+    Drop what was logged without being completed: TensorBoard does when it reads `purge_step`; if it is all that there
+    is, its file is deleted.
     """
     for path in folder.glob("events.out.tfevents.*") if epochs == 0 else ():
         path.unlink()
@@ -95,8 +95,8 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
 
 
 def hyperparameters(settings, model):
-    """The columns of a run in TensorBoard's table: its settings, the arguments of the network among them."""
-    values = {name: settings[name] for name in settings if name not in ("experiment_name", "state_dict")}
+    """Return the columns of a run in TensorBoard's table: its settings, the arguments of the network among them."""
+    values = {name: settings[name] for name in settings if name not in ("experiment_name", "format", "weights_signature")}
     defaults = {name: p.default for name, p in inspect.signature(type(model)).parameters.items()}
     defaults = {name: value for name, value in defaults.items() if isinstance(value, bool | int | float | str)}
     arguments = defaults | values.pop("arguments")

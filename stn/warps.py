@@ -15,6 +15,7 @@ import torch.nn.functional as F
 AFFINE_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 HOMOGRAPHY_IDENTITY = (*AFFINE_IDENTITY, 0.0, 0.0)
 PADDINGS = ("zeros", "background")
+CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image, clockwise from the upper left
 # The third homogeneous coordinate of a source point is bounded from below: where it is 0 the point is infinitely far
 # away, and where it is negative, behind the observer. At 0.1 it is ten times as far away as the numerators say.
 SMALLEST_DENOMINATOR = 0.1
@@ -37,7 +38,7 @@ def homography_warp(images, matrices, padding="zeros"):
 
 
 def sources(matrices, height, width):
-    """The source of every pixel in homogeneous coordinates: (B, 3, 3) -> x and y (B, H·W, 2), the third (B, H·W, 1)."""
+    """Map every pixel to its homogeneous source: (B, 3, 3) -> x and y, (B, H·W, 2), and the third, (B, H·W, 1)."""
     grids = affine_grids(height, width, matrices.dtype, matrices.device)
     numerators = (matrices[:, :2].flatten(1) @ grids).view(len(matrices), -1, 2)
     denominators = matrices[:, 2] @ grids[:3, ::2]  # these three rows are x, y and 1 of every pixel
@@ -45,7 +46,7 @@ def sources(matrices, height, width):
 
 
 def bounded(matrices, height, width):
-    """Which homographies have a denominator that `homography_warp` bounds: (B, 3, 3) -> (B,)."""
+    """Tell which homographies have a denominator that `homography_warp` bounds: (B, 3, 3) -> (B,)."""
     return (sources(matrices, height, width)[1] < SMALLEST_DENOMINATOR).any(1).squeeze(1)
 
 
@@ -63,7 +64,7 @@ def sample(images, grid, padding):
 @lru_cache
 @torch.inference_mode(False)
 def affine_grids(height, width, dtype, device):
-    """The sampling grid of each of the six parameters alone, (6, H·W·2): affine_grid(theta) is theta @ this.
+    """Return the sampling grid of each of the six parameters alone, (6, H·W·2): affine_grid(theta) is theta @ this.
 
     F.affine_grid multiplies 784 × 3 by 3 × 2 for every image; as one product for the batch it takes a sixth of that.
     """
@@ -72,12 +73,12 @@ def affine_grids(height, width, dtype, device):
 
 
 def matrix(theta):
-    """(B, 6) or (B, 8) -> (B, 3, 3): the entries row by row; those that are not given are 0, and the last one 1."""
+    """Fill matrices row by row, (B, 6) or (B, 8) -> (B, 3, 3); entries that are not given are 0, and the last one 1."""
     return F.pad(F.pad(theta, (0, 8 - theta.shape[1])), (0, 1), value=1.0).view(-1, 3, 3)
 
 
 def map_points(matrices, points):
-    """Where points of the output lie in the input: homographies (B, 3, 3), points (B, N, 2) -> (B, N, 2).
+    """Map points of the output to the input: homographies (B, 3, 3), points (B, N, 2) -> (B, N, 2).
 
     With `torch.linalg.inv(matrices)` it maps points of the input to the output. A point on the line that a
     homography sends to infinity becomes infinite or NaN.
@@ -87,7 +88,7 @@ def map_points(matrices, points):
 
 
 def factors(matrices):
-    """Homographies (B, 3, 3) as products of simple maps: {name of a parameter: its values (B,)}.
+    """Take homographies (B, 3, 3) apart into simple maps: {name of a parameter: its values (B,)}.
 
     A homography, scaled so that its last entry is 1, is
 
@@ -117,7 +118,7 @@ def factors(matrices):
 
 
 def shares(factors):
-    """The share of each part in the transforms: {name of a part: (B,)}, which sum to 1, or are all 0 for an identity.
+    """Return the share of each part in the transforms, {name of a part: (B,)}: they sum to 1, or are 0 for an identity.
 
     A part weighs as much as it moves the points of the image by itself: the root mean square of their way, over the
     square from -1 to 1 (perspective: to first order). `factors` may lack perspective; then so do the shares.
@@ -137,10 +138,10 @@ def shares(factors):
 
 
 def to_normalised(pixels, height, width):
-    """Points (..., 2) in pixels, (x, y) from the centre of the first pixel -> the normalised coordinates used here."""
+    """Convert points (..., 2) from pixels, (x, y) from the centre of the first pixel, to the coordinates used here."""
     return (pixels + 0.5) * 2 / pixels.new_tensor((width, height)) - 1
 
 
 def to_pixels(points, height, width):
-    """The inverse of `to_normalised`."""
+    """Convert points (..., 2) from the coordinates used here to pixels, the inverse of `to_normalised`."""
     return (points + 1) * points.new_tensor((width, height)) / 2 - 0.5

@@ -1,30 +1,26 @@
 """A small part of the real MNIST, a way to call the scripts as a user does, and a record of the faults tried."""
 
-import gzip
-import json
 import os
-import platform
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
+from lab import results
 from lab.files import write_json
-from stn import data
+from lab.folder import provenance
+from stn import data, mnist
 
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # machines here are noisy
 hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = {"train": 640, "t10k": 500}
 FAULTS = {}  # kind of fault: {"tried", "survived", "seconds": the longest until it was told}
 
 
@@ -40,13 +36,9 @@ def pytest_configure(config):
 
 def pytest_sessionfinish(session):
     if path := session.config.getoption("--save-faults"):
-        import train
-
         command = " ".join(["python -m pytest", *session.config.invocation_params.args])
-        versions = {"python": platform.python_version(), "torch": version("torch")}
         faults = {kind: row | {"seconds": round(row["seconds"], 2)} for kind, row in FAULTS.items()}
-        machine = {"device_name": train.processor_name(), "versions": versions, "git_commit": train.git_commit()}
-        write_json(path, {"command": command, **machine, "faults": faults})
+        write_json(path, {"command": command, **provenance(), "faults": faults})
 
 
 @pytest.fixture(scope="session")
@@ -94,11 +86,8 @@ def ordinary_user():
 
 def few_digits(folder):
     """Write the first few hundred images of MNIST into `folder`, as four IDX files."""
-    for name in data.MNIST_MD5:
-        content = gzip.decompress((ROOT / "data" / "MNIST" / "raw" / f"{name}.gz").read_bytes())
-        n = SIZES[name.partition("-")[0]]
-        header, item = (16, 784) if "images" in name else (8, 1)
-        (folder / name).write_bytes(content[:4] + struct.pack(">I", n) + content[8 : header + n * item])
+    arrays = mnist.read_mnist()
+    mnist.write_idx(folder, [array[:n] for array, n in zip(arrays, (640, 640, 500, 500), strict=True)])
 
 
 @pytest.fixture(scope="session")
@@ -114,8 +103,9 @@ def digits(idx_folder):
 
 
 def results_of(name, correct, total=1000, **changes):
-    """A results.json as `train` writes it, of a run with these numbers of correct test images by epoch."""
-    epoch = {"train_loss": 0.1, "test_loss": 0.1, "train_seconds": 10.0, "seconds": 12.0}
+    """Return results as `train` writes them, of a run with these numbers of correct test images by epoch."""
+    epoch = {"train_loss": 0.1, "test_loss": 0.1}
+    epoch |= {"train_seconds": 10.0, "test_seconds": 1.0, "log_seconds": 0.5, "other_seconds": 0.5}
     history = [
         {"epoch": number, **epoch, "test_correct": n, "test_accuracy": 100 * n / total}
         for number, n in enumerate(correct, 1)
@@ -125,7 +115,7 @@ def results_of(name, correct, total=1000, **changes):
     return {
         **{"experiment_name": name, "avg_test_loss": 0.1, "test_accuracy": 100 * correct[-1] / total},
         **{"test_correct": correct[-1], "test_total": total, "n_epochs": len(correct), "run": int(name[11:13])},
-        **{"arguments": {}, "data": {"name": "few"}, "device_name": "a machine", "live_parameters": 27360},
+        **{"arguments": {}, "data": {"name": "few"}, "device_name": "a machine", "trainable_parameters": 27360},
         **{"versions": {"torch": "2"}, "git_commit": "a" * 40, "seconds": 12.0 * len(correct), "transformer": None},
         **{"plain_convolutions": False, "history": history, "confusion_matrix": matrix},
         "predictions": "0" * correct[-1] + "1" * (total - correct[-1]),
@@ -136,7 +126,7 @@ def results_of(name, correct, total=1000, **changes):
 def write_results(out, name, correct, **changes):
     folder = out / name
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(results_of(name, correct, **changes)))
+    results.write(folder / "results.json", results_of(name, correct, **changes))
     return folder / "results.json"
 
 

@@ -1,0 +1,44 @@
+"""What the command lines of the scripts have in common."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+
+def new_parser(docstring):
+    """Return a parser whose help is the script's docstring; options cannot be abbreviated."""
+    usage, _, rest = docstring.partition("\n\n")
+    return argparse.ArgumentParser(
+        description=usage, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+
+def parse(parser, arguments=None, repeatable=()):
+    """Parse the command line. An option that is given twice is an error: argparse would silently take the last."""
+    words = sys.argv[1:] if arguments is None else arguments
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    for option in given:
+        if given.count(option) > 1 and option not in repeatable:
+            parser.error(f"{option} is given twice")
+    return parser.parse_args(arguments)
+
+
+def check_numbers(parser, options, **limits):
+    """Exit with a message if a number is not from 1 to its limit: `runs=999` looks at options.runs, None passes."""
+    for name, limit in limits.items():
+        value = getattr(options, name)
+        if value is not None and not 1 <= value <= limit:
+            parser.error(f"--{name}: a whole number from 1 to {limit} is needed, not {value}")
+
+
+def check_parent(parser, options, name):
+    """Exit with a message if the folder of the file that an option names does not exist."""
+    if (path := getattr(options, name)) and not Path(path).resolve().parent.is_dir():
+        parser.error(f"--{name} {path}: there is no such folder")
+
+
+def end_with_the_reader():
+    """End quietly when nobody reads on what is printed (`| head`)."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -1,0 +1,159 @@
+"""Which runs belong together, which experiments are compared, and how: fixed before the runs, a family a question."""
+
+import itertools
+import json
+import re
+
+from lab.results import last, percentages
+from lab.settings import differences
+from lab.stats import compare, corrected, steps
+
+# Families of comparisons: (experiment, its partner, what the one has and the other has not). The p-values of a family
+# are corrected together.
+FAMILIES = {
+    "The seven": (
+        ("exp_02", "exp_01", "ten more epochs"),
+        ("exp_02", "exp_03", "the transformer"),
+        ("exp_04", "exp_03", "CoordConv in the classifier, without a transformer"),
+        ("exp_05", "exp_02", "CoordConv in the classifier"),
+        ("exp_06", "exp_02", "CoordConv in the localisation network"),
+        ("exp_07", "exp_02", "CoordConv in both"),
+    ),
+    "The swings": (
+        ("exp_20", "exp_02", "padding with the background"),
+        ("exp_21", "exp_02", "a slow localisation network"),
+        ("exp_22", "exp_02", "both"),
+    ),
+    "A homography on MNIST as it is": (
+        ("exp_08", "exp_02", "a homography, background and slow localisation"),
+        ("exp_08", "exp_22", "a homography alone"),
+        ("exp_09", "exp_08", "CoordConv in the classifier"),
+        ("exp_10", "exp_08", "CoordConv in the localisation network"),
+        ("exp_11", "exp_08", "CoordConv in both"),
+    ),
+    "In perspective, homography against affine": (
+        ("exp_14", "exp_13", "a homography instead of an affine transform"),
+        ("exp_16", "exp_17", "with four passes, a homography instead of an affine transform"),
+    ),
+    "In perspective, passes": (
+        ("exp_13", "exp_12", "one affine pass"),
+        ("exp_15", "exp_14", "a second pass of a homography"),
+        ("exp_16", "exp_15", "a third and a fourth pass"),
+        ("exp_17", "exp_13", "three more affine passes"),
+    ),
+    "In perspective, CoordConv": (
+        ("exp_18", "exp_14", "CoordConv in the localisation network"),
+        ("exp_19", "exp_16", "with four passes, CoordConv in the localisation network"),
+    ),
+}
+N_STEPS = 10  # the last changes from epoch to epoch that are looked at
+# What must be equal in runs that are compared: the code, the machine's kind, the form, the data.
+PROVENANCE = (
+    *("git_commit", "device", "device_name", "versions", "plain_convolutions", "batch_size", "threads", "data"),
+)
+# What may differ between runs of one experiment, and what a run has measured.
+OWN = {"run", "seed", "experiment_name", "weights_signature"}
+MEASURED = {"avg_test_loss", "test_correct", "seconds", "transformer", "history", "wrong"}
+MEASURED |= {"train_seconds", "test_seconds", "log_seconds", "other_seconds"}
+
+
+def groups(record):
+    """Return {experiment, its directory's name without the number of the run: {run: condensed results}}."""
+    found = {}
+    for name, run in record.items():
+        found.setdefault(re.sub(r"_run_\d+", "", name, count=1), {})[run["run"]] = run
+    return found
+
+
+def of_experiment(record, exp_id):
+    """Return {run: condensed results} of an experiment by its id; {} if there are none."""
+    return {run["run"]: run for name, run in record.items() if re.match(rf"{exp_id}_run_\d+", name)}
+
+
+def poolable(record):
+    """Return (the record without runs that must not be pooled with others of their experiment, [a line about each]).
+
+    The runs of an experiment belong together if they have the same settings, data, code and machine. Of several such
+    sets the largest is kept, of equal ones that with more epochs.
+    """
+    kept, complaints = {}, []
+    for name, runs in groups(record).items():
+        sets = {}
+        for run in runs.values():
+            settings = {key: value for key, value in run.items() if key not in OWN | MEASURED}
+            sets.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+        ranked = sorted(sets.items(), key=lambda item: (len(item[1]), item[1][0]["n_epochs"]), reverse=True)
+        kept |= {run["experiment_name"]: run for run in ranked[0][1]}
+        for settings, others in ranked[1:]:
+            what = ", ".join(differences(json.loads(settings), json.loads(ranked[0][0])))
+            numbers = ", ".join(f"{run['run']:02d}" for run in others)
+            complaints.append(f"{name}: run {numbers} left out, it has {what} (--pool keeps it)")
+    return {name: run for name, run in record.items() if name in kept}, complaints
+
+
+def provenance(run):
+    return {key: run.get(key) for key in PROVENANCE}
+
+
+def comparable(runs):
+    """Tell whether runs come from the same code on the same kind of machine and data."""
+    return len({json.dumps(provenance(run), sort_keys=True) for run in runs.values()}) <= 1
+
+
+def obstacle(record, pair, table):
+    """Say why two experiments must not be compared in pairs, or return None; each has runs of one kind (`poolable`).
+
+    table: {id: Experiment}.
+    """
+    ours, others = (next(iter(of_experiment(record, exp_id).values()), None) for exp_id in pair[:2])
+    if not ours or not others:
+        return None
+    different = [key for key, value in provenance(ours).items() if value != provenance(others)[key]]
+    epochs = [run["n_epochs"] for run in (ours, others)]
+    intended = [table[exp_id].epochs for exp_id in pair[:2]]
+    different += ["n_epochs"] * (epochs[0] != epochs[1] and epochs != intended)  # some differ by intention
+    return f"{pair[0]} and {pair[1]} are not compared: they differ in {', '.join(different)}" if different else None
+
+
+def obstacles(record, table):
+    """List a line about each pair of experiments that is there and must not be compared."""
+    pairs = dict.fromkeys(pair[:2] for family in FAMILIES.values() for pair in family)
+    return [f"{why} (--pool compares them)" for pair in pairs if (why := obstacle(record, pair, table))]
+
+
+def comparisons(record, family, table, value=last, pool=False):
+    """Return {pair of the family: Comparison} of those pairs that can be made, the p-values corrected."""
+    found = {}
+    for pair in family:
+        ours, others = (by_run(of_experiment(record, exp_id), value) for exp_id in pair[:2])
+        comparison = compare(ours, others)
+        if comparison and (pool or not obstacle(record, pair, table)):
+            found[pair] = comparison
+    return corrected(found)
+
+
+def by_run(runs, value):
+    return {number: value(run) for number, run in runs.items()}
+
+
+def last_steps(runs):
+    """List the changes of the number of correct test images between the last epochs, of all runs."""
+    return [size for run in runs.values() for size in steps(run["history"]["test_correct"], N_STEPS)]
+
+
+def falls(record, after=10):
+    """List the largest fall of each run from an epoch to the next, after so many epochs, the deepest first.
+
+    Each is (points, name, epoch, accuracy before, after, at the end); all runs must be longer than `after`.
+    """
+    found = []
+    for name, run in record.items():
+        values = percentages(run)
+        pairs = enumerate(itertools.pairwise(values), 2)
+        found += [max((a - b, name, epoch, a, b, values[-1]) for epoch, (a, b) in pairs if epoch > after)]
+    return sorted(found, reverse=True)
+
+
+def is_perspective(run):
+    """Tell whether a run is on MNIST in perspective."""
+    return "perspective_sigma" in run["data"]

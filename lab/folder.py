@@ -1,0 +1,156 @@
+"""The folder of a run: who works in it, in which state it is, and where its numbers come from.
+
+events.out.tfevents.*         TensorBoard, see stn/tensorboard.py
+settings.json                 what the run depends on, see lab/settings.py
+checkpoint.pt                 the state after the last complete epoch, see stn/checkpoint.py
+checkpoint_previous.pt        the one before, used if the last is damaged
+weights.pt                    the final state_dict
+confusion_matrix.png
+visualized_transformation.png, class_statistics.png  what the transformer does
+results.json                  written last: a run that has it is finished
+failed.txt                    instead of it: why the run failed, if its numbers are not finite
+"""
+
+import json
+import os
+import platform
+import subprocess
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lab import results
+from lab.files import check_room, remove_parts, write_text
+from lab.settings import FORMAT, RunError, differences
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy")
+WRITTEN = (  # `results.json` first: without it a run does not look finished; no checkpoint outlives its settings
+    *("results.json", "checkpoint.pt", "checkpoint_previous.pt", "failed.txt", "settings.json", "weights.pt"),
+    *("confusion_matrix.png", "class_statistics.png", "visualized_transformation.png", "transformation.gif"),
+    "events.out.tfevents.*",
+)
+DECISIVE = ("settings.json", "checkpoint.pt", "checkpoint_previous.pt", "results.json")  # a folder with one is a run's
+WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"
+
+
+class Locked(Exception):
+    """Another process works in the folder; the message says which."""
+
+
+@contextmanager
+def run_lock(folder):
+    """Work in `folder`, made if it is missing, as the only process; what killed ones left half-written is deleted.
+
+    The lock is the operating system's and ends with its process. Raise Locked, or OSError if there is no room to work.
+    """
+    check_room(folder)
+    lock = FileLock(folder / ".lock", timeout=0)
+    note = folder / ".holder"  # says who has the lock, for the message alone
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Locked(holder(note)) from None
+    try:
+        note.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
+        remove_parts(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def holder(note):
+    """Name the process that wrote `note`; one that is gone has no part in what happens now."""
+    with suppress(OSError, ValueError):
+        pid, host = note.read_text(encoding="utf-8").split()
+        if host == platform.node() and os.name == "posix":
+            with suppress(PermissionError):  # it is there, and another user's
+                os.kill(int(pid), 0)  # no signal, only the question whether it is there
+        return f"process {int(pid)} on {host}"
+    return "another process"
+
+
+def state_of(folder, settings):
+    """Return "new", "unfinished", "failed" or "finished". Raise RunError if `folder` holds a run with other settings.
+
+    settings: as `Settings.as_json` gives them.
+    """
+    if not any(os.path.exists(folder / name) for name in DECISIVE):
+        return "new"
+    there = read_settings(folder)
+    if there.get("format") != FORMAT:
+        raise RunError(f"{folder} is of another version of this program, or has no readable settings.json; {WAY_OUT}")
+    if different := differences(there, settings):
+        raise RunError(f"{folder} holds a run with {', '.join(different)}; {WAY_OUT}")
+    if (folder / "failed.txt").exists():
+        return "failed"
+    return "finished" if (folder / "results.json").exists() else "unfinished"
+
+
+def read_settings(folder):
+    """Return the content of settings.json, {} if it cannot be read."""
+    with suppress(OSError, ValueError, RecursionError):
+        content = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def read_results(folder):
+    """Return the content of results.json. Raise RunError if it is not what `train` has written."""
+    try:
+        return results.read(folder / "results.json")
+    except ValueError as error:
+        raise RunError(f"{folder / 'results.json'} is broken ({error}); {WAY_OUT}") from None
+
+
+def fail(folder, reason):
+    """Mark a run as failed, so that it is not continued as if nothing had happened, and raise RunError."""
+    write_text(folder / "failed.txt", reason)
+    raise RunError(failure(folder))
+
+
+def failure(folder):
+    """Say why the run in `folder` is marked as failed, and what to do."""
+    reason = (folder / "failed.txt").read_text(encoding="utf-8")
+    return f"{folder} failed: {reason}; {WAY_OUT}, to try again after the last good epoch, delete failed.txt"
+
+
+def remove_run(folder):
+    """Delete the files that a run writes into its folder, and nothing else."""
+    for pattern in WRITTEN:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def provenance(packages=PACKAGES, device_name=None):
+    """Return where numbers come from: the device's name, cores, versions, and the commit of this code."""
+    return {
+        "device_name": device_name or processor_name(),
+        "cores": available_cores(),
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit():
+    """The commit of this code, "-dirty" appended if a tracked file differs from it; None outside a repository."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def processor_name():
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def available_cores():
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

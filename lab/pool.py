@@ -1,0 +1,137 @@
+"""Many runs on this machine, by workers: processes to which the parent talks through pipes.
+
+The parent pickles calls into the standard input of a worker and reads from its standard output what it says of them.
+A worker makes one call after another, so that it imports torch once. It ends when its input does, that is with its
+parent, however that ends. One that dies costs the run that it was training: the next run gets a new worker.
+"""
+
+import os
+import pickle
+import queue
+import subprocess
+import threading
+import time
+from collections import deque
+
+from lab.settings import in_starting_order
+
+
+class WorkerDied(Exception):
+    """A worker has ended without an answer; the message has its exit code."""
+
+
+class Worker:
+    """A process that makes calls; `command` must lead to `serve`."""
+
+    def __init__(self, command):
+        # A session of its own: Ctrl-C reaches all processes of the terminal, and only the parent shall act on it.
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+
+    def call(self, name, *arguments, on_progress=None):
+        """Let the worker call one of its functions and return the answer, (kind, content). Raise WorkerDied."""
+        try:
+            pickle.dump((name, arguments), self.process.stdin)
+            self.process.stdin.flush()
+            while True:
+                kind, content = pickle.load(self.process.stdout)
+                if kind != "progress":
+                    return kind, content
+                on_progress(*content)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            raise WorkerDied(f"its process ended with exit code {self.process.wait()}") from None
+
+
+def serve(**functions):
+    """Make the calls that arrive on the standard input; the main function of a worker's process.
+
+    Each function takes the arguments of its call and `on_progress`, and returns (kind, content).
+    """
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what anybody prints must not get between the answers
+    calls = queue.SimpleQueue()
+
+    def answer(*content):
+        try:
+            pickle.dump(content, answers)
+            answers.flush()
+        except OSError:  # nobody listens any more
+            os._exit(1)
+
+    def receive():
+        with open(0, "rb", closefd=False) as stream:
+            while True:
+                try:
+                    calls.put(pickle.load(stream))
+                except (EOFError, pickle.UnpicklingError):  # the parent has ended, maybe while it wrote
+                    os._exit(1)
+
+    threading.Thread(target=receive, daemon=True).start()
+    while True:
+        name, arguments = calls.get()
+        answer(*functions[name](*arguments, on_progress=lambda *progress: answer("progress", progress)))
+
+
+def run_all(command, jobs, options, display, worker=None):
+    """Train the jobs with `options.jobs` workers, the costliest first; set the status of each.
+
+    worker: one that is there already and has nothing else to do.
+    """
+    waiting, workers, events = deque(in_starting_order(jobs)), {worker} - {None}, queue.SimpleQueue()
+
+    def work(worker):
+        """Let a worker train one job after another, in a thread of its own; the main thread does all the rest."""
+        while waiting:
+            try:
+                job = waiting.popleft()
+            except IndexError:  # another thread was faster
+                break
+            events.put((start, job))
+            try:
+                if worker is None:
+                    worker = Worker(command)
+                    workers.add(worker)
+                outcome = worker.call(
+                    "train", job, options, on_progress=lambda *at, job=job: events.put((progress, job, *at))
+                )
+            except (WorkerDied, OSError) as error:
+                outcome, worker = ("failed", str(error)), None
+            events.put((conclude, job, *outcome))
+        events.put(None)
+
+    def start(job):
+        job.status = "interrupted"  # unless it comes to its end
+        display.start(job.name, job.n_epochs)
+
+    def progress(job, *at):
+        display.progress(job.name, job.n_epochs, *at)
+
+    def conclude(job, kind, content):
+        job.conclude(kind, content)
+        display.end(job.name, job.n_epochs, job.status)
+
+    threads = [worker] + [None] * (min(options.jobs, len(jobs)) - 1)
+    try:
+        for first in threads:
+            threading.Thread(target=work, args=(first,), daemon=True).start()
+        while threads:
+            if event := events.get():
+                act, *content = event
+                act(*content)
+            else:
+                threads.pop()
+    finally:  # after an interrupt the workers are busy; they have nothing to do otherwise
+        waiting.clear()
+        end(workers)
+
+
+def end(workers):
+    """End workers: at once if they do nothing, else after a second at the latest."""
+    processes = [worker.process for worker in list(workers)]
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + 1
+    for process in processes:
+        try:
+            process.wait(timeout=max(0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()

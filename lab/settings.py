@@ -1,0 +1,151 @@
+"""Plain values: an experiment, the recipe of its training, one run, and all that the result of a run depends on."""
+
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+SEED = 123  # the original's; of run 01
+BATCH_SIZE = 64  # the tutorial's
+THREADS = 1  # results differ between thread counts, so it is pinned; the cores are used by running side by side
+FORMAT = 2  # of a run's folder: it counts up when files of an earlier version can no longer be read or continued
+OPTIMIZERS = ("sgd", "adam")
+
+
+class RunError(Exception):
+    """A run that cannot be made or went wrong; the message says which, why and what to do."""
+
+
+class ClusterError(Exception):
+    """Jobs cannot be submitted to a cluster; the message says why and what to do."""
+
+
+class Recipe(NamedTuple):
+    """How the weights move; by default as in the tutorial."""
+
+    optimizer: str = "sgd"  # plain, or "adam" with torch.optim.Adam's betas and eps
+    learning_rate: float = 0.01
+    localisation_rate: float = 0.01  # of the parameters whose names begin with "loc_"
+    localisation_norm: float | None = None  # clip the gradient of those to this norm
+    decay: bool = False  # let both rates fall to 0 along a half cosine, from epoch to epoch
+
+    def lr_scale(self, epoch, n_epochs):
+        """Return the factor of both rates in an epoch, 1 to n_epochs."""
+        return (1 + math.cos(math.pi * (epoch - 1) / n_epochs)) / 2 if self.decay else 1.0
+
+    def check(self):
+        """Raise ValueError if there is no such optimiser, or a rate or norm is not a positive number."""
+        rates = self.learning_rate, self.localisation_rate, self.localisation_norm or 1.0
+        if self.optimizer not in OPTIMIZERS or not all(0 < rate < math.inf for rate in rates):
+            raise ValueError(f"a recipe has positive numbers and one of {OPTIMIZERS}, not {self}")
+
+
+TUTORIAL = Recipe()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of a table of experiments; run `r` of it lives in <out>/<id>_run_<r>_<title>."""
+
+    id: str
+    title: str
+    model: str  # the name of a class in models.py
+    epochs: int
+    question: str
+    arguments: dict = field(default_factory=dict)  # of that class
+    recipe: Recipe = TUTORIAL
+    perspective: bool = False  # on MNIST in perspective (see stn/perspective.py) instead of as it is
+
+    def directory(self, run):
+        return f"{self.id}_run_{run:02d}_{self.title}"
+
+
+@dataclass
+class Settings:
+    """What the result of a run depends on. A run is only continued with the same."""
+
+    experiment_name: str
+    model: str  # the name of its class
+    arguments: dict  # that made it
+    weights_signature: str  # see `stn.checkpoint.weights_signature`
+    n_epochs: int
+    data: dict  # see `stn.data.Dataset.description`
+    run: int = 1
+    seed: int = SEED
+    recipe: Recipe = TUTORIAL
+    device: str = "cpu"  # its kind: "cpu" or "cuda"
+    plain_convolutions: bool = False  # see `models.Net.plain`
+    batch_size: int = BATCH_SIZE
+    threads: int = THREADS
+
+    def __post_init__(self):
+        """Raise RunError for a name that is no plain folder name, no epochs, or an impossible recipe."""
+        if not re.fullmatch(r"\w[\w.-]*", self.experiment_name):
+            raise RunError(f"an experiment's name is letters, digits, '_', '-' and '.', not {self.experiment_name!r}")
+        if self.n_epochs < 1:
+            raise RunError(f"{self.experiment_name}: at least one epoch is needed, not {self.n_epochs}")
+        try:
+            self.recipe.check()
+        except ValueError as error:
+            raise RunError(f"{self.experiment_name}: {error}") from None
+
+    def as_json(self):
+        """Return the content of settings.json: a flat dict, the recipe's fields among the others."""
+        content = {"format": FORMAT, **asdict(self), **self.recipe._asdict()}
+        del content["recipe"]
+        return json.loads(json.dumps(content))  # as it will be read again: a tuple is a list there
+
+
+def differences(there, here):
+    """List how settings `there`, read from a file, differ from `here`: ["n_epochs 2 instead of 3", ...]."""
+    return [
+        f"{key} {brief(there.get(key, 'unknown'))} instead of {brief(here.get(key, 'unknown'))}"
+        for key in here | there
+        if there.get(key) != here.get(key)
+    ]
+
+
+def brief(value):
+    """A value as text, cut short where it is long."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:50]} …"
+
+
+@dataclass
+class Job:
+    """One run of one experiment, and what became of it."""
+
+    experiment: Experiment
+    run: int
+    n_epochs: int
+    settings: Settings | None = None  # known when the network has been built once
+    status: str = "not started"  # then: skipped, finished, failed: why, interrupted
+    results: dict | None = None
+
+    @property
+    def name(self):
+        return self.experiment.directory(self.run)
+
+    @property
+    def seed(self):
+        """Run 01 has the original's. All experiments share the seed of a run, and so the order of its images."""
+        return SEED - 1 + self.run
+
+    @property
+    def cost(self):
+        """How long it takes beside others: one look at an image takes about as long as classifying it."""
+        arguments = self.experiment.arguments
+        return self.n_epochs * (1 if arguments.get("bypass_localisation") else 1 + arguments.get("passes", 1))
+
+    def conclude(self, kind, content):
+        """Take over an outcome: ("finished", the results) or ("failed", why)."""
+        if kind == "finished":
+            self.status, self.results = kind, content
+        else:
+            self.status = f"{kind}: {content}"
+
+
+def in_starting_order(jobs):
+    """Sort jobs by decreasing cost, so that no core waits long for a last one; equal ones keep their order."""
+    return sorted(jobs, key=lambda job: job.cost, reverse=True)
