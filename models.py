@@ -20,7 +20,7 @@ def convolve_and_pool(conv1, conv2, x):
 
 
 def dropout_mask(x):
-    """Draw 0 or 2 with equal probability in the shape of x: dropout of one half (F.dropout takes 1 % of a step more)."""
+    """Draw 0 or 2 with equal probability in the shape of x: dropout of one half (F.dropout costs 1 % of a step)."""
     return torch.randint(0, 2, x.shape, dtype=x.dtype, device=x.device).mul_(2)
 
 

@@ -22,52 +22,58 @@ draws <out>/<run>/transformation.gif: what the run's transformer did to test ima
 
 Both take a few seconds. The run `test` of train.py is left out; what cannot be read is named and passed over.
 
-    python plot.py --readme
+    python plot.py --docs             writes docs/results.md and all figures of the documentation from results/
+    python plot.py --record runs      keeps the runs in <out> as results/runs.json, if they are a complete set
 
-is for those who maintain this repository: it also condenses the runs, if they are complete sets, into results/, and
-redraws every figure and rewrites every table of the README from there.
+are for those who maintain this repository.
 
 Exit code 1 if there is no result at all, 2 for wrong usage.
 """
 
 import json
 import re
-import shutil
 import sys
 import textwrap
 from pathlib import Path
 
-from lab import figures, tables
-from lab.files import whole, write_json
-from lab.results import confusion_matrix, read_all
+from lab import cli, figures, tables
+from lab.comparison import (
+    FAMILIES,
+    comparable,
+    comparisons,
+    groups,
+    is_perspective,
+    obstacles,
+    of_experiment,
+    poolable,
+)
+from lab.files import write_json, write_text
+from lab.results import confusion_matrix, last, percentages, read_all
+from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
+from lab.settings import RunError
 from lab.stats import mean_interval
-from run_experiments import ALL, EXPERIMENTS, end_with_the_reader, new_parser, row_of
+from run_experiments import ALL, EXPERIMENTS
+
+# torch is imported late, by the functions that draw digits: the comparison does not wait for it.
 
 ROOT = Path(__file__).resolve().parent
-TUTORIAL = (98.69, "the tutorial's claim")  # its test accuracy in %
 CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 N_ANIMATED = 24  # digits
-# Without the transformer's own effect, beside which the others could not be seen.
-SMALL_PERSPECTIVE_PAIRS = [pair for pair in tables.ALL_PERSPECTIVE_PAIRS if pair[1] != "exp_12"]
-UNSHOWN = ("PerspectiveTrainLossCurves.png", "PerspectiveAccuracyCurves.png")  # in the README
-# The figures of single runs that the README shows: (record, experiment, file). They lie beside the runs of such a
-# record, the others are drawn from results/.
-SHOWN = (
-    ("runs", "exp_02", "visualized_transformation.png"),
-    ("perspective", "exp_14", "visualized_transformation.png"),
-    ("perspective", "exp_16", "visualized_transformation.png"),
-    ("perspective", "exp_16", "class_statistics.png"),
-    ("perspective", "exp_16", "transformation.gif"),
-)
+# The records in results/: the experiments of each, and those of which run 01 is shown, too.
+RECORDS = {
+    "runs": (tuple(row.id for row in EXPERIMENTS if row.id in ORIGINAL_ACCURACY), ("exp_02",)),
+    "transformers": (("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"), ()),
+    "perspective": (tables.PERSPECTIVE, ("exp_14", "exp_16")),
+}
+ANIMATED = ("exp_16",)  # in the documentation, with the statistics of its classes
+UNSHOWN = ("PerspectiveTrainLossCurves.png", "PerspectiveAccuracyCurves.png")  # there
 
 
-def of_perspective(run):
-    """Whether a run is on MNIST in perspective."""
-    return "perspective_sigma" in run["data"]
+# what is drawn
 
 
 def diagram(experiment):
-    """The block diagram of a row of the table."""
+    """Draw the block diagram of a row of the table."""
     passes = experiment.arguments.get("passes", 1)
     looks = f" × {passes}" if passes > 1 else ""
     return figures.network_diagram(
@@ -79,35 +85,40 @@ def diagram(experiment):
     )
 
 
-def accuracy_figure(record):
-    """The runs of every experiment as points, with mean and interval."""
+def value_rows(record, value=last):
+    """List each experiment for `figures.values_by_row`: its runs, mean and interval, and the original's value."""
     rows = []
-    for name, runs in tables.groups(record).items():
-        values = [tables.last(run) for run in runs.values()]
-        mean, low, high, _ = mean_interval(values)
-        rows.append((label(name), values, mean, low, high, tables.ORIGINAL.get(name[:6])))
-    clean = not any(map(of_perspective, record.values()))
-    return figures.values_by_row(rows, "test accuracy in %, last epoch", TUTORIAL if clean else None)
+    for name, runs in groups(record).items():
+        values = [value(run) for run in runs.values()]
+        rows.append((label(name), values, *mean_interval(values)[:3], ORIGINAL_ACCURACY.get(name[:6])))
+    return rows
+
+
+def accuracy_figure(record):
+    """Draw the runs of every experiment as points, with mean and interval."""
+    clean = not any(map(is_perspective, record.values()))
+    line = (TUTORIAL_ACCURACY, "the tutorial's claim") if clean else None
+    return figures.values_by_row(value_rows(record), "test accuracy in %, last epoch", line)
 
 
 def differences_figure(record, pairs, pool=False):
-    """Every pair of runs as a point, with mean and interval, around zero; None if there is no pair."""
+    """Draw every pair of runs as a point, with mean and interval, around zero; None if there is no pair."""
     rows = [
         (f"{pair[2]}\n({pair[0]} − {pair[1]})", list(comparison.differences.values()), *comparison.interval[:3], None)
-        for pair, comparison, _ in tables.comparisons(record, pairs, pool=pool)
+        for pair, comparison in comparisons(record, pairs, ALL, pool=pool).items()
     ]
     xlabel = "change of the test accuracy in points, last epoch"
     return figures.values_by_row(rows, xlabel, (0, "no difference"), images=100) if rows else None
 
 
 def curves_figure(record, values, ylabel, limits=None, logarithmic=False):
-    """A panel for every experiment; values: a run -> [value after epoch 1, 2, ...]."""
-    panels = [(label(name), [values(run) for run in runs.values()]) for name, runs in tables.groups(record).items()]
+    """Draw a panel for every experiment; values: a run -> [value after epoch 1, 2, ...]."""
+    panels = [(label(name), [values(run) for run in runs.values()]) for name, runs in groups(record).items()]
     return figures.run_curves(panels, ylabel, limits, logarithmic)
 
 
 def label(name, width=34):
-    """The directory's name of an experiment in lines of at most `width` characters."""
+    """Break the directory's name of an experiment into lines of at most `width` characters."""
     return textwrap.fill(name.replace("_", " "), width).replace("exp ", "exp_")
 
 
@@ -116,211 +127,236 @@ def train_losses(run):
 
 
 def accuracy_limits(record):
-    """The part of the axis in which the last two thirds of most curves lie; swings may leave it at the bottom."""
-    values = sorted(
-        value for run in record.values() for value in tables.percentages(run)[len(train_losses(run)) // 3 :]
-    )
+    """Choose the part of the axis that holds the last two thirds of most curves; swings may leave it at the bottom."""
+    values = sorted(value for run in record.values() for value in percentages(run)[len(train_losses(run)) // 3 :])
     low, high = values[len(values) // 50], values[-1]
     span = max(high - low, 0.1)
     return low - span * 0.3, high + span * 0.1
 
 
 def confusion_figure(record):
-    """Those of two experiments, a run on average, and their difference; None if they are not known."""
+    """Draw those of two experiments, a run on average, and their difference; None if they are not known."""
     matrices, titles = [], []
-    for identity in CONFUSED:
-        runs = tables.of_experiment(record, identity)
-        counts = [confusion_matrix(run) for run in runs.values()]
+    for exp_id in CONFUSED:
+        counts = [confusion_matrix(run) for run in of_experiment(record, exp_id).values()]
         if not counts or None in counts:
             return None
         matrices.append(
             [[sum(cells) / len(counts) for cells in zip(*rows, strict=True)] for rows in zip(*counts, strict=True)]
         )
-        titles.append(f"{identity}, mean of {len(counts)} run{'s' if len(counts) > 1 else ''}")
+        titles.append(f"{exp_id}, mean of {len(counts)} run{'s' if len(counts) > 1 else ''}")
     return figures.confusion_comparison(*matrices, titles)
 
 
 def comparison_figures(record, pool=False):
-    """[(file name, Figure)] of all that compares runs on MNIST as it is or in perspective."""
-    drawn = []
-    for prefix, family in (("", tables.ORIGINAL_PAIRS), ("Perspective", SMALL_PERSPECTIVE_PAIRS)):
-        part = {name: run for name, run in record.items() if of_perspective(run) == bool(prefix)}
-        if not part:
-            continue
-        drawn += [(f"{prefix}AccuracyComparison.png", accuracy_figure(part))]
-        drawn += [(f"{prefix}Differences.png", differences_figure(part, family, pool))]
-        limits = accuracy_limits(part)
-        drawn += [
-            (f"{prefix}AccuracyCurves.png", curves_figure(part, tables.percentages, "test accuracy in %", limits))
-        ]
-        name = f"{prefix}TrainLossCurves.png"
-        drawn += [(name, curves_figure(part, train_losses, "train loss, mean per image (nats)", logarithmic=True))]
-    baselines = [tables.of_experiment(record, identity) for identity in ("exp_01", "exp_02")]
-    curves = [(runs[1]["experiment_name"], train_losses(runs[1])) for runs in baselines if 1 in runs]
-    drawn += [("ConfusionComparison.png", confusion_figure(record))]
-    if curves:
-        drawn += [("train_loss.png", figures.loss_curves(curves, "train loss, mean per image (nats)"))]
-    return [(name, figure) for name, figure in drawn if figure]
+    """Return {file name: Figure} of all that compares runs on MNIST as it is or in perspective."""
+    loss = "train loss, mean per image (nats)"
+    # Without the transformer's own effect in perspective, beside which the others could not be seen.
+    small = [pair for name in FAMILIES if name.startswith("In persp") for pair in FAMILIES[name] if pair[1] != "exp_12"]
+    drawn = {}
+    for prefix, family in (("", FAMILIES["The seven"]), ("Perspective", small)):
+        part = {name: run for name, run in record.items() if is_perspective(run) == bool(prefix)}
+        if part:
+            limits = accuracy_limits(part)
+            drawn[f"{prefix}AccuracyComparison.png"] = accuracy_figure(part)
+            drawn[f"{prefix}Differences.png"] = differences_figure(part, family, pool)
+            drawn[f"{prefix}AccuracyCurves.png"] = curves_figure(part, percentages, "test accuracy in %", limits)
+            drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, loss, logarithmic=True)
+    drawn["ConfusionComparison.png"] = confusion_figure(record)
+    baselines = [runs[1] for exp_id in ("exp_01", "exp_02") if 1 in (runs := of_experiment(record, exp_id))]
+    curves = [(run["experiment_name"], train_losses(run)) for run in baselines]
+    drawn["train_loss.png"] = figures.loss_curves(curves, loss) if curves else None
+    return {name: drawing for name, drawing in drawn.items() if drawing}
 
 
 def draw_comparison(record, target, pool=False):
     """Write what the module's docstring lists into the folder `target`, and print the paths."""
-    drawn = comparison_figures(record, pool)
-    present = tables.groups(record)
-    drawn += [
-        (f"diagram_{experiment.id}.png", diagram(experiment))
-        for experiment in ALL
-        if experiment in EXPERIMENTS or f"{experiment.id}_{experiment.title}" in present
-    ]
-    for name, figure in drawn:
-        figures.save(figure, target / name)
-    with whole(target / "comparison.md") as temporary:
-        temporary.write_text(tables.comparison_document(record, pool), encoding="utf-8")
-    for name, _ in drawn:  # at the end: who reads only the first lines (`| head`) has all figures
+    present = groups(record)
+    shown = [row for row in ALL.values() if row in EXPERIMENTS or f"{row.id}_{row.title}" in present]
+    drawn = comparison_figures(record, pool) | {f"diagram_{row.id}.png": diagram(row) for row in shown}
+    for name, drawing in drawn.items():
+        figures.save(drawing, target / name)
+    write_text(target / "comparison.md", tables.comparison_document(record, ALL, pool))
+    for name in (*drawn, "comparison.md"):  # at the end: who reads only the first lines (`| head`) has all figures
         print(target / name)
-    print(target / "comparison.md")
 
 
-def animate(out, name):
-    """Draw what the transformer of the run `name` did to test images after each epoch, as a GIF; returns its path.
+# what digits are drawn
 
-    Raises OSError, ValueError or train.RunError if the run has not what it takes.
-    """
-    import torch  # late, with all that imports it: other plots do not wait for it
 
-    from stn import data, measures, warps
-    from train import load_tensors
+def dataset_of(settings):
+    """Return the images of a run on MNIST, as it is or in perspective. Raise ValueError for other data."""
+    from stn import data
+    from stn.perspective import perspective
 
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError("the name of a run is needed, not a path")
-    folder = Path(out) / name
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    checkpoint = load_tensors(folder / "checkpoint.pt", "cpu")
-    if not checkpoint["transforms"]:
-        raise ValueError(f"{folder} has no transformer to animate")
     digits = data.load()
-    if "perspective_sigma" in settings["data"]:
-        digits = data.perspective(digits)
+    digits = perspective(digits) if "perspective_sigma" in settings["data"] else digits
     if settings["data"] != digits.description:
-        raise ValueError(f"{folder}: only runs on MNIST can be animated")
+        raise ValueError("only runs on MNIST can be animated")
+    return digits
+
+
+def animation(name, settings, transforms, digits):
+    """Draw what a transformer did to test images at the start and after each epoch: [Figure].
+
+    transforms: [(N, 3, 3) after epoch 1, ...], of the first test images.
+    """
+    import torch
+
+    from stn import measures, warps
+
     images = digits.test_images[:N_ANIMATED]
     padding = settings["arguments"].get("padding", "zeros")
     pictures = []
-    for epoch, homographies in enumerate([torch.eye(3).expand(N_ANIMATED, 3, 3), *checkpoint["transforms"]]):
+    for epoch, homographies in enumerate([torch.eye(3).expand(N_ANIMATED, 3, 3), *transforms]):
         after = warps.homography_warp(images, homographies[:N_ANIMATED], padding)
         title = f"{name}, after epoch {epoch}" if epoch else f"{name}, at the start"
-        frames = measures.frames(homographies[:N_ANIMATED])
         shown = (digits.pixels(both)[:, 0] for both in (images, after))
-        pictures.append(figures.transformed_digits(*shown, title, frames))
-    figures.save_animation(pictures, folder / "transformation.gif")
-    return folder / "transformation.gif"
+        pictures.append(figures.transformed_digits(*shown, title, measures.frames(homographies[:N_ANIMATED])))
+    return pictures
 
 
-def as_in_the_table(run, experiment):
-    """Whether a run is the experiment's as the table has it, on MNIST: no short look and no variation."""
-    settings = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, **experiment.recipe}
+def animate(out, name):
+    """Draw what the transformer of the run `name` did to test images after each epoch, as a GIF; return its path.
+
+    Raise OSError, ValueError or RunError if the run has not what it takes.
+    """
+    from stn.checkpoint import load_tensors
+
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError("the name of a run is needed, not a path")
+    place = Path(out) / name
+    settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))
+    checkpoint = load_tensors(place / "checkpoint.pt")
+    if not checkpoint["transforms"]:
+        raise ValueError(f"{place} has no transformer to animate")
+    pictures = animation(name, settings, checkpoint["transforms"], dataset_of(settings))
+    figures.save_animation(pictures, place / "transformation.gif")
+    return place / "transformation.gif"
+
+
+def draw_shown(results, pictures):
+    """Draw what the transformers of single runs do, from the weights that `record` has kept."""
+    import models
+    from stn import measures
+    from stn.checkpoint import load_tensors
+    from train import draw_transforms
+
+    for exp_id in (exp_id for _, shown in RECORDS.values() for exp_id in shown):
+        kept = load_tensors(results / f"shown_{exp_id}.pt")
+        settings, name = kept["settings"], kept["settings"]["experiment_name"]
+        model, digits = getattr(models, settings["model"])(**settings["arguments"]), dataset_of(settings)
+        model.load_state_dict(kept["model"])
+        figures.save(draw_transforms(model, digits, name), pictures / f"visualized_transformation_{exp_id}.png")
+        if exp_id in ANIMATED:
+            statistics = measures.of_transformer(model, digits).statistics
+            figures.save(figures.class_statistics(*statistics, name), pictures / f"class_statistics_{exp_id}.png")
+            drawn = animation(name, settings, kept["transforms"], digits)
+            figures.save_animation(drawn, pictures / f"transformation_{exp_id}.gif")
+
+
+# the documentation
+
+
+def write_docs(results, docs, pictures):
+    """Write docs/results.md, and every figure of the documentation into `pictures`, from the files in `results`."""
+    runs, transformers, perspective = (
+        json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in RECORDS
+    )
+    drawn = comparison_figures({**runs, **perspective})
+    swings = {name: run for name, run in transformers.items() if name[:6] in tables.SWINGS}
+    limits = accuracy_limits(swings)
+    drawn["StabilityCurves.png"] = curves_figure(swings, percentages, "test accuracy in %", limits)
+    errors = value_rows(perspective, lambda run: 100 - last(run))
+    drawn["Findings.png"] = figures.two_panels(
+        (value_rows(runs), "test accuracy in %, last epoch", (TUTORIAL_ACCURACY, "the tutorial's claim")),
+        (errors, "error in % on MNIST in perspective", None),
+    )
+    drawn["diagram.png"] = figures.general_diagram()
+    for name, drawing in drawn.items():
+        if name not in UNSHOWN:
+            figures.save(drawing, pictures / name)
+    draw_shown(results, pictures)
+    write_text(docs / "results.md", tables.results_document(results, ALL))
+
+
+def as_in_the_table(run):
+    """Tell whether a run is its experiment's as the table has it, on MNIST: no short look and no variation."""
+    experiment = ALL[run["experiment_name"][:6]]
+    settings = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, **experiment.recipe._asdict()}
     settings["plain_convolutions"] = False
     return run["data"]["name"] == "MNIST" and all(run[key] == value for key, value in settings.items())
 
 
-def update_readme(out, record):
-    """Condense complete sets of runs into results/, and make the README's figures and tables from there.
+def record(out, name, found, results):
+    """Keep the runs of a complete set as results/<name>.json, and the weights of those that are shown.
 
-    Raises ValueError or OSError if there is no complete set, or its runs differ in code or machine.
+    Raise ValueError or OSError if the set is not complete, or its runs differ in code or machine.
     """
-    results, pictures = ROOT / "results", ROOT / ".readme_figures"
-    written = []
-    for name, identities in tables.RECORDS.items():
-        experiments = [row_of(identity) for identity in identities]
-        sets = [
-            {
-                run["experiment_name"]: run
-                for run in tables.of_experiment(record, row.id).values()
-                if as_in_the_table(run, row)
-            }
-            for row in experiments
-        ]
-        if not all(sets):
-            continue
-        together = {name: run for runs in sets for name, run in runs.items()}
-        if not tables.comparable(together, together):
-            raise ValueError(f"the runs for results/{name}.json differ in code or machine")
-        write_json(results / f"{name}.json", together)
-        written.append(name)
-    if not written:
-        raise ValueError("--readme needs all experiments of a set: " + ", ".join(tables.RECORDS))
-    if "runs" in written:
-        shutil.copyfile(Path(out) / "job.json", results / "job.json")
-    for record_name, identity, name in SHOWN:
-        directory = row_of(identity).directory(1)
-        if record_name in written:
-            if name.endswith(".gif"):
-                animate(out, directory)
-            stem, _, kind = name.partition(".")
-            shutil.copyfile(Path(out) / directory / name, pictures / f"{stem}_{identity}.{kind}")
-    draw_readme(results, pictures)
-    with whole(ROOT / "README.md") as temporary:
-        text = (ROOT / "README.md").read_text(encoding="utf-8")
-        temporary.write_text(tables.fill_readme(text, tables.readme_blocks(results)), encoding="utf-8")
+    from stn.checkpoint import load_tensors, save_tensors
 
-
-def draw_readme(results, pictures):
-    """Draw the README's comparisons from the records in `results`."""
-    runs, transformers, perspective = (
-        json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in tables.RECORDS
-    )
-    drawn = comparison_figures({**runs, **perspective})
-    swings = {name: run for name, run in transformers.items() if name[:6] in tables.RECORDS["transformers"][:4]}
-    limits = accuracy_limits(swings)
-    drawn += [("StabilityCurves.png", curves_figure(swings, tables.percentages, "test accuracy in %", limits))]
-    drawn += [(f"diagram_{experiment.id}.png", diagram(experiment)) for experiment in EXPERIMENTS]
-    for name, figure in drawn:
-        if name not in UNSHOWN:
-            figures.save(figure, pictures / name)
+    exp_ids, shown = RECORDS[name]
+    kept = {}
+    for exp_id in exp_ids:
+        runs = [run for run in of_experiment(found, exp_id).values() if as_in_the_table(run)]
+        if not runs:
+            raise ValueError(f"{out} has no full run of {exp_id}, which belongs to the set")
+        kept |= {run["experiment_name"]: run for run in runs}
+    if not comparable(kept):
+        raise ValueError("the runs differ in code or machine")
+    write_json(results / f"{name}.json", kept)
+    for exp_id in shown:
+        place = Path(out) / ALL[exp_id].directory(1)
+        settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))
+        checkpoint = load_tensors(place / "checkpoint.pt")
+        content = {"settings": settings, "model": checkpoint["model"]}
+        content["transforms"] = [t[:N_ANIMATED].clone() for t in checkpoint["transforms"]] if exp_id in ANIMATED else []
+        save_tensors(results / f"shown_{exp_id}.pt", content)
 
 
 def main():
-    end_with_the_reader()
-    parser = new_parser(__doc__)
-    parser.add_argument("--out", default="experiments", metavar="FOLDER", help="where the runs are")
-    parser.add_argument("--figures", metavar="FOLDER", help="where the figures go (default: beside the runs)")
-    parser.add_argument("--pool", action="store_true", help="pool and compare runs also if code or settings differ")
-    parser.add_argument("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
-    parser.add_argument("--readme", action="store_true", help="update results/, .readme_figures/ and README.md")
-    options = parser.parse_args()
+    cli.end_with_the_reader()
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("--out", default="experiments", metavar="FOLDER", help="where the runs are")
+    add("--figures", metavar="FOLDER", help="where the figures go (default: beside the runs)")
+    add("--pool", action="store_true", help="pool and compare runs also if code or settings differ")
+    add("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
+    add("--record", choices=RECORDS, help="only keep the runs as results/NAME.json")
+    add("--docs", action="store_true", help="only write docs/results.md and .readme_figures/ from results/")
+    options = cli.parse(parser)
+    if options.docs:
+        write_docs(ROOT / "results", ROOT / "docs", ROOT / ".readme_figures")
+        return 0
     if not Path(options.out).is_dir():
         parser.error(f"--out {options.out}: there is no such folder")
-
     if options.animate:
-        from train import RunError
-
         try:
             print(animate(options.out, options.animate))
         except (RunError, ValueError, OSError, LookupError, TypeError) as error:
             parser.error(f"--animate {options.animate}: {error}")
         return 0
     try:
-        record, complaints = read_all(options.out)
+        found, complaints = read_all(options.out)
     except (OSError, EOFError) as error:
         parser.error(f"--out {options.out}: {error}")
     if not options.pool:
-        record, more = tables.poolable(record)
-        complaints += more + tables.refused(record)
+        found, more = poolable(found)
+        complaints += more + obstacles(found, ALL)
     for complaint in complaints:
         print(complaint, file=sys.stderr)
-    if not record:
+    if not found:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1
-    if options.readme:
-        try:
-            update_readme(options.out, record)
-        except (ValueError, OSError) as error:
-            parser.error(str(error))
-        return 0
     target = Path(options.figures or options.out)
     try:
+        if options.record:
+            record(options.out, options.record, found, ROOT / "results")
+            return 0
         target.mkdir(parents=True, exist_ok=True)
-        draw_comparison(record, target, options.pool)
+        draw_comparison(found, target, options.pool)
+    except ValueError as error:
+        parser.error(f"--record {options.record}: {error}")
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")
     return 0

@@ -14,12 +14,10 @@ Exit code: 0 all done, 1 a run failed, 2 wrong usage, or a folder that holds ano
 """
 
 import re
-import signal
 import sys
 import threading
 import time
 import traceback
-from functools import partial
 from pathlib import Path
 
 from lab import cli, pool, sets
@@ -103,7 +101,13 @@ def trainer(options, worker):
         return lambda *what: pool.run_all(WORKER, *what, worker)
     from lab import slurm  # late, with all that it imports: only for those who ask for it
 
-    return partial(slurm.run_all, slurm.new_executor(options), train_job)
+    executor = slurm.new_executor(options)
+
+    def submit(*what):
+        pool.end([worker])  # it has prepared the jobs; nothing else is to be done here for hours
+        slurm.run_all(executor, train_job, *what)
+
+    return submit
 
 
 def record(options, jobs, minutes):
@@ -125,7 +129,7 @@ def complain(message):
     return 2
 
 
-# ---------------------------------------------------------------------------------------------- what a worker is asked
+# what a worker is asked
 
 WORKER = [sys.executable, str(Path(__file__).resolve()), "--worker"]
 
@@ -246,7 +250,7 @@ def default_jobs(options, n_jobs):
     return available_cores() if options.device == "cpu" else 1
 
 
-# --------------------------------------------------------------------------------------------------- the command line
+# the command line
 
 
 def parse_arguments(arguments=None):
@@ -299,16 +303,6 @@ def parse_arguments(arguments=None):
     return options
 
 
-class Interrupted(BaseException):
-    """Raised by the first SIGINT or SIGTERM; `args[0]` is the exit code that belongs to it."""
-
-
-def interrupt(signal_number, _frame):
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the tidying up
-    raise Interrupted(128 + signal_number)
-
-
 def main():
     if sys.argv[1:] == WORKER[2:]:
         pool.serve(prepare=prepare, train=train_job)
@@ -320,18 +314,17 @@ def main():
             for experiment in experiments:
                 print(f"{experiment.id}  {experiment.title}, {experiment.epochs} epochs\n        {experiment.question}")
         return 0
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
     workers = []
     try:
+        cli.raise_when_interrupted()
         workers.append(pool.Worker(WORKER))
         return run(options, workers[0])
-    except pool.WorkerDied as error:  # its traceback has been printed
+    except pool.WorkerDied as error:  # its traceback, if there is one, has been printed
         complain(f"the preparation failed: {error}")
         return 1
     except ClusterError as error:
         return complain(error)
-    except Interrupted as received:
+    except cli.Interrupted as received:
         same = "the command without --force" if options.force else "the same command"
         print(f"Interrupted: {same} goes on after the last complete epoch of each run.")
         return received.args[0]

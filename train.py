@@ -281,33 +281,37 @@ def finish(place, settings, model, history, predictions, conclusion):
     return content
 
 
-def main():
-    """Train the network of exp_08 into experiments/test; there are no options but --help."""
+def main(n_epochs=30, data=None):
+    """Train the network of exp_08 into experiments/test; there are no options but --help.
+
+    n_epochs, data: other ones for a short look, see `train`.
+    """
     from models import Net_CoordConv_Homography
 
     cli.parse(cli.new_parser(__doc__))
-    name, n_epochs = "test", 30
-    arguments, recipe = {"padding": "background"}, Recipe(localisation_rate=0.001)
+    name, arguments, recipe = "test", {"padding": "background"}, Recipe(localisation_rate=0.001)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(SEED)
     display = Display(n_epochs)
-    display.start(name, n_epochs)
     try:
+        cli.raise_when_interrupted()
+        display.start(name, n_epochs)
         done = train(
             Net_CoordConv_Homography(**arguments),
             name,
             n_epochs,
             arguments=arguments,
             recipe=recipe,
+            data=data,
             device=device,
             overwrite=True,
             on_progress=lambda *at: display.progress(name, n_epochs, *at),
         )
     except (RunError, DataError, OSError) as error:
         sys.exit(f"train.py: {error}")
-    except KeyboardInterrupt:
+    except cli.Interrupted as received:
         print("Interrupted: the same command starts again.")
-        return 130
+        return received.args[0]
     finally:
         display.close()
     print(f"test accuracy {done['test_accuracy']:.2f} % after {done['n_epochs']} epochs; see experiments/{name}")

@@ -38,6 +38,22 @@ def check_parent(parser, options, name):
         parser.error(f"--{name} {path}: there is no such folder")
 
 
+class Interrupted(BaseException):
+    """Raised by the first SIGINT or SIGTERM; `args[0]` is the exit code that belongs to it."""
+
+
+def raise_when_interrupted():
+    """Let the first SIGINT or SIGTERM raise Interrupted in the main thread."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+
+
+def interrupt(signal_number, _frame):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the tidying up
+    raise Interrupted(128 + signal_number)
+
+
 def end_with_the_reader():
     """End quietly when nobody reads on what is printed (`| head`)."""
     if hasattr(signal, "SIGPIPE"):

@@ -22,7 +22,7 @@ def save(figure, path):
 
 
 def confusion_matrix(counts, title):
-    """Counts (10, 10), row = true digit, column = predicted digit, as a heat map with the numbers written in.
+    """Draw counts (10, 10), row = true digit, column = predicted digit, as a heat map with the numbers written in.
 
     The colours show the errors: the diagonal is left out of the scale, it would drown everything else.
     """
@@ -50,7 +50,7 @@ def confusion_matrix(counts, title):
 
 
 def transformed_digits(before, after, title, frames=None):
-    """Images (N, 28, 28) in [0, 1] as a grid, and beside it the same images transformed.
+    """Draw images (N, 28, 28) in [0, 1] as a grid, and beside it the same images transformed.
 
     frames (N, 4, 2): where the corners of each transformed image lie in the image, (x, y) in pixels. They are drawn
     over the image, which has a margin then, as far as its cell of the grid reaches.
@@ -78,7 +78,7 @@ def transformed_digits(before, after, title, frames=None):
 
 
 def pixels(figure, dpi=80):
-    """A figure as a picture: (H, W, 3) of bytes."""
+    """Render a figure as a picture: (H, W, 3) of bytes."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -86,7 +86,7 @@ def pixels(figure, dpi=80):
 
 
 def save_animation(pictures, path, seconds_per_picture=0.3):
-    """Figures of one size as an animated GIF that stays on the last one for a while."""
+    """Write figures of one size as an animated GIF that stays on the last one for a while."""
     images = [Image.fromarray(pixels(picture)).quantize(64) for picture in pictures]
     durations = [1000 * seconds_per_picture] * (len(images) - 1) + [3000]
     with atomic_write(path) as temporary:
@@ -94,7 +94,7 @@ def save_animation(pictures, path, seconds_per_picture=0.3):
 
 
 def class_statistics(before, after, title):
-    """The mean and the variance image of each class: before and after are both (means, variances), of (10, H, W)."""
+    """Draw the mean and the variance image of each class: before and after are (means, variances), of (10, H, W)."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     rows = [("mean", before[0], 1), ("variance", before[1], 0.25), ("mean", after[0], 1), ("variance", after[1], 0.25)]
     for axes, (name, images, largest), when in zip(
@@ -108,7 +108,7 @@ def class_statistics(before, after, title):
 
 
 def grid_of(images, columns=COLUMNS, gap=GAP):
-    """Images (N, H, W) -> one picture, `columns` to a row, `gap` pixels of mid-grey between them."""
+    """Join images (N, H, W) to one picture, `columns` to a row, `gap` pixels of mid-grey between them."""
     images = np.asarray(images)
     framed = np.pad(images, ((0, -len(images) % columns), (0, gap), (0, gap)), constant_values=0.5)
     n, height, width = framed.shape
@@ -117,7 +117,7 @@ def grid_of(images, columns=COLUMNS, gap=GAP):
 
 
 def values_by_row(rows, xlabel, line=None, images=None):
-    """Every run as a point, and the mean of each row with its interval; the first row on top.
+    """Draw every run as a point, and the mean of each row with its interval; the first row on top.
 
     rows: (label, [values], mean, low, high, mark): low and high None for a single run; `mark`, or None, is a value of
     someone else's, drawn as a diamond. line: (x, name) of a vertical line. images: how many one unit of the axis is,
@@ -125,12 +125,30 @@ def values_by_row(rows, xlabel, line=None, images=None):
     """
     figure = Figure(figsize=(9, 0.46 * len(rows) + 1.6), layout="constrained")
     axes = figure.add_subplot()
+    draw_values(axes, rows, xlabel, line, sign="" if images is None else "+")
+    if images is not None:
+        top = axes.secondary_xaxis("top", functions=(lambda x: x * images, lambda x: x / images))
+        top.set_xlabel("in test images", fontsize=9)
+    add_legend(figure)
+    return figure
+
+
+def two_panels(left, right):
+    """Draw two of `values_by_row` side by side; each (rows, xlabel, line)."""
+    figure = Figure(figsize=(13, 0.46 * max(len(left[0]), len(right[0])) + 1.6), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, 2), (left, right), strict=True):
+        draw_values(axes, *panel)
+    add_legend(figure)
+    return figure
+
+
+def draw_values(axes, rows, xlabel, line=None, sign=""):
     if line:
         axes.axvline(line[0], color=GREY, linestyle="--", linewidth=1, label=line[1])
     for y, (_, values, mean, low, high, mark) in enumerate(rows):
         offsets = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else [0]
         axes.plot(values, y + np.array(offsets), "o", color=BLUE, alpha=0.45, markersize=4, label="a run")
-        text = f"{mean:.2f}" if images is None else f"{mean:+.2f}"
+        text = f"{mean:{sign}.2f}"
         if low is not None:
             axes.plot([low, high], [y, y], color="black", linewidth=2, label="mean, 95 % interval")
             axes.plot(mean, y, "|", color="black", markersize=13, markeredgewidth=2.5)
@@ -143,16 +161,18 @@ def values_by_row(rows, xlabel, line=None, images=None):
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(xlabel)
     axes.grid(axis="x", alpha=0.3)
-    if images is not None:
-        top = axes.secondary_xaxis("top", functions=(lambda x: x * images, lambda x: x / images))
-        top.set_xlabel("in test images", fontsize=9)
-    shown = {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}  # each name once
+
+
+def add_legend(figure):
+    """Add one legend for all panels below them, each name once."""
+    shown = {}
+    for axes in figure.axes:
+        shown |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(shown.values(), shown.keys(), frameon=False, fontsize=8, loc="outside lower right", ncols=len(shown))
-    return figure
 
 
 def loss_curves(curves, ylabel):
-    """Lines over epochs; curves: (label, [value of epoch 1, 2, ...])."""
+    """Draw lines over epochs; curves: (label, [value of epoch 1, 2, ...])."""
     figure = Figure(figsize=(7, 4))
     axes = figure.add_subplot()
     styles = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"), (GREY, "-."))
@@ -166,8 +186,10 @@ def loss_curves(curves, ylabel):
 
 
 def run_curves(panels, ylabel, limits=None, logarithmic=False):
-    """One panel an experiment, (title, [[value of epoch 1, 2, ...] of each run]): all runs as thin lines, their range
-    as a band and their mean as a thick line. All panels have the same axis, cut at `limits` if given."""
+    """Draw one panel an experiment, (title, [[value of epoch 1, 2, ...] of each run]), all with the same axis.
+
+    All runs are thin lines, their range is a band and their mean a thick line. The axis is cut at `limits` if given.
+    """
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(10, 2.3 * rows + 0.3), layout="constrained")
@@ -194,7 +216,7 @@ def run_curves(panels, ylabel, limits=None, logarithmic=False):
 
 
 def confusion_comparison(first, second, titles):
-    """Two confusion matrices (10, 10) and the second minus the first, the diagonals left out of all colours.
+    """Draw two confusion matrices (10, 10) and the second minus the first, the diagonals left out of all colours.
 
     The numbers are those of a run on average: row = true digit, column = predicted digit.
     """
@@ -233,8 +255,29 @@ def confusion_comparison(first, second, titles):
     return figure
 
 
+CONV, COORDCONV, PLAIN, WARP = "#BBD7EA", "#F6C667", "#EEEEEE", "#CFE8DC"
+
+
 def network_diagram(title, *, coordconv_localisation, coordconv_classifier, bypass, transform):
-    """Block diagram of one experiment: which part is CoordConv, which is absent, and which transform is used."""
+    """Draw one experiment as blocks: which part is CoordConv, which is absent, and which transform is used."""
+
+    def part(name, coordconv):
+        return f"{name}\n2 × {'CoordConv' if coordconv else 'Conv'}", COORDCONV if coordconv else CONV
+
+    localisation = ("no localisation", CONV) if bypass else part("localisation", coordconv_localisation)
+    warp = "no warp" if bypass else f"{transform}\nwarp"
+    return block_diagram(title, localisation, warp, part("classifier", coordconv_classifier), bypass)
+
+
+def general_diagram():
+    """Draw what all experiments have in common as blocks."""
+    layers = "2 × Conv or CoordConv"
+    localisation, classifier = (f"localisation\n{layers}", CONV), (f"classifier\n{layers}", CONV)
+    return block_diagram("", localisation, "affine map or\nhomography", classifier, False)
+
+
+def block_diagram(title, localisation, warp, classifier, bypass):
+    """Draw the parts of a network, (text, colour) or text; with `bypass` the transformer is drawn as absent."""
     figure = Figure(figsize=(8, 2.2))
     axes = figure.add_subplot()
     axes.set(xlim=(0, 16), ylim=(0, 4))
@@ -247,27 +290,18 @@ def network_diagram(title, *, coordconv_localisation, coordconv_classifier, bypa
         axes.text(x + width / 2, y + 0.5, text, ha="center", va="center", fontsize=9, color=text_colour)
 
     def arrow(start, end, absent=False):
-        style = {
-            "arrowstyle": "->",
-            "color": GREY if absent else "black",
-            "linestyle": "--" if absent else "-",
-        }
-        axes.annotate("", xy=end, xytext=start, arrowprops=style)
+        style = {"color": GREY if absent else "black", "linestyle": "--" if absent else "-"}
+        axes.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "->", **style})
 
-    def convolution(coordconv):
-        return ("CoordConv", "#F6C667") if coordconv else ("Conv", "#BBD7EA")
-
-    loc_name, loc_colour = convolution(coordconv_localisation)
-    cls_name, cls_colour = convolution(coordconv_classifier)
-    block(0.2, 1, 1.7, "image\n28×28", "#EEEEEE")
-    block(3.4, 2.8, 3.2, "no localisation" if bypass else f"localisation\n2 × {loc_name}", loc_colour, bypass)
-    block(7.4, 1, 2.4, "no warp" if bypass else f"{transform}\nwarp", "#CFE8DC", bypass)
-    block(11, 1, 2.7, f"classifier\n2 × {cls_name}", cls_colour)
-    block(14.4, 1, 1.4, "digit\n0–9", "#EEEEEE")
-    arrow((2.0, 1.8), (3.3, 3.2), bypass)
-    arrow((6.7, 3.2), (8.6, 2.1), bypass)
-    arrow((2.0, 1.5), (7.3, 1.5))
-    arrow((9.9, 1.5), (10.9, 1.5))
-    arrow((13.8, 1.5), (14.3, 1.5))
+    block(0.2, 1, 1.7, "image\n28×28", PLAIN)
+    block(3.2, 2.8, 3.6, *localisation, bypass)
+    block(7.3, 1, 2.6, warp, WARP, bypass)
+    block(10.8, 1, 3.1, *classifier)
+    block(14.5, 1, 1.3, "digit\n0–9", PLAIN)
+    arrow((2.0, 1.8), (3.1, 3.2), bypass)
+    arrow((6.9, 3.2), (8.6, 2.1), bypass)
+    arrow((2.0, 1.5), (7.2, 1.5))
+    arrow((10.0, 1.5), (10.7, 1.5))
+    arrow((14.0, 1.5), (14.4, 1.5))
     axes.set_title(title, fontsize=10)
     return figure

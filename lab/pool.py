@@ -17,15 +17,19 @@ from lab.settings import in_starting_order
 
 
 class WorkerDied(Exception):
-    """A worker has ended without an answer; the message has its exit code."""
+    """A worker has ended without an answer, or could not be started; the message says how."""
 
 
 class Worker:
-    """A process that makes calls; `command` must lead to `serve`."""
+    """A process that makes calls; `command` must lead to `serve`. Raise WorkerDied if it cannot be started."""
 
     def __init__(self, command):
         # A session of its own: Ctrl-C reaches all processes of the terminal, and only the parent shall act on it.
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        try:
+            self.process = subprocess.Popen(command, **pipes, start_new_session=True)
+        except OSError as error:
+            raise WorkerDied(f"its process cannot be started ({error})") from None
 
     def call(self, name, *arguments, on_progress=None):
         """Let the worker call one of its functions and return the answer, (kind, content). Raise WorkerDied."""
@@ -93,9 +97,10 @@ def run_all(command, jobs, options, display, worker=None):
                 outcome = worker.call(
                     "train", job, options, on_progress=lambda *at, job=job: events.put((progress, job, *at))
                 )
-            except (WorkerDied, OSError) as error:
+            except WorkerDied as error:
                 outcome, worker = ("failed", str(error)), None
             events.put((conclude, job, *outcome))
+        end({worker} - {None})  # no run is left for it: give its memory to the others
         events.put(None)
 
     def start(job):

@@ -11,7 +11,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 FEWEST_FOR_BOOTSTRAP = 50  # with fewer values BCa intervals are too short: see tests/test_stats.py
-SKEWED = 2  # standard errors of the skewness from which on values are told by median and range
+SKEWED = 2.5  # standard errors of the skewness (about the 1 % level) from which on a mean with an interval misleads
 FEWEST_FOR_TEST = 6  # with five pairs the smallest possible p-value is 2/32 = 0.0625
 EXACT_UP_TO = 16  # pairs: 65,536 combinations of signs
 

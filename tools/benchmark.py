@@ -1,8 +1,9 @@
-"""How long an epoch takes, beside a loop written as in the PyTorch tutorial.
+"""Measure speed, memory and scale.
 
-    python benchmark.py [--rounds 3] [--only exp_02 ...] [--device cpu|cuda] [--save results/benchmark.json]
+    python tools/benchmark.py [speed] [--rounds 3] [--only exp_02 ...] [--device cpu] [--save results/benchmark.json]
 
-For each experiment, in turn and `--rounds` times, one whole epoch (training and test) of
+How long an epoch takes, beside a loop written as in the PyTorch tutorial. For each experiment, in turn and `--rounds`
+times, one whole epoch (training and test) of
 
   tutorial   a DataLoader with 4 workers and PIL transforms, ordinary layers, eager, with all threads, alone;
   ours       what run_experiments.py does: as many processes at a time as it starts, one thread each on a CPU.
@@ -11,40 +12,56 @@ Both train the same network on the same number of batches. The ratio of a row is
 per run, that is the seconds of the processes side by side divided by their number), formed within each round. The
 whole job's seconds are the rows' medians times their epochs; ours end with the last run if the runs are started in
 the order of run_experiments.py, which cannot divide seven runs evenly. Takes about eleven minutes on two cores.
+
+    python tools/benchmark.py memory [--save results/memory.json]
+
+runs the seven experiments for two epochs and looks again and again at the memory that all processes need together. A
+minute; on Linux, where nothing else should use torch meanwhile.
+
+    python tools/benchmark.py scale [--runs 143] [--save results/scale.json]
+
+trains the seven experiments for one epoch on 64 images and multiplies each into 143 finished runs, which differ in
+name, number and seed: 1,001. Then it calls as a user would plot.py and run_experiments.py, which finds all of them
+finished and prints its summary, and starts TensorBoard: the seconds of each, three times. A few minutes.
 """
 
+import contextlib
+import ctypes
 import heapq
+import json
+import math
 import multiprocessing
-import platform
+import os
+import re
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lab import cli, results
 from lab.files import write_json
-from run_experiments import (
-    EXPERIMENTS,
-    Job,
-    at_least_one,
-    build,
-    default_jobs,
-    device_name,
-    id_among,
-    in_starting_order,
-    new_parser,
-    row_of,
-)
+from lab.folder import provenance
+from lab.settings import BATCH_SIZE, SEED, Job, in_starting_order
+from run_experiments import ALL, EXPERIMENTS, build, default_jobs, parse_arguments, prepare, train_here
+
+N_TRAIN = 60_000  # MNIST's training images
 
 
 def tutorial_model(experiment):
-    """A new network of the experiment that computes everything as in the tutorial, where ours does it otherwise."""
+    """Return a new network of the experiment that computes everything as in the tutorial, not as ours does."""
     import torch.nn.functional as F
 
     import coordconv
 
-    model = build(experiment, 123, plain=True)
+    model = build(experiment, SEED, plain=True)
     for layer in model.modules():
         if isinstance(layer, coordconv.CoordConv2d):
             layer.forward = lambda x, layer=layer: layer.conv(layer.addcoords(x))
@@ -66,12 +83,12 @@ def tutorial_model(experiment):
 
 
 def tutorial_epoch(experiment, device):
-    """(seconds of training, seconds of testing) of one epoch of the tutorial's loop, with a warm-up before."""
+    """Return the seconds of training and of testing of one epoch of the tutorial's loop, after a warm-up."""
     import torch
     import torch.nn.functional as F
     from torchvision import datasets, transforms
 
-    from stn import data
+    from stn import data, mnist
 
     preprocess = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize((data.MNIST_MEAN,), (data.MNIST_STD,))]
@@ -81,7 +98,7 @@ def tutorial_epoch(experiment, device):
     loading = {"num_workers": 4, "multiprocessing_context": "fork" if sys.platform == "linux" else None}
     loaders = [
         torch.utils.data.DataLoader(
-            datasets.MNIST(data.ROOT, train=train, transform=preprocess), batch_size=64, shuffle=True, **loading
+            datasets.MNIST(mnist.ROOT, train=train, transform=preprocess), batch_size=64, shuffle=True, **loading
         )
         for train in (True, False)
     ]
@@ -112,17 +129,18 @@ def tutorial_epoch(experiment, device):
 
 
 def our_epoch(experiment, device, barrier):
-    """The same for this repository's loop; starts together with the other processes at the barrier."""
+    """Return the same for this repository's loop; start together with the other processes at the barrier."""
     import torch
 
     import train
     from stn import data
+    from stn.step import training_step
 
     train.configure()
     digits = data.load().to(device)
-    model = build(experiment, 123).to(device)
-    step = train.training_step(model, digits)
-    order = data.epoch_order(len(digits.train_labels), 123, 1).to(device)
+    model = build(experiment, SEED).to(device)
+    step = training_step(model, digits)
+    order = data.epoch_order(len(digits.train_labels), SEED, 1).to(device)
     train.train_epoch(step, order[:640])
     barrier.wait()
     started = time.perf_counter()
@@ -145,7 +163,7 @@ def measured(function, *arguments):
 
 
 def measure(function, arguments, processes):
-    """Run `function(*arguments)` in so many processes at once; returns their mean seconds and their largest memory."""
+    """Run `function(*arguments)` in so many processes at once; return their mean seconds and their largest memory."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     extra = () if function is tutorial_epoch else (context.Barrier(processes),)
@@ -169,8 +187,12 @@ def measure(function, arguments, processes):
     return statistics.mean(training), statistics.mean(testing), max(memory)
 
 
-def row(experiment, rounds, n_batches):
-    """The table's row of one experiment from its rounds: [((train, test, MB) of the tutorial, the same of ours)]."""
+def row(experiment, rounds):
+    """Return the table's row of one experiment from its rounds.
+
+    Each is ((train seconds, test seconds, MB) of the tutorial, the same of ours, our processes at a time).
+    """
+    n_batches = math.ceil(N_TRAIN / BATCH_SIZE)
     seconds = {
         "tutorial": [train + test for (train, test, _), _, _ in rounds],
         "ours": [(train + test) / processes for _, (train, test, _), processes in rounds],
@@ -191,11 +213,11 @@ def row(experiment, rounds, n_batches):
 
 
 def whole_job(rows, processes):
-    """Minutes of all experiments with both loops, and their ratio, from the rows of the table."""
+    """Return the minutes of all experiments with both loops, and their ratio, from the rows of the table."""
     tutorial = sum(row["epochs"] * row["tutorial_seconds_per_epoch"] for row in rows)
     seconds = {row["experiment"]: row["epochs"] * row["ours_seconds_per_epoch"] * processes for row in rows}
     free = [0.0] * processes  # when each process has no run any more
-    for job in in_starting_order([Job(row_of(row["experiment"]), 1, row["epochs"]) for row in rows]):
+    for job in in_starting_order([Job(ALL[row["experiment"]], 1, row["epochs"]) for row in rows]):
         heapq.heapreplace(free, free[0] + seconds[job.experiment.id])
     return {
         "tutorial_minutes_whole_job": round(tutorial / 60, 2),
@@ -206,29 +228,125 @@ def whole_job(rows, processes):
     }
 
 
-def main():
-    parser = new_parser(__doc__)
-    parser.add_argument("--rounds", type=at_least_one(99), default=3, metavar="N", help="epochs of each (default: 3)")
-    parser.add_argument("--only", nargs="+", type=id_among(EXPERIMENTS), metavar="EXP", help="these experiments")
-    parser.add_argument("--device", type=device_name, default="cpu", help="cpu (default) or cuda")
-    parser.add_argument(
-        "--jobs",
-        type=at_least_one(1024),
-        metavar="N",
-        help="our processes at a time",
-    )
-    parser.add_argument("--save", metavar="FILE", help="write the figures as JSON")
-    options = parser.parse_args()
-    if options.save and not Path(options.save).resolve().parent.is_dir():
-        parser.error(f"--save {options.save}: there is no such folder")
+def memory(folder):
+    """Run the seven experiments for two epochs; return the most memory that all processes needed together, in MB."""
+    command = [sys.executable, ROOT / "run_experiments.py", "--device", "cpu", "--epochs", "2", "--out", folder]
+    most, looks = 0, 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            most, looks = max(most, megabytes(family(process.pid))), looks + 1
+            time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"benchmark.py: run_experiments.py ended with exit code {process.returncode}")
+    return {"peak_megabytes": round(most), "looks": looks}
+
+
+def family(pid):
+    """List a process and all that descend from it (on Linux)."""
+    members = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            members += [member for child in children.read_text().split() for member in family(int(child))]
+    return members
+
+
+def megabytes(pids):
+    """Return what processes need of the memory together, pages that they share counted once (their PSS; on Linux).
+
+    Of pages that others share, too, it is only a part.
+    """
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            sizes = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            total += int(re.search(r"^Pss: +(\d+) kB", sizes, re.MULTILINE)[1])
+    return total / 1024
+
+
+def scale(runs, folder):
+    """Make so many tiny runs of each of the seven in `folder` and time what looks at all; return the seconds."""
+    from stn import mnist
+
+    images, out = folder / "few_images", folder / "experiments"
+    images.mkdir()
+    mnist.write_idx(images, [array[:64] for array in mnist.read_mnist()])
+    arguments = ["--data", str(images), "--out", str(out), "--device", "cpu", "--epochs", "1", "--runs", str(runs)]
+    options = parse_arguments(arguments)
+    _, (options, jobs, _) = prepare(options, [Job(experiment, 1, 1) for experiment in EXPERIMENTS])
+    result = {"runs": runs * len(EXPERIMENTS)}
+
+    def timed(name, function, *arguments):
+        seconds, cpu_seconds = [], []
+        for _ in range(3):
+            started, used = time.perf_counter(), processor_seconds()
+            function(*arguments)
+            seconds.append(round(time.perf_counter() - started, 2))
+            cpu_seconds.append(round(processor_seconds() - used, 2))
+        result[name] = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+        print(name, result[name], flush=True)
+
+    for job in jobs:
+        train_here(job, options)
+        for run in range(2, runs + 1):
+            multiply(out / job.name, out / job.experiment.directory(run), run)
+    files = [path for path in out.rglob("*") if path.is_file()]
+    result |= {"files": len(files), "megabytes": round(sum(path.stat().st_size for path in files) / 1e6)}
+    timed("plot", call, "plot.py", "--out", str(out), "--figures", str(folder))
+    timed("second_start", call, "run_experiments.py", *arguments)
+    timed("tensorboard", tensorboard_lists, out, result["runs"])
+    return result
+
+
+def processor_seconds():
+    """Return those of all processes that this one has started and that have ended, and of those that they started."""
+    import resource  # late: not on Windows, where only this script cannot be used
+
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def call(script, *arguments):
+    """Run a script of the repository and wait for all its processes."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: on Linux, what it leaves behind becomes ours
+    subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True, stdout=subprocess.DEVNULL)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def multiply(folder, other, run):
+    """Copy a finished run with all its files as the run of this number."""
+    shutil.copytree(folder, other)
+    own = {"experiment_name": other.name, "run": run, "seed": SEED - 1 + run}
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    write_json(other / "settings.json", settings | own)
+    results.write(other / "results.json", results.read(folder / "results.json") | own)
+
+
+def tensorboard_lists(out, runs):
+    """Start TensorBoard on the folder `out` and return when it has read something of so many runs."""
+    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={out}", "--host=127.0.0.1", "--port=0"]
+    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        try:
+            listed = []
+            while len(listed) < runs:
+                if server.poll() is not None:
+                    raise SystemExit("benchmark.py: TensorBoard has ended")
+                time.sleep(0.5)
+                log.seek(0)
+                if address := re.search(r"http://127\.0\.0\.1:\d+", log.read()):
+                    with urllib.request.urlopen(f"{address[0]}/data/runs", timeout=60) as response:
+                        listed = json.load(response)
+        finally:
+            server.terminate()
+
+
+def speed(options, _folder):
+    """Time whole epochs of both loops, round by round; return the table's rows and the whole job."""
     print("round  experiment  tutorial s/epoch  ours s/epoch  ratio", flush=True)
-    import torch
-
-    from train import git_commit, processor_name
-
-    commit = git_commit()
-    jobs = options.jobs or default_jobs(options.device)
-    experiments = [e for e in EXPERIMENTS if not options.only or e in options.only]
+    jobs = options.jobs or default_jobs(parse_arguments(["--device", options.device]), 1)
+    experiments = [e for e in EXPERIMENTS if not options.only or e.id in options.only]
     rounds = {experiment.id: [] for experiment in experiments}
     for number in range(1, options.rounds + 1):
         for experiment in experiments:
@@ -237,33 +355,47 @@ def main():
             rounds[experiment.id].append((tutorial, ours, jobs))
             a, b = sum(tutorial[:2]), sum(ours[:2]) / jobs
             print(f"{number:5d}  {experiment.id:10s}  {a:16.2f}  {b:12.2f}  {a / b:5.2f}", flush=True)
-    rows = [row(experiment, rounds[experiment.id], 938) for experiment in experiments]
-    result = {
-        "git_commit": commit,
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "device": options.device,
-        "device_name": processor_name() if options.device == "cpu" else torch.cuda.get_device_name(),
-        "cores": default_jobs("cpu"),
-        "processes_at_a_time": jobs,
-        "rounds": options.rounds,
-        "versions": {"python": platform.python_version(), "torch": version("torch")},
-        "rows": rows,
-        **whole_job(rows, jobs),
+    rows = [row(experiment, rounds[experiment.id]) for experiment in experiments]
+    whole = whole_job(rows, jobs)
+    minutes = whole["tutorial_minutes_whole_job"], whole["ours_minutes_whole_job"]
+    print("whole job: tutorial {:.1f} minutes, ours {:.1f}".format(*minutes))
+    how = {"device": options.device, "processes_at_a_time": jobs, "rounds": options.rounds}
+    return {**how, "rows": rows, **whole}
+
+
+def main():
+    kinds = {
+        "speed": speed,
+        "memory": lambda options, folder: memory(folder),
+        "scale": lambda options, folder: scale(options.runs, folder),
     }
-    print("\nexperiment  ms/step: tutorial  ours   s/epoch: tutorial  ours   ratio (min-max)   our peak memory")
-    for r in rows:
-        print(
-            f"{r['experiment']:10s}  {r['tutorial_ms_per_step']:17.2f} {r['ours_ms_per_step']:5.2f}"
-            f"  {r['tutorial_seconds_per_epoch']:17.2f} {r['ours_seconds_per_epoch']:5.2f}"
-            f"  {r['ratio']:5.2f} ({r['ratio_min']:.2f}-{r['ratio_max']:.2f})  {r['ours_peak_mb']:6d} MB a process"
-        )
-    print(
-        f"whole job: tutorial {result['tutorial_minutes_whole_job']:.1f} minutes, ours "
-        f"{result['ours_minutes_whole_job']:.1f}: {result['ratio_whole_job']} times as fast "
-        f"({result['device_name']}, {jobs} processes at a time, torch {result['versions']['torch']})"
-    )
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("kind", nargs="?", choices=kinds, default="speed")
+    add("--rounds", type=int, default=3, metavar="N", help="of speed: epochs of each (default: 3)")
+    add("--only", nargs="+", choices=[e.id for e in EXPERIMENTS], metavar="EXP", help="of speed: these experiments")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="of speed (default: cpu)")
+    add("--jobs", type=int, metavar="N", help="of speed: our processes at a time")
+    add("--runs", type=int, default=143, metavar="N", help="of scale: runs of each experiment (default: 143)")
+    add("--save", metavar="FILE", help="write the figures as JSON")
+    options = cli.parse(parser)
+    cli.check_numbers(parser, options, rounds=99, jobs=1024, runs=999)
+    cli.check_parent(parser, options, "save")
+    device_name = None
+    if options.device == "cuda":
+        import torch
+
+        device_name = torch.cuda.get_device_name()
+    content = {
+        "command": " ".join(["python", "tools/benchmark.py", *sys.argv[1:]]),
+        **provenance(device_name=device_name),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        content |= kinds[options.kind](options, Path(folder))
     if options.save:
-        write_json(options.save, result)
+        write_json(options.save, content)
+    else:
+        print(json.dumps(content, indent=1))
     return 0
 
 
