@@ -31,9 +31,11 @@ def column(values_by_row, digits=2, sign=""):
 
     By the mean with its 95 % interval, or, where a row is skewed, all rows by the median with the range.
     """
+    values_by_row = [list(values) for values in values_by_row]
     skewed = any(map(stats.is_skewed, values_by_row))
     tell = median_text if skewed else interval_text
-    return "median (range)" if skewed else "mean ± 95 %", [tell(list(v), digits, sign) for v in values_by_row]
+    how = "median (range)" if skewed else "mean ± 95 %" if max(map(len, values_by_row)) > 1 else "one run"
+    return how, [tell(values, digits, sign) for values in values_by_row]
 
 
 def interval_text(values, digits=2, sign=""):
@@ -47,6 +49,8 @@ def interval_text(values, digits=2, sign=""):
 
 
 def median_text(values, digits=2, sign=""):
+    if len(values) == 1:
+        return interval_text(values, digits, sign)
     numbers = statistics.median(values), min(values), max(values)
     return "{} ({} to {})".format(*(f"{number:{sign}.{digits}f}" for number in numbers))
 

@@ -1,25 +1,32 @@
-"""The benchmark's arithmetic, on made-up seconds: no test measures a time."""
+"""The benchmark's arithmetic, on made-up seconds, and what it makes: no test measures a time."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import benchmark
 import pytest
 import torch
 
 from coordconv import CoordConv2d
-from run_experiments import EXPERIMENTS, build
+from run_experiments import EXPERIMENTS, Job, build, parse_arguments, prepare, train_here
+from stn import warps
 
 
 def test_a_row_takes_medians_and_forms_ratios_within_rounds():
     # (seconds of training, of testing, MB) of the tutorial, the same of two processes side by side, their number
     rounds = [
-        ((9.0, 1.0, 50), (3.0, 1.0, 70), 2),
-        ((11.0, 1.0, 50), (2.0, 2.0, 90), 2),
-        ((19.0, 1.0, 50), (4.0, 1.0, 60), 2),
+        ((9.38, 0.62, 50), (2.814, 1.186, 70), 2),
+        ((11.256, 0.744, 50), (1.876, 2.124, 90), 2),
+        ((18.76, 1.24, 50), (3.752, 1.248, 60), 2),
     ]
-    row = benchmark.row(EXPERIMENTS[2], rounds, n_batches=1000)
+    row = benchmark.row(EXPERIMENTS[2], rounds)
     assert row == {
         "experiment": "exp_03",
         "epochs": 30,
-        "tutorial_ms_per_step": 11.0,
+        "tutorial_ms_per_step": 12.0,  # of 938 steps
         "ours_ms_per_step": 3.0,
         "tutorial_seconds_per_epoch": 12.0,
         "ours_seconds_per_epoch": 2.0,
@@ -59,12 +66,48 @@ def test_the_tutorials_model_is_ours_computed_as_usual(experiment, digits, monke
     def not_ours(*arguments):
         raise AssertionError("the tutorial has no such function")
 
-    monkeypatch.setattr(stn, "affine_warp", not_ours)
+    monkeypatch.setattr(warps, "affine_warp", not_ours)
     monkeypatch.setattr(CoordConv2d, "forward", not_ours)
     torch.testing.assert_close(tutorial.eval()(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_only_the_seven_have_a_tutorial_to_be_compared_with(call):
-    process = call("benchmark.py", "--only", "exp_08")
+    process = call("tools/benchmark.py", "--only", "exp_08")
     assert process.returncode == 2
-    assert "unknown experiment 'exp_08'; the known ones are exp_01" in process.stderr
+    assert "argument --only: invalid choice: 'exp_08' (choose from " in process.stderr
+
+
+SHARE_MEMORY = """
+import os, time
+shared = b"1" * (200 * 2**20)
+if os.fork() == 0:
+    if os.fork() == 0:
+        print(flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not list(Path("/proc/self/task").glob("*/children")), reason="needs /proc of Linux")
+def test_memory_that_processes_share_counts_once():
+    with subprocess.Popen(
+        [sys.executable, "-c", SHARE_MEMORY], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            process.stdout.readline()
+            family = benchmark.family(process.pid)
+            assert (len(family), family[0]) == (3, process.pid)  # with its child and its grandchild
+            assert 200 < benchmark.megabytes(family) < 300
+            assert benchmark.megabytes(family[:1]) < 100  # a third of it, and what is its own
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (benchmark.family(process.pid), benchmark.megabytes([process.pid])) == ([process.pid], 0)  # it has ended
+
+
+def test_a_multiplied_run_is_a_finished_one(idx_folder, tmp_path):
+    arguments = ["--data", str(idx_folder), "--out", str(tmp_path), "--device", "cpu", "--epochs", "1"]
+    experiment = EXPERIMENTS[2]
+    _, (options, (job,), _) = prepare(parse_arguments(arguments), [Job(experiment, 1, 1)])
+    train_here(job, options)
+    benchmark.multiply(tmp_path / job.name, tmp_path / experiment.directory(17), 17)
+    _, (_, jobs, _) = prepare(options, [Job(experiment, run, 1) for run in (1, 16, 17)])
+    assert [job.status for job in jobs] == ["skipped: already finished", "not started", "skipped: already finished"]

@@ -13,10 +13,11 @@ from PIL import Image
 
 import plot
 import train
-from lab import figures, results, tables
+from lab import comparison, figures, results
 from models import Net, Net_CoordConv_Homography
 from run_experiments import EXPERIMENTS
 from stn import data
+from stn.perspective import perspective
 
 
 def texts(figure):
@@ -43,11 +44,11 @@ def test_differences_are_drawn_around_zero_in_points_and_images(tmp_path):
         write_results(tmp_path, f"exp_02_run_0{run}_reproduce_baseline", [with_it])
         write_results(tmp_path, f"exp_03_run_0{run}_bypass_localisation", [without])
     record = results.read_all(tmp_path)[0]
-    figure = plot.differences_figure(record, tables.ORIGINAL_PAIRS)
+    figure = plot.differences_figure(record, comparison.FAMILIES["The seven"])
     assert "the transformer\n(exp_02 − exp_03)" in texts(figure)
     points = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert points == [pytest.approx([1.0, 0.6])]
-    assert plot.differences_figure({}, tables.ORIGINAL_PAIRS) is None
+    assert plot.differences_figure({}, comparison.FAMILIES["The seven"]) is None
 
 
 def test_curves_show_all_runs_and_their_mean():
@@ -111,7 +112,7 @@ def test_animation_has_a_picture_for_the_start_and_each_epoch(tmp_path, passes, 
     monkeypatch.setattr(data, "load", lambda: digits)
     torch.manual_seed(0)
     model = Net_CoordConv_Homography(padding="background", passes=passes)
-    train.train(model, "mine", 3, data=data.perspective(digits), out=tmp_path)
+    train.train(model, "mine", 3, data=perspective(digits), out=tmp_path)
     path = plot.animate(tmp_path, "mine")
     with Image.open(path) as animation:
         assert (animation.format, animation.n_frames) == ("GIF", 4)

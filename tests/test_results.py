@@ -3,13 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import hypothesis.strategies as st
 import pytest
 import torch
-from conftest import ROOT, results_of, write_results
+from conftest import results_of, write_results
 from hypothesis import given
 
 import train
@@ -87,50 +85,43 @@ def test_a_copied_folder_is_not_a_second_run(tmp_path):
     assert "a copied or renamed folder?" in complaints[0]
 
 
-IMPLAUSIBLE = {
-    "test_accuracy": [float("nan"), float("inf"), -1, 101, "98", True, None, 98.3],
-    "test_correct": [-1, 981, 9.82, "982", None],
-    "test_total": [0, 999, None, 2**40],
-    "n_epochs": [0, 3, None, "2", 10**12],
-    "run": [0, 1.5, None],
-    "arguments": [None, []],
-    "data": [None, "MNIST"],
-    "versions": [[]],
-    "transformer": [3],
-    "seconds": ["long", None, float("inf")],
-    "predictions": ["", "0" * 999, "x" * 1000, None, 5],
-    "confusion_matrix": [[], [[1] * 10] * 10, None, [[0.5] * 10] * 10, [[982] + [0] * 9] * 10],
-    "history": [[], None, [{}], {"epoch": 1}],
-}
-
-
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in IMPLAUSIBLE.items() for value in values])
-def test_values_that_cannot_be_are_refused(tmp_path, key, value):
+def test_a_file_without_or_with_a_wrong_checksum_is_named_and_passed_over(tmp_path):
     path = write_results(tmp_path, NAME, [900, 982])
-    results.read(path)
-    path.write_text(json.dumps(results_of(NAME, [900, 982]) | {key: value}))
-    with pytest.raises(ValueError, match=r"."):
-        results.read(path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"train_loss": float("nan")},
-        {"test_loss": float("inf")},
-        {"test_correct": 1001},
-        {"epoch": 7},
-        {"train_loss": "0.1"},
-        {"seconds": None},
-    ],
-)
-def test_epochs_that_cannot_be_are_refused(tmp_path, change):
-    path = write_results(tmp_path, NAME, [900, 982])
-    content = results_of(NAME, [900, 982])
-    content["history"][0] |= change
+    content = json.loads(path.read_text())
+    del content["checksum"]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match="no checksum; made by an earlier version"):
         results.read(path)
+    record, complaints = results.read_all(tmp_path)
+    assert record == {}
+    assert complaints == [
+        f"{path}: passed over, it is broken (no checksum; made by an earlier version of this program?)"
+    ]
+
+
+@given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path_factory, place, bit):
+    folder = tmp_path_factory.getbasetemp() / "flipped"
+    path = folder / NAME / "results.json"
+    if not path.exists():
+        write_results(folder, NAME, [900, 982])
+    good = path.read_bytes()
+    wrong = bytearray(good)
+    wrong[place % len(good)] ^= 1 << bit
+    path.write_bytes(wrong)
+    read, complaints = results.read_all(folder)
+    path.write_bytes(good)
+    if read:  # white space between the values
+        assert read == {NAME: results.condensed(results_of(NAME, [900, 982]))}
+    else:
+        assert len(complaints) == 1
+        assert "\n" not in complaints[0]
+
+
+def test_numbers_that_are_not_finite_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        results.write(tmp_path / "results.json", results_of(NAME, [982], avg_test_loss=float("nan")))
+    assert list(tmp_path.iterdir()) == []
 
 
 @given(
@@ -143,19 +134,19 @@ def test_epochs_that_cannot_be_are_refused(tmp_path, change):
     )
 )
 def test_no_json_is_taken_for_results_or_ends_in_another_error(tmp_path_factory, content):
+    """Any, and real results with other values, without a new checksum."""
     path = tmp_path_factory.getbasetemp() / "any" / NAME / "results.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    merged = results_of(NAME, [982]) | content if isinstance(content, dict) and content else content
+    if not path.exists():
+        write_results(path.parent.parent, NAME, [982])
+        path.rename(path.with_name("good"))
+    good = json.loads(path.with_name("good").read_text())
+    merged = good | content if isinstance(content, dict) and content else content
     path.write_text(json.dumps(merged))
-    try:
-        read = results.read(path)
-    except ValueError as error:
-        complaint = str(error)
-    else:
-        complaint = ""
-        results.condensed(read)
-        assert read["test_accuracy"] == 98.2
-    assert "\n" not in complaint
+    if merged == good:
+        return
+    with pytest.raises(ValueError, match=r"checksum|Error|not a file") as error:
+        results.read(path)
+    assert "\n" not in str(error.value)
 
 
 def test_condensing_loses_nothing(tmp_path):
@@ -171,8 +162,3 @@ def test_condensing_loses_nothing(tmp_path):
     assert results.confusion_matrix(small) == matrix
     restored = [results.wrong_images(small).get(image, label) for image, label in enumerate(labels.tolist())]
     assert restored == predicted.tolist()
-
-
-def test_reading_needs_no_torch():
-    program = "import sys; import plot; assert 'torch' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

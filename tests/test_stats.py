@@ -159,3 +159,23 @@ def test_prediction_limits_contain_the_next_run():
         low, high = stats.prediction_limits(sample[:10])
         inside.append(low <= sample[10] <= high)
     assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
+
+
+def test_skewed_values_are_found_and_symmetric_ones_are_not():
+    """Of normal samples about one in a hundred is called skewed; one far value of ten is."""
+    samples = np.random.default_rng(0).normal(98.8, 0.1, (1000, 10))
+    assert 0.003 < np.mean([stats.is_skewed(sample) for sample in samples]) < 0.04
+    assert stats.is_skewed([98.8 + 0.01 * n for n in range(9)] + [85.0])
+    assert not stats.is_skewed([98.8, 98.8])
+    assert not stats.is_skewed([5.0] * 10)
+
+
+def test_a_family_is_corrected_together_and_only_if_it_can_be_significant():
+    def comparison(n):
+        return stats.compare({run: 1.0 + run for run in range(n)}, dict.fromkeys(range(n), 0.5))
+
+    family = stats.corrected({"a": comparison(8), "b": comparison(8)})
+    assert [c.p_value for c in family.values()] == [pytest.approx(2 * 2 / 256)] * 2
+    assert stats.corrected({"a": comparison(6), "b": comparison(6)})["a"].p_value is None  # at best 0.0625
+    assert stats.corrected({"a": comparison(6), "b": comparison(3)})["a"].p_value == pytest.approx(2 / 64)
+    assert stats.corrected({}) == {}

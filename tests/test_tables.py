@@ -1,12 +1,16 @@
-"""Tables and sentences from records made by hand; what must not be pooled is named."""
+"""Tables from records made by hand, and which runs are pooled and compared."""
+
+import itertools
 
 import pytest
 from conftest import results_of
 
-from lab import tables
-from lab.results import condensed
+from lab import comparison, tables
+from lab.results import condensed, last_five
 from run_experiments import ALL
 
+SEVEN = comparison.FAMILIES["The seven"]
+TRANSFORMER = ("exp_02", "exp_03", "the transformer")
 MEASURES = {
     **{"corner_distance_before": 8.0, "corner_distance_after": 2.5},
     **{"within_class_variance_before": 0.08, "within_class_variance_after": 0.05},
@@ -15,12 +19,18 @@ MEASURES = {
 
 
 def record_of(runs):
-    """{(experiment's id, run): correct images by epoch} -> a record of runs with 1000 test images."""
+    """{(experiment's id, run): (correct images by epoch, changes)} -> a record of runs with 1000 test images."""
     record = {}
-    for (identity, run), (correct, changes) in runs.items():
-        name = next(row for row in ALL if row.id == identity).directory(run)
+    for (exp_id, run), (correct, changes) in runs.items():
+        name = ALL[exp_id].directory(run)
         record[name] = condensed(results_of(name, correct, **changes))
     return record
+
+
+def pairs_of(differences, first="exp_02", second="exp_03"):
+    """A record in which the first experiment has so many more correct images than the second, run by run."""
+    runs = {(first, run): ([950 + difference], {}) for run, difference in enumerate(differences, 1)}
+    return record_of(runs | {(second, run): ([950], {}) for run in range(1, len(differences) + 1)})
 
 
 def test_results_table_by_hand():
@@ -33,15 +43,47 @@ def test_results_table_by_hand():
     assert row[6:] == ["98.84", "5, 70 |"]
 
 
+def test_a_skewed_column_is_told_by_median_and_range():
+    """One run of ten that fell: 97.46 ± 3.11 would reach beyond 100 %."""
+    runs = {("exp_07", run): ([989, 989, 989, 988 + run % 2], {}) for run in range(1, 10)}
+    runs |= {("exp_07", 10): ([850], {}), ("exp_02", 1): ([989], {})}
+    table = tables.results_table(record_of(runs)).splitlines()
+    assert "accuracy %, last epoch: median (range)" in table[0]
+    assert "98.85 (85.00 to 98.90)" in table[2]
+    assert table[3].split(" | ")[4] == "98.90"
+    even = {("exp_07", run): ([985 + run], {}) for run in range(1, 5)}
+    assert "98.75 ± 0.21" in tables.results_table(record_of(even))
+
+
 def test_differences_table_by_hand():
     runs = {("exp_02", run): ([980 + run], {}) for run in range(1, 8)}
     runs |= {("exp_03", run): ([980 - run], {}) for run in range(1, 7)}
-    table = tables.differences_table(record_of(runs), tables.ORIGINAL_PAIRS).splitlines()
+    table = tables.differences_table(record_of(runs), SEVEN, ALL).splitlines()
     assert len(table) == 3
     row = table[2].split(" | ")
-    assert row[:2] == ["| the transformer (exp_02 − exp_03)", "6"]
-    assert row[2].startswith("+0.70 ± ")  # 0.2, 0.4, ..., 1.2 points
-    assert row[3:6] == ["+70", "6, 0", "0.031"]
+    assert row[:3] == ["| the transformer (exp_02 − exp_03)", "6", "6, 0"]
+    assert row[3].startswith("+0.70 ± ")  # 0.2, 0.4, ..., 1.2 points
+    assert row[4] == "0.031"
+
+
+def test_a_comparison_is_found_by_its_pair_whatever_else_is_there():
+    """The first pair of the family cannot be made here."""
+    found = comparison.comparisons(pairs_of([2, 3, 4]), SEVEN, ALL)
+    assert list(found) == [TRANSFORMER]
+    assert found[TRANSFORMER].interval.mean == pytest.approx(0.3)
+
+
+def test_a_family_that_can_never_be_significant_has_no_p_values():
+    """Three comparisons of six pairs: at best 3 · 2/64 = 0.094."""
+    runs = {("exp_02", run): ([950], {}) for run in range(1, 7)}
+    for exp_id in ("exp_20", "exp_21", "exp_22"):
+        runs |= {(exp_id, run): ([960 + run], {}) for run in range(1, 7)}
+    family = comparison.FAMILIES["The swings"]
+    record = record_of(runs)
+    assert [c.p_value for c in comparison.comparisons(record, family, ALL).values()] == [None] * 3
+    assert "| p |" not in tables.differences_table(record, family, ALL)
+    (one,) = comparison.comparisons(record, family[:1], ALL).values()
+    assert one.p_value == pytest.approx(2 / 64)
 
 
 def test_perspective_table_by_hand():
@@ -49,14 +91,14 @@ def test_perspective_table_by_hand():
     runs = {("exp_12", run): ([500, correct], {}) for run, correct in ((1, 900), (2, 880))}
     changes = {"transformer": MEASURES}
     runs |= {("exp_13", run): ([500, correct], changes) for run, correct in ((1, 950), (2, 940))}
-    table = tables.transformers_table(record_of(runs), tables.RECORDS["perspective"], True).splitlines()
+    table = tables.transformers_table(record_of(runs), tables.PERSPECTIVE, ALL, distorted=True).splitlines()
     assert table[2] == "| `exp_12` bypass localisation | 2 | 11.00 ± 12.71 | 400 |" + 5 * "  |"
     assert table[3] == "| `exp_13` affine | 2 | 5.50 ± 6.35 | 450 | 8.0 → 2.5 | 5.0 | 0.0800 → 0.0500 | 0.990 | 0.25 |"
 
 
 def test_swings_table_looks_at_the_last_ten_steps():
     correct = [0, 900, 905, 903, 903, 903, 903, 903, 903, 903, 896, 960]
-    table = tables.swings_table(record_of({("exp_02", 1): (correct, {})}), ["exp_02", "exp_20"]).splitlines()
+    table = tables.swings_table(record_of({("exp_02", 1): (correct, {})}), ["exp_02", "exp_20"], ALL).splitlines()
     assert table[2] == "| `exp_02` reproduce baseline | 1 | 96.00 | 91.30 | 0 | 64 | 10 % | 64 | 89.60 |"
     assert len(table) == 3
 
@@ -72,7 +114,7 @@ def test_swings_table_looks_at_the_last_ten_steps():
 )
 def test_runs_of_another_kind_are_not_pooled(change, reason):
     runs = {("exp_02", run): ([980], {}) for run in (1, 2)} | {("exp_02", 3): ([980], change)}
-    record, complaints = tables.poolable(record_of(runs))
+    record, complaints = comparison.poolable(record_of(runs))
     assert [run["run"] for run in record.values()] == [1, 2]
     assert len(complaints) == 1
     assert complaints[0].startswith(f"exp_02_reproduce_baseline: run 03 left out, it has {reason} ")
@@ -81,7 +123,7 @@ def test_runs_of_another_kind_are_not_pooled(change, reason):
 
 def test_a_short_look_is_not_pooled_with_full_runs():
     runs = {("exp_02", 1): ([900, 980], {}), ("exp_02", 2): ([900], {})}
-    record, complaints = tables.poolable(record_of(runs))
+    record, complaints = comparison.poolable(record_of(runs))
     assert [run["n_epochs"] for run in record.values()] == [2]
     assert "n_epochs 1 instead of 2" in complaints[0]
 
@@ -89,47 +131,28 @@ def test_a_short_look_is_not_pooled_with_full_runs():
 def test_experiments_of_different_code_are_not_compared_unless_asked():
     runs = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {"git_commit": "b" * 40})}
     record = record_of(runs)
-    assert tables.poolable(record) == (record, [])
-    assert tables.comparisons(record, tables.ORIGINAL_PAIRS) == []
+    assert comparison.poolable(record) == (record, [])
+    assert comparison.comparisons(record, SEVEN, ALL) == {}
     refused = "exp_02 and exp_03 are not compared: they differ in git_commit (--pool compares them)"
-    assert tables.refused(record) == [refused]
-    assert refused in tables.comparison_document(record)
-    assert len(tables.comparisons(record, tables.ORIGINAL_PAIRS, pool=True)) == 1
+    assert comparison.obstacles(record, ALL) == [refused]
+    assert refused in tables.comparison_document(record, ALL)
+    assert list(comparison.comparisons(record, SEVEN, ALL, pool=True)) == [TRANSFORMER]
 
 
 def test_experiments_of_different_epochs_or_data_are_not_compared():
     short = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970, 975], {})}
-    assert "differ in n_epochs" in tables.refused(record_of(short))[0]
+    assert "differ in n_epochs" in comparison.obstacles(record_of(short), ALL)[0]
     other = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {"data": {"name": "other"}})}
-    assert "differ in data" in tables.refused(record_of(other))[0]
+    assert "differ in data" in comparison.obstacles(record_of(other), ALL)[0]
     table = {("exp_01", 1): ([980] * 20, {}), ("exp_02", 1): ([980] * 30, {})}
-    assert tables.refused(record_of(table)) == []
+    assert comparison.obstacles(record_of(table), ALL) == []
 
 
-def sentence(differences):
-    runs = {("exp_02", run): ([950 + difference], {}) for run, difference in enumerate(differences, 1)}
-    runs |= {("exp_03", run): ([950], {}) for run in range(1, len(differences) + 1)}
-    found = tables.comparisons(record_of(runs), tables.ORIGINAL_PAIRS)
-    return tables.change_text(*found[0])
-
-
-def test_a_sentence_claims_no_more_than_the_runs_show():
-    one = "In one pair of runs the accuracy changes by +0.20 points with the transformer: no evidence either way."
-    assert sentence([2]) == one
-    assert sentence([2, 3, 2]).endswith("3 pairs are too few for a test.")
-    assert sentence([2, 3, 2, 2, 3, 3, 2]).startswith(
-        "The transformer raises the accuracy by 0.24 ± 0.05 points (24 of"
-    )
-    assert "in 7 of 7 pairs of runs, p = 0.016)" in sentence([2, 3, 2, 2, 3, 3, 2])
-    assert sentence([-2, -3, -2, -2, -3, -3, -2]).startswith("The transformer lowers the accuracy by 0.24")
-    assert sentence([2, -3, 2, -2, 3, -3, 2]).startswith("No effect of the transformer is shown: +0.01 ± ")
-
-
-def test_few_pairs_are_told():
-    runs = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {})}
-    document = tables.comparison_document(record_of(runs))
-    assert "With fewer than 6 pairs no p-value can fall under 0.05, so none is given." in document
-    assert "2 of the experiments have one run only, and therefore no interval" in document
+def test_single_runs_have_no_interval_and_no_p_value():
+    document = tables.comparison_document(pairs_of([1]), ALL)
+    assert "2 of the experiments have one run only, and therefore no interval." in document
+    assert "±" not in document
+    assert "| p |" not in document
 
 
 def test_formulations_are_compared_over_the_epochs_that_both_have():
@@ -143,43 +166,50 @@ def test_formulations_are_compared_over_the_epochs_that_both_have():
     fast = form([2.02, 0.9], [9000, 9950])
     text = tables.formulations_table({"plain": plain, "fast": fast, "device_name": "a machine", "git_commit": 40 * "a"})
     assert "| run_a | 2 | +1.00 % | -10.00 % | 37.80 | 37.90 |" in text
-    assert "differ by 1.00 % at most" in text
-    assert "the last loss changes by -5.0 ± 63.5 %" in text  # t(1, 0.975) = 12.706, standard error 5
+    assert "| all pairs |  | largest 1.00 % | -5.0 ± 63.5 % |" in text  # t(1, 0.975) = 12.706, standard error 5
 
 
 def test_the_parts_of_a_run_are_shares_of_its_seconds():
-    def row(experiment, images, training, evaluation, tensorboard, kilobytes):
-        parts = {"training": training, "evaluation": evaluation, "tensorboard": tensorboard, "rest": 1.0}
-        sizes = {"event_file_kb": kilobytes, "seconds": sum(parts.values())}
-        return {"experiment": experiment, "log_images": images} | parts | sizes
-
-    rows = [row("exp_03", 5, 45, 3, 1, 200), row("exp_02", 5, 95, 3, 1, 300), row("exp_02", 0, 90, 9, 0.02, 25)]
-    record = {"device_name": "a machine", "cores": 2, "git_commit": 40 * "a", "versions": {"torch": "2"}, "rows": rows}
-    text = tables.parts_table(record)
+    rows = [
+        {"experiment": "exp_03", "train": 45, "test": 3, "log": 1, "other": 1},
+        {"experiment": "exp_02", "train": 95, "test": 3, "log": 1, "other": 1},
+    ]
+    text = tables.parts_table({"rows": rows})
     assert "| exp_02 | 100 | 3.00 % | 1.00 % | 1.00 % | 5.00 % |\n| exp_03 | 50 | 6.00 % | 2.00 % |" in text
-    assert "| all seven | 150 | 4.00 % | 1.33 % | 1.33 % | 6.67 % |" in text
-    said = tables.logging_text(record)
-    assert "takes 1.0 seconds in a run of exp_02, 1.0 % of its 100, and 300 kB;" in said
-    assert said.endswith("with `--log-images 0` 0.02 seconds and 25 kB.")
+    assert "| all | 150 | 4.00 % | 1.33 % | 1.33 % | 6.67 % |" in text
 
 
-def test_the_claim_is_compared_with_the_runs_and_the_interval():
-    assert tables.claim_text([98.70]) == "1 of 1 runs reach its 98.69 %."
-    inside = tables.claim_text([98.60, 98.75, 98.70])
-    assert inside == "2 of 3 runs reach its 98.69 %, which lie inside the interval of the mean."
-    assert tables.claim_text([98.5, 98.51, 98.52]) == "0 of 3 runs reach its 98.69 %; the mean lies 0.18 points below."
-    assert tables.claim_text([98.9, 98.91, 98.92]).endswith("the mean lies 0.22 points above.")
+def test_each_of_the_seven_has_its_question_its_partner_and_its_answer():
+    runs = {(f"exp_0{n}", run): ([980 + n + (n == 1) * run], {}) for n in range(1, 8) for run in range(1, 7)}
+    lines = tables.questions_table(record_of(runs), ALL).splitlines()[2:]
+    assert [line[:10] for line in lines] == [f"| `exp_0{n}`" for n in range(1, 8)]
+    for line, exp_id in zip(lines, [f"exp_0{n}" for n in range(1, 8)], strict=True):
+        assert ALL[exp_id].question in line
+    assert "1 of 6 runs reach 98.69 %" in lines[0]  # 98.2 to 98.7
+    assert "exp_02 | the transformer: -0.10 ± 0.00" in lines[2]
+    assert "exp_02 | +0.30 ± 0.00" in lines[4]
 
 
 def test_a_ranking_shows_ties():
     assert tables.ranking({"a": 1.0, "b": 3.0, "c": 1.0, "d": 2.0}) == "b > d > a = c"
 
 
-def test_the_deepest_fall_is_named():
+def test_the_deepest_falls_are_named():
     correct = [100, 900, *[980] * 12, 300, 985]
-    text = tables.deepest_text(record_of({("exp_02", 3): (correct, {}), ("exp_03", 1): ([970] * 16, {})}))
-    name = "exp_02_run_03_reproduce_baseline"
-    assert (
-        text
-        == f"The deepest fall in the 2 runs: `{name}` went from 98.00 to 30.00 % in epoch 15, and ended at 98.50 %."
-    )
+    record = record_of({("exp_02", 3): (correct, {}), ("exp_03", 1): ([970] * 15 + [969], {})})
+    rows = tables.falls_table(record).splitlines()[2:]
+    assert rows == [
+        "| `exp_02_run_03_reproduce_baseline` | 15 | 98.00 | 30.00 | 98.50 |",
+        "| `exp_03_run_01_bypass_localisation` | 16 | 97.00 | 96.90 | 96.90 |",
+    ]
+
+
+def test_the_mean_of_the_last_five_epochs():
+    run = condensed(results_of("exp_02_run_01_reproduce_baseline", [0, 900, 910, 920, 930, 940]))
+    assert last_five(run) == pytest.approx(92)
+
+
+def test_families_name_experiments_of_the_tables_and_each_pair_once():
+    pairs = list(itertools.chain.from_iterable(comparison.FAMILIES.values()))
+    assert len({pair[:2] for pair in pairs}) == len(pairs)
+    assert {exp_id for pair in pairs for exp_id in pair[:2]} == ALL.keys()

@@ -1,0 +1,203 @@
+"""README and docs: what they say is so. Their programs run, their numbers and links are there, no sentence is twice."""
+
+import json
+import re
+import struct
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from conftest import ROOT
+
+import plot
+import run_experiments
+import train
+from lab import tables
+from lab.settings import Experiment
+from run_experiments import ALL, EXPERIMENTS
+from stn import mnist
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+RESULTS = PAGES.pop("results.md")
+BY_HAND = {"README.md": README, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), **PAGES}
+OWN = PAGES["own_experiments.md"]
+
+
+def programs(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def commands(text):
+    return [line.split()[1:] for line in re.findall(r"^    (python .*)$", text, re.MULTILINE)]
+
+
+def test_the_results_page_is_what_plot_makes_of_the_records():
+    assert tables.results_document(ROOT / "results", ALL) == RESULTS
+
+
+def numbers(text):
+    return re.findall(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?![\w])", text)
+
+
+def test_every_number_of_the_findings_stands_in_the_results():
+    findings = re.search(r"## What came out\n(.*?)\nEvery number above", README, re.DOTALL)[1]
+    findings = re.sub(r"exp_\d\d|AVX-512", "", findings)
+    found = {number.lstrip("+−-") for number in numbers(RESULTS)} | {"10,000"}  # the test images
+    quoted = [number.lstrip("+−-") for number in numbers(findings)]
+    assert len(quoted) > 20
+    common = {"6", "8", "7"}  # pairs, told in the table as "7, 1"
+    missing = [number for number in quoted if number not in found and number not in common | {"0.05", "512"}]
+    assert missing == []
+
+
+def test_the_readme_is_one_screen_and_some():
+    assert len(README.splitlines()) <= 200
+
+
+def test_links_lead_somewhere():
+    """Files and headings that a page names exist."""
+    for name, text in {**BY_HAND, "results.md": RESULTS}.items():
+        folder = ROOT if name in ("README.md", "CONTRIBUTING.md") else ROOT / "docs"
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+            path = folder / target if target else folder / name
+            assert path.exists(), (name, target)
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+                assert anchor in slugs, (name, anchor)
+
+
+def test_every_figure_is_shown_and_every_shown_figure_is_there():
+    shown = set(re.findall(r"\.readme_figures/([\w.]+)", README + RESULTS))
+    assert {path.name for path in (ROOT / ".readme_figures").iterdir()} == shown
+
+
+def test_no_sentence_stands_twice():
+    seen = {}
+    for name, text in BY_HAND.items():
+        text = re.sub(r"```.*?```|^    .*$|^\|.*$", "", text, flags=re.DOTALL | re.MULTILINE)
+        for sentence in re.split(r"(?<=[.:?!])\s+|\n\n", text):
+            words = " ".join(re.sub(r"[*`#>-]", " ", sentence).split())
+            if len(words.split()) > 6:
+                assert words not in seen, (name, seen[words], words)
+                seen[words] = name
+
+
+def test_flags_that_the_pages_name_exist(call):
+    known = "".join(call(script, "--help").stdout for script in ("run_experiments.py", "plot.py", "tools/benchmark.py"))
+    own = "--slow --kills --save-faults --check --logdir"  # pytest's, this repository's tests', ruff's, TensorBoard's
+    for name, text in BY_HAND.items():
+        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
+            assert flag in known or flag in own, (name, flag)
+
+
+def test_the_readmes_program_runs():
+    names = {}
+    exec(programs(README)[0], names)
+    torch.testing.assert_close(names["back"], names["corner"], atol=1e-4, rtol=1e-4)
+    assert (names["source"].abs().amax((1, 2)) > 0.1).all()
+    assert names["rectified"].shape == (5, 1, 28, 28)
+
+
+def test_an_eighth_experiment_is_a_row(idx_folder, tmp_path, call, monkeypatch):
+    """The row of the page, in the table of a process that trains it, and one that draws it."""
+    row = re.search(r"^    (Experiment\(.*\)),\n", OWN, re.MULTILINE)[1]
+    program = f"""
+import sys
+import run_experiments
+from lab.settings import Experiment
+row = {row}
+run_experiments.EXPERIMENTS += (row,)
+run_experiments.SETS["original"] = run_experiments.EXPERIMENTS
+run_experiments.ALL[row.id] = row
+script = sys.argv[1]
+sys.argv[:] = sys.argv[1:]
+if script == "plot.py":
+    import plot
+    sys.exit(plot.main())
+run_experiments.WORKER[:] = [sys.executable, __file__, "run_experiments.py", "--worker"]
+if sys.argv[1:] == ["--worker"]:
+    run_experiments.pool.serve(prepare=run_experiments.prepare, train=run_experiments.train_job)
+sys.exit(run_experiments.main())
+"""
+    script = tmp_path / "with_a_row.py"
+    script.write_text(textwrap.dedent(program))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for command in ([*commands(OWN)[0], "--data", idx_folder, "--epochs", "1"], commands(OWN)[1]):
+        process = subprocess.run(
+            [sys.executable, script, *map(str, command)], cwd=tmp_path, capture_output=True, text=True, timeout=170
+        )
+        assert process.returncode == 0, process.stderr
+    results = json.loads((tmp_path / "experiments" / "exp_23_run_01_two_looks" / "results.json").read_text())
+    assert results["arguments"] == {"passes": 2}
+    assert (tmp_path / "experiments" / "diagram_exp_23.png").exists()
+    assert isinstance(eval(row, {"Experiment": Experiment}), Experiment)
+
+
+def test_a_network_of_ones_own(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "load", lambda: digits)
+    exec(programs(OWN)[0], {})
+    results = json.loads((tmp_path / "experiments" / "two_layers" / "results.json").read_text())
+    assert (results["n_epochs"], results["trainable_parameters"]) == (20, 784 * 100 + 100 + 100 * 10 + 10)
+    assert capsys.readouterr().out == f"{results['test_accuracy']:.2f} %\n"
+
+
+@pytest.fixture
+def fashion(idx_folder, tmp_path):
+    """Other images than MNIST's under the name that the page uses: the same, brighter where they were dark."""
+    arrays = [mnist.read_idx(idx_folder, name) for name in mnist.MD5]
+    folder = tmp_path / commands(OWN)[2][commands(OWN)[2].index("--data") + 1]
+    folder.mkdir()
+    mnist.write_idx(folder, [255 - array // 2 if array.ndim == 3 else array for array in arrays])
+    return folder
+
+
+def test_other_images_have_a_normalisation_of_their_own(fashion, call, tmp_path):
+    pixels = mnist.read_idx(fashion, "train-images-idx3-ubyte")
+    process = call(*commands(OWN)[2], "--epochs", "1", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    mean, std = pixels.mean() / 255, pixels.std() / 255
+    said = f"fashion: normalised with the mean {mean:.4f} and standard deviation {std:.4f} of its training images"
+    assert process.stdout.splitlines()[1] == said
+    runs = sorted((tmp_path / "experiments_fashion").glob("exp_0*"))
+    assert [path.name[:6] for path in runs] == ["exp_02", "exp_03"]
+    described = json.loads((runs[0] / "results.json").read_text())["data"]
+    assert (described["name"], described["mean"], described["std"]) == ("fashion", round(mean, 4), round(std, 4))
+
+
+def test_images_of_another_size_are_refused_before_training(fashion, call, tmp_path):
+    for split, n in (("train", 640), ("t10k", 500)):
+        (fashion / f"{split}-images-idx3-ubyte").write_bytes(
+            bytes([0, 0, 8, 3]) + struct.pack(">III", n, 32, 30) + bytes(range(240)) * 4 * n
+        )
+    process = call(*commands(OWN)[2], cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stderr == "run_experiments.py: fashion: the train images are 32×30; the networks read 28×28\n"
+    assert not (tmp_path / "experiments_fashion").exists()
+
+
+def test_the_readmes_table_is_that_of_the_experiments():
+    for experiment in EXPERIMENTS:
+        row = next(line for line in README.splitlines() if line.startswith(f"| {experiment.id} |"))
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        arguments = experiment.arguments
+        bypass = arguments.get("bypass_localisation", False)
+        assert cells[1] == ("none" if bypass else "affine")
+        assert cells[2] == ("yes" if arguments.get("use_coordconf_classifier") else "no")
+        assert cells[3] == ("" if bypass else "yes" if arguments.get("use_coordconf_localisation") else "no")
+        assert cells[4:] == [str(experiment.epochs), f"`{experiment.directory(1)}`"]
+
+
+def test_the_figures_are_drawn_from_the_records_alone(tmp_path):
+    """Into an empty folder, with the names of those in the repository; and the page beside them."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "figures").mkdir()
+    plot.write_docs(ROOT / "results", tmp_path / "docs", tmp_path / "figures")
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert drawn == {path.name for path in (ROOT / ".readme_figures").iterdir()}
+    assert (tmp_path / "docs" / "results.md").read_text(encoding="utf-8") == RESULTS
+    assert run_experiments.ALL is ALL
