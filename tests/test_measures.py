@@ -9,7 +9,8 @@ from torch import nn
 
 import train
 from models import Net_CoordConv_Homography
-from stn import data, measures, warps
+from stn import measures, warps
+from stn.perspective import TEST_SEED, distort, perspective, perspective_homographies
 
 
 def scaling(factor, n=1):
@@ -76,7 +77,7 @@ class Nothing(nn.Module):
 
 
 def test_the_measures_of_doing_nothing_and_of_a_perfect_rectification(digits):
-    distorted = data.perspective(digits)
+    distorted = perspective(digits)
     nothing = measures.of_transformer(Nothing(), distorted).numbers
     assert nothing["within_class_variance_after"] == pytest.approx(nothing["within_class_variance_before"], rel=1e-5)
     assert (nothing["ink_kept"], nothing["ink_area"]) == pytest.approx((1, 1))
@@ -90,9 +91,9 @@ def test_the_measures_of_doing_nothing_and_of_a_perfect_rectification(digits):
     assert magnified["corner_distance_after"] == pytest.approx(2 * nothing["corner_distance_before"], rel=0.01)
     assert magnified["ink_area"] > 2
     n = len(digits.test_labels)
-    first, second = (data.perspective_homographies(n, data.TEST_SEED, copy) for copy in (0, 1))
+    first, second = (perspective_homographies(n, TEST_SEED, copy) for copy in (0, 1))
     copies = torch.empty_like(digits.test_images)
-    data.distort(digits.test_images, second, copies)
+    distort(digits.test_images, second, copies)
     perfect = Rectifier(torch.cat([distorted.test_images, copies]), torch.cat([first, second]))
     rectified = measures.of_transformer(perfect, distorted).numbers
     assert rectified["corner_distance_after"] < 1e-3
@@ -108,7 +109,7 @@ def test_the_batches_do_not_matter(digits, monkeypatch):
     found = []
     for size in (500, 192):
         monkeypatch.setitem(measures.TEST_BATCH_SIZE, "cpu", size)
-        measured = measures.of_transformer(model, data.perspective(digits))
+        measured = measures.of_transformer(model, perspective(digits))
         loss, predictions = train.evaluate(model, digits.test_images, digits.test_labels)
         assert measured.homographies.shape == (500, 3, 3)
         found.append({"loss": loss, "sum of predictions": predictions.sum().item(), **measured.numbers})

@@ -5,13 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import models
 from coordconv import CoordConv2d
 from models import Net, Net_CoordConv, Net_CoordConv_Homography, dropout_mask
 from run_experiments import ALL
 from stn import warps
 
 FLAGS = ("use_coordconf_localisation", "use_coordconf_classifier", "bypass_localisation")
-LIVE_PARAMETERS = dict(
+TRAINABLE_PARAMETERS = dict(
     zip((f"exp_0{i}" for i in range(1, 8)), (27360, 27360, 21840, 23340, 28860, 28644, 30144), strict=True)
 )
 COMBINATIONS = [{flag: bool(bits >> i & 1) for i, flag in enumerate(FLAGS)} for bits in range(8)]
@@ -30,13 +31,11 @@ def perturb(model):
     return model.eval()
 
 
-@pytest.mark.parametrize("experiment", ALL, ids=lambda e: e.id)
-def test_live_parameters_are_the_reference_counts_and_all_get_a_gradient(experiment, digits):
-    import models
-
+@pytest.mark.parametrize("experiment", ALL.values(), ids=lambda e: e.id)
+def test_trainable_parameters_are_the_reference_counts_and_all_get_a_gradient(experiment, digits):
     model = perturb(build(getattr(models, experiment.model), **experiment.arguments)).train()
     n_parameters = sum(p.numel() for p in model.parameters())
-    assert n_parameters == LIVE_PARAMETERS.get(experiment.id, n_parameters) < 39_000
+    assert n_parameters == TRAINABLE_PARAMETERS.get(experiment.id, n_parameters) < 39_000
     F.nll_loss(model(digits.train_images[:64]), digits.train_labels[:64]).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -99,10 +98,10 @@ def test_dropout_is_that_of_the_recipe(digits):
 
 
 @pytest.mark.parametrize("model", [Net, Net_CoordConv, Net_CoordConv_Homography])
-@pytest.mark.parametrize("how", [{}, {"padding": "background"}, {"padding": "background", "passes": 4}], ids=str)
-def test_a_new_network_transforms_nothing(model, how, digits):
+@pytest.mark.parametrize("options", [{}, {"padding": "background"}, {"padding": "background", "passes": 4}], ids=str)
+def test_a_new_network_transforms_nothing(model, options, digits):
     """Also when identities are composed."""
-    network = build(model, **how).double().eval()
+    network = build(model, **options).double().eval()
     images = digits.test_images[:16].double()
     assert (network.transform(images) - images).abs().max() < 1e-6
     assert torch.equal(network.homography(images), torch.eye(3, dtype=torch.float64).expand(16, 3, 3))

@@ -1,16 +1,16 @@
 """What TensorBoard gets of a run, read back with its own EventAccumulator."""
 
 import io
-import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from helpers import TRIAL, Interruption, Linear, Unrecorded, interrupt, run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from torch import nn
 
 import train
 from lab import figures
@@ -22,11 +22,8 @@ DIGITS = "Test digits, and the same transformed"
 MEANS = "Mean of each class, before and after"
 
 
-def run(digits, out, model=None, name="trial", n_epochs=3, **options):
-    torch.manual_seed(123)
-    model = model or Net_CoordConv_Homography(use_coordconf_localisation=True, padding="background")
-    arguments = {"use_coordconf_localisation": True, "padding": "background"}
-    return model, train.train(model, name, n_epochs, data=digits, out=out, arguments=arguments, **options)
+ARGUMENTS = {"use_coordconf_localisation": True, "padding": "background"}
+HOMOGRAPHY = partial(Net_CoordConv_Homography, **ARGUMENTS)
 
 
 def events_of(folder):
@@ -37,11 +34,20 @@ def picture(event):
     return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("L")) / 255
 
 
+def trained(folder):
+    """The network of `logged` with the weights in a folder."""
+    model = HOMOGRAPHY()
+    model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    return model.eval()
+
+
 @pytest.fixture(scope="module")
 def logged(digits, tmp_path_factory):
     """A run of three epochs with a heavy part in every second: (its network, its results, its events)."""
     out = tmp_path_factory.mktemp("logged")
-    return *run(digits, out, question=QUESTION, log_images=2), events_of(out / "trial")
+    options = {"arguments": ARGUMENTS, "question": QUESTION, "log_images": 2}
+    results = run(digits, out, model=HOMOGRAPHY, **options)
+    return trained(out / TRIAL), results, events_of(out / TRIAL)
 
 
 def test_the_heavy_parts_come_at_the_start_every_few_epochs_and_at_the_end(logged):
@@ -58,7 +64,7 @@ def test_the_digits_stand_beside_what_the_network_makes_of_them(logged, digits):
     model, _, events = logged
     images = digits.test_images[: tensorboard.N_DIGITS]
     with torch.no_grad():
-        transformed = model.eval().transform(images)
+        transformed = model.transform(images)
     first, *_, last = (picture(event) for event in events.Images(DIGITS))
     half = first.shape[1] // 2
     expected = [np.kron(figures.grid_of(digits.pixels(x)[:, 0]), np.ones((2, 2))) for x in (images, transformed)]
@@ -91,7 +97,7 @@ def test_scalars_of_classes_and_speed(logged, digits):
 
 def test_the_transforms_parameters(logged, digits):
     model, _, events = logged
-    factors = warps.factors(measures.homographies(model.eval(), digits.test_images))
+    factors = warps.factors(measures.homographies(model, digits.test_images))
     assert sorted(events.Tags()["histograms"]) == sorted(
         [
             *("Transform/rotation (degrees)", "Transform/scale x", "Transform/scale y", "Transform/shear"),
@@ -140,11 +146,12 @@ def test_text_layout_graph_and_hyperparameters(logged):
 def test_without_the_heavy_parts_the_same_run(logged, digits, tmp_path):
     """And its weights are the same to the bit: logging draws no random numbers and changes no weight."""
     model, results, _ = logged
-    other, light = run(digits, tmp_path, log_images=0)
+    light = run(digits, tmp_path, model=HOMOGRAPHY, arguments=ARGUMENTS, log_images=0)
     assert light["predictions"] == results["predictions"]
     assert [e["train_loss"] for e in light["history"]] == [e["train_loss"] for e in results["history"]]
+    other = trained(tmp_path / TRIAL)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
-    events = events_of(tmp_path / "trial")
+    events = events_of(tmp_path / TRIAL)
     tags = events.Tags()
     assert (tags["images"], tags["histograms"], tags["graph"]) == ([], [], False)
     assert not any("share" in tag for tag in tags["scalars"])
@@ -152,40 +159,36 @@ def test_without_the_heavy_parts_the_same_run(logged, digits, tmp_path):
 
 
 def test_affine_transforms_have_no_perspective_and_none_has_nothing(digits, tmp_path):
-    run(digits, tmp_path, Net_CoordConv(), "affine", 1)
+    run(digits, tmp_path, "affine", 1, Unrecorded)
     tags = events_of(tmp_path / "affine").Tags()
     assert not any("perspective" in tag for tag in tags["scalars"] + tags["histograms"])
     assert "Transform share/shear" in tags["scalars"]
-    run(digits, tmp_path, Net_CoordConv(bypass_localisation=True), "none", 1)
+    run(digits, tmp_path, "none", 1, partial(Net_CoordConv, bypass_localisation=True))
     tags = events_of(tmp_path / "none").Tags()
     assert (tags["histograms"], MEANS in tags["images"], "Confusion matrix" in tags["images"]) == ([], False, True)
 
 
 def test_a_network_that_cannot_be_traced_says_so_and_is_trained(digits, tmp_path, capsys):
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(784, 10)
-
+    class Odd(Linear):
         def forward(self, x):
             if len(x) == 1:
                 raise ArithmeticError("not for me")
-            return self.layer(x.flatten(1)).log_softmax(1)
+            return super().forward(x)
 
-    _, results = run(digits, tmp_path, Odd(), n_epochs=1)
-    assert results["n_epochs"] == 1
-    tensors = events_of(tmp_path / "trial").Tensors("Graph/text_summary")
+    assert run(digits, tmp_path, n_epochs=1, model=Odd)["n_epochs"] == 1
+    tensors = events_of(tmp_path / TRIAL).Tensors("Graph/text_summary")
     assert tensors[0].tensor_proto.string_val[0] == b"This network cannot be traced (ArithmeticError)."
     assert capsys.readouterr() == ("", "")
 
 
 def test_an_interruption_before_the_first_complete_epoch_leaves_nothing_twice(digits, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "evaluate", None)
-        with pytest.raises(TypeError):
-            run(digits, tmp_path, n_epochs=1)
-    run(digits, tmp_path, n_epochs=1)
-    events = events_of(tmp_path / "trial")
+        interrupt(patch, train, "evaluate")
+        with pytest.raises(Interruption):
+            run(digits, tmp_path, n_epochs=1, model=Unrecorded)
+    assert events_of(tmp_path / TRIAL).Tags()["images"] == [DIGITS]  # it had logged something
+    run(digits, tmp_path, n_epochs=1, model=Unrecorded)
+    events = events_of(tmp_path / TRIAL)
     assert [event.step for event in events.Images(DIGITS)] == [0, 1]
     assert len(events.Tensors("Question/text_summary")) == 1
-    assert json.loads((tmp_path / "trial" / "results.json").read_text())["n_epochs"] == 1
+    assert (tmp_path / TRIAL / "results.json").exists()

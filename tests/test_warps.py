@@ -140,7 +140,7 @@ def test_warps_compose_as_their_matrices_do(digits):
 
 
 def products(f):
-    """The homographies that `stn.factors` takes apart, multiplied as its docstring says: eight of (B,) -> (B, 3, 3)."""
+    """Multiply the matrices of the docstring of `warps.factors`: eight numbers, each (B,), -> (B, 3, 3)."""
     one, zero = torch.ones_like(f["shear"]), torch.zeros_like(f["shear"])
 
     def matrix(*entries):
