@@ -85,7 +85,7 @@ class Net(nn.Module):
     def homography(self, x):
         """Return the transform of each image, (B, 1, 28, 28) -> (B, 3, 3), destination to source (see stn/warps.py).
 
-        It maps points of the transformed image to the image, `stn.map_points(model.homography(x), points)`, and its
+        It maps points of the transformed image to the image, `warps.map_points(model.homography(x), points)`, and its
         inverse the other way. An affine one has (0, 0, 1) as its last row; without a transformer it is the identity.
         """
         if self.bypass_localisation:
