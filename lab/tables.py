@@ -15,10 +15,9 @@ SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
 HOMOGRAPHIES = ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")
 PERSPECTIVE = tuple(f"exp_{number}" for number in range(12, 20))
 N_FALLS = 5
-FIGURES = "../.readme_figures"  # from docs/
 
 
-# cells and rows
+# Cells and rows
 
 
 def markdown_table(header, rows):
@@ -59,66 +58,154 @@ def p_text(p):
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def name_of(exp_id, table):
-    return f"`{exp_id}` {table[exp_id].title.removeprefix('perspective_').replace('_', ' ')}"
-
-
-def source(record, command):
-    """Say where the runs of a record come from."""
-    run = next(iter(record.values()))
-    return machine(run, f"{len(record)} runs", command)
-
-
 def machine(content, *parts):
     """Say where numbers come from: what `lab.folder.provenance` gave, and parts of which the last is a command."""
     commit = (content["git_commit"] or "unknown")[:7]
-    torch = f"torch {content['versions']['torch']}"
-    return f"({', '.join([*parts[:-1], content['device_name'], torch, f'commit {commit}'])}; command: `{parts[-1]}`)"
+    what = [*parts[:-1], content["device_name"], f"torch {content['versions']['torch']}", f"commit {commit}"]
+    return f"({', '.join(what)}; command: `{parts[-1]}`)"
 
 
-# experiments
+# Experiments, a row each. Columns are (title, function of {run: condensed results}); lists of numbers `column` tells.
+
+
+def experiments_table(rows, *columns):
+    """rows: {label: {run: condensed results}}."""
+    header, cells = [""], []
+    for title, tell in columns:
+        found = [tell(runs) for runs in rows.values()]
+        if isinstance(found[0], list):
+            how, found = column(found)
+            title += f": {how}"
+        header.append(title)
+        cells.append(found)
+    return markdown_table(header, [[label, *row] for label, row in zip(rows, zip(*cells, strict=True), strict=True)])
+
+
+def of_runs(value):
+    return lambda runs: [value(run) for run in runs.values()]
+
+
+def of_steps(tell):
+    """tell: called with the changes between the last epochs, of all runs; without any the cell is empty."""
+    return lambda runs: tell(sizes) if (sizes := last_steps(runs)) else ""
+
+
+def measured(name, digits):
+    """The mean over runs of a measure of their transformers; "before → after" where there are two."""
+
+    def tell(runs):
+        measures = [run["transformer"] for run in runs.values() if run["transformer"]]
+        keys = [key for key in (name, f"{name}_before", f"{name}_after") if measures and key in measures[0]]
+        return " → ".join(f"{statistics.fmean(found[key] for found in measures):.{digits}f}" for key in keys)
+
+    return tell
+
+
+def at_equal_size(runs):
+    """The mean corner distance after the transformer if that left the digits as large as they were."""
+    measures = [run["transformer"] for run in runs.values() if run["transformer"]]
+    distances = [found["corner_distance_after"] / found["ink_area"] ** 0.5 for found in measures]
+    return f"{statistics.fmean(distances):.1f}" if distances else ""
+
+
+RUNS = ("runs", len)
+LAST = ("accuracy %, last epoch", of_runs(last))
+ERROR = ("error %, last epoch", of_runs(lambda run: 100 - last(run)))
+FIVE = ("mean of the last five", of_runs(last_five))
+MEDIAN_STEP = ("step in images: median", of_steps(lambda sizes: f"{statistics.median(sizes):.0f}"))
+LARGEST_STEP = ("largest", of_steps(max))
+INK = (
+    ("variance within a class", measured("within_class_variance", 4)),
+    ("ink kept", measured("ink_kept", 3)),
+    ("ink area", measured("ink_area", 2)),
+)
+
+
+def chosen(record, exp_ids, table):
+    """Return the rows of experiments by their ids, without those that are not there."""
+    titles = {exp_id: table[exp_id].title.removeprefix("perspective_").replace("_", " ") for exp_id in exp_ids}
+    found = {exp_id: of_experiment(record, exp_id) for exp_id in exp_ids}
+    return {f"`{exp_id}` {titles[exp_id]}": runs for exp_id, runs in found.items() if runs}
 
 
 def results_table(record):
     """Every experiment with its runs, by both measures."""
-    found = groups(record)
-    ends = column([[last(run) for run in runs.values()] for runs in found.values()])
-    fives = column([[last_five(run) for run in runs.values()] for runs in found.values()])
+
+    def first(key):
+        return lambda runs: next(iter(runs.values()))[key]
+
+    def original(runs):
+        accuracy = ORIGINAL_ACCURACY.get(first("experiment_name")(runs)[:6])
+        return f"{accuracy:.2f}" if accuracy else ""
+
+    rows = {f"`{name}`": runs for name, runs in groups(record).items()}
+    parameters = ("parameters", lambda runs: f"{first('trainable_parameters')(runs):,}")
+    columns = ("epochs", first("n_epochs")), RUNS, parameters, LAST, FIVE, ("original %", original)
+    return experiments_table(rows, *columns, MEDIAN_STEP, LARGEST_STEP)
+
+
+def swings_table(record, exp_ids, table):
+    """How much the accuracy changes from epoch to epoch."""
+
+    def later(runs):
+        return max(max(stats.steps(run["history"]["test_correct"][9:]), default=0) for run in runs.values())
+
+    def lowest(runs):
+        return f"{min(min(percentages(run)[5:], default=100) for run in runs.values()):.2f}"
+
+    often = of_steps(lambda sizes: f"{100 * sum(size > 50 for size in sizes) / len(sizes):.0f} %")
+    columns = (
+        ("over 50", often),
+        ("largest since the tenth epoch", later),
+        ("lowest accuracy % after the fifth", lowest),
+    )
+    rows = chosen(record, exp_ids, table)
+    return experiments_table(rows, RUNS, LAST, FIVE, MEDIAN_STEP, LARGEST_STEP, *columns)
+
+
+def transformers_table(record, exp_ids, table):
+    """What the transformers of some experiments do to the digits on MNIST as it is, and the accuracy."""
+    return experiments_table(chosen(record, exp_ids, table), RUNS, LAST, ("largest step, images", of_steps(max)), *INK)
+
+
+def perspective_table(record, exp_ids, table):
+    """The same in perspective, with the error and the distances of corners."""
+    corners = ("corner distance, px", measured("corner_distance", 1)), ("at equal size", at_equal_size)
+    rows = chosen(record, exp_ids, table)
+    return experiments_table(rows, RUNS, ERROR, ("largest step, images", of_steps(max)), *corners, *INK)
+
+
+def variance_table(record):
+    """Where the variance between the runs of each experiment comes from; "" if the images are not known."""
     rows = []
-    for (name, runs), end, five in zip(found.items(), ends[1], fives[1], strict=True):
-        sizes, one = last_steps(runs), next(iter(runs.values()))
-        original = ORIGINAL_ACCURACY.get(name[:6])
-        rows.append(
-            [
-                *(f"`{name}`", one["n_epochs"], len(runs), f"{one['trainable_parameters']:,}", end, five),
-                f"{original:.2f}" if original else "",
-                f"{statistics.median(sizes):.0f}, {max(sizes)}" if sizes else "",
-            ]
-        )
-    header = ["experiment", "epochs", "runs", "parameters", f"accuracy %, last epoch: {ends[0]}"]
-    header += [f"mean of the last five: {fives[0]}", "original %", "step in images: median, largest"]
-    return markdown_table(header, rows)
+    for name, runs in groups(record).items():
+        wrong = [wrong_images(run) for run in runs.values()]
+        if len(wrong) > 1 and None not in wrong:
+            total = next(iter(runs.values()))["test_total"]
+            split = stats.variance_split([[image not in errors for image in range(total)] for errors in wrong])
+            numbers = f"{split.between_runs:.1f}", f"{split.finite_test_set:.1f}", f"{100 * split.share:.0f} %"
+            rows.append([f"`{name}`", len(runs), *numbers, p_text(split.p_value)])
+    header = ["experiment", "runs", "standard deviation between runs, images", "if all runs were equally good"]
+    return markdown_table([*header, "share of the variance", "p"], rows) if rows else ""
+
+
+# Comparisons
 
 
 def differences_table(record, family, table, pool=False):
     """Paired differences of a family, by both measures; "" if there are none."""
-    ends, means = (comparisons(record, family, table, value, pool) for value in (last, last_five))
-    if not ends:
-        return ""
-    tested = any(comparison.p_value is not None for comparison in ends.values())
-    columns = []
-    for found in (ends, means):
-        how, cells = column([c.differences.values() for c in found.values()], sign="+")
-        columns.append(
-            (how, [[cell, *([p_text(c.p_value)] * tested)] for cell, c in zip(cells, found.values(), strict=True)])
-        )
-    rows = []
-    for (pair, end), *cells in zip(ends.items(), *(cells for _, cells in columns), strict=True):
-        named = f"{pair[2]} ({pair[0]} − {pair[1]})"
-        rows.append([named, len(end.differences), f"{end.wins}, {end.losses}", *cells[0], *cells[1]])
-    header = ["what is added", "pairs", "better, worse", f"last epoch, points: {columns[0][0]}", *["p"] * tested]
-    header += [f"mean of the last five, points: {columns[1][0]}", *["p"] * tested]
-    return markdown_table(header, rows)
+    found = [comparisons(record, family, table, value, pool) for value in (last, last_five)]
+    rows = [
+        [f"{what} ({a} − {b})", len(c.differences), f"{c.wins}, {c.losses}"] for (a, b, what), c in found[0].items()
+    ]
+    header = ["what is added", "pairs", "better, worse"]
+    for name, pairs in zip(("last epoch", "mean of the last five"), found if rows else (), strict=False):
+        how, cells = column([comparison.differences.values() for comparison in pairs.values()], sign="+")
+        tested = any(comparison.p_value is not None for comparison in pairs.values())
+        header += [f"{name}, points: {how}", *["p"] * tested]
+        for row, cell, comparison in zip(rows, cells, pairs.values(), strict=True):
+            row += [cell, *[p_text(comparison.p_value)] * tested]
+    return markdown_table(header, rows) if rows else ""
 
 
 def questions_table(record, table):
@@ -137,39 +224,6 @@ def questions_table(record, table):
     return markdown_table(["", "question", "compared with", f"change of the accuracy, points: {how}", "p"], rows)
 
 
-def variance_table(record):
-    """Where the variance between the runs of each experiment comes from; "" if the images are not known."""
-    rows = []
-    for name, runs in groups(record).items():
-        wrong = [wrong_images(run) for run in runs.values()]
-        if len(wrong) < 2 or None in wrong:
-            continue
-        total = next(iter(runs.values()))["test_total"]
-        split = stats.variance_split([[image not in errors for image in range(total)] for errors in wrong])
-        numbers = f"{split.between_runs:.1f}", f"{split.finite_test_set:.1f}", f"{100 * split.share:.0f} %"
-        rows.append([f"`{name}`", len(runs), *numbers, p_text(split.p_value)])
-    header = ["experiment", "runs", "standard deviation between runs, images", "if all runs were equally good"]
-    return markdown_table([*header, "share of the variance", "p"], rows) if rows else ""
-
-
-def swings_table(record, exp_ids, table):
-    """How much the accuracy changes from epoch to epoch."""
-    found = {exp_id: runs for exp_id in exp_ids if (runs := of_experiment(record, exp_id))}
-    ends = column([[last(run) for run in runs.values()] for runs in found.values()])
-    fives = column([[last_five(run) for run in runs.values()] for runs in found.values()])
-    rows = []
-    for (exp_id, runs), end, five in zip(found.items(), ends[1], fives[1], strict=True):
-        sizes = last_steps(runs)
-        later = [max(stats.steps(run["history"]["test_correct"][9:]), default=0) for run in runs.values()]
-        lowest = min(min(percentages(run)[5:], default=100) for run in runs.values())
-        often = f"{100 * sum(size > 50 for size in sizes) / len(sizes):.0f} %"
-        steps = f"{statistics.median(sizes):.0f}", max(sizes), often, max(later)
-        rows.append([name_of(exp_id, table), len(runs), end, five, *steps, f"{lowest:.2f}"])
-    header = ["", "runs", f"accuracy %, last epoch: {ends[0]}", f"mean of the last five: {fives[0]}"]
-    header += ["step in images: median", "largest", "over 50", "largest since the tenth epoch"]
-    return markdown_table([*header, "lowest accuracy % after the fifth"], rows)
-
-
 def falls_table(record):
     """The deepest falls of the accuracy from one epoch to the next, after the tenth."""
     rows = [
@@ -179,63 +233,20 @@ def falls_table(record):
     return markdown_table(["run", "in epoch", "accuracy %, before", "after", "at the end"], rows)
 
 
-def transformers_table(record, exp_ids, table, distorted):
-    """What the transformers of some experiments do to the digits, and the accuracy or, if distorted, the error."""
-    found = {exp_id: runs for exp_id in exp_ids if (runs := of_experiment(record, exp_id))}
-    how, scores = column(
-        [[100 - last(run) if distorted else last(run) for run in runs.values()] for runs in found.values()]
-    )
-    rows = []
-    for (exp_id, runs), score in zip(found.items(), scores, strict=True):
-        row = [name_of(exp_id, table), len(runs), score, max(last_steps(runs), default=0)]
-        row += [before_and_after(runs, "corner_distance", 1), at_equal_size(runs)] if distorted else []
-        row += [before_and_after(runs, "within_class_variance", 4), measured(runs, "ink_kept", 3)]
-        rows.append([*row, measured(runs, "ink_area", 2)])
-    header = ["", "runs", f"{'error' if distorted else 'accuracy'} %, last epoch: {how}", "largest step, images"]
-    header += ["corner distance, px", "at equal size"] if distorted else []
-    return markdown_table([*header, "variance within a class", "ink kept", "ink area"], rows)
-
-
-def measured(runs, name, digits):
-    """The mean over runs of a measure of their transformers, as text; empty without a transformer."""
-    values = [run["transformer"][name] for run in runs.values() if run["transformer"]]
-    return f"{statistics.fmean(values):.{digits}f}" if values else ""
-
-
-def before_and_after(runs, name, digits):
-    parts = (measured(runs, f"{name}_{when}", digits) for when in ("before", "after"))
-    return " → ".join(filter(None, parts))
-
-
-def at_equal_size(runs):
-    """The mean corner distance after the transformer if that left the digits as large as they were, as text."""
-    transformers = [run["transformer"] for run in runs.values() if run["transformer"]]
-    distances = [measures["corner_distance_after"] / measures["ink_area"] ** 0.5 for measures in transformers]
-    return f"{statistics.fmean(distances):.1f}" if distances else ""
-
-
 def original_table(record):
     """Which of the original's values lie inside our spread, and what becomes of its ranking."""
     runs = {exp_id: [last(run) for run in of_experiment(record, exp_id).values()] for exp_id in ORIGINAL_ACCURACY}
     rows = []
     for exp_id, values in runs.items():
-        low, high = stats.prediction_limits(values)
-        original = ORIGINAL_ACCURACY[exp_id]
-        inside = "yes" if low <= original <= high else "no"
-        rows.append([f"`{exp_id}`", f"{original:.2f}", f"{low:.2f} to {high:.2f}", inside])
-        rows[-1] += [
-            f"{min(values):.2f} to {max(values):.2f}",
-            "yes" if min(values) <= original <= max(values) else "no",
-        ]
+        rows.append([f"`{exp_id}`", f"{ORIGINAL_ACCURACY[exp_id]:.2f}"])
+        for low, high in (stats.prediction_limits(values), (min(values), max(values))):
+            rows[-1] += [f"{low:.2f} to {high:.2f}", "yes" if low <= ORIGINAL_ACCURACY[exp_id] <= high else "no"]
     header = ["", "original %", "one more run of ours (95 %)", "inside", "our runs", "inside"]
     means = {exp_id: statistics.fmean(values) for exp_id, values in runs.items()}
     tau = kendalltau(list(ORIGINAL_ACCURACY.values()), list(means.values()))
-    ranks = markdown_table(
-        ["ranking", "from the best to the worst"],
-        [["the original's", ranking(ORIGINAL_ACCURACY)], ["of our means", ranking(means)]],
-    )
-    agreement = f"Kendall's tau between the two: {tau.statistic:.2f}, p = {p_text(float(tau.pvalue))}."
-    return f"{markdown_table(header, rows)}\n\n{ranks}\n\n{agreement}"
+    ranks = [["the original's", ranking(ORIGINAL_ACCURACY)], ["of our means", ranking(means)]]
+    ranks.append(["Kendall's tau", f"{tau.statistic:.2f}, p = {p_text(float(tau.pvalue))}"])
+    return paragraphs(markdown_table(header, rows), markdown_table(["ranking", "from the best to the worst"], ranks))
 
 
 def ranking(values):
@@ -245,21 +256,22 @@ def ranking(values):
     return ordered[0] + "".join(sign + name for sign, name in zip(signs, ordered[1:], strict=True))
 
 
-# speed and faults
+# Speed and faults
 
 
 def speed_table(speed):
-    rows = []
-    for r in speed["rows"]:
-        steps = f"{r['tutorial_ms_per_step']:.1f}", f"{r['ours_ms_per_step']:.1f}"
-        epochs = f"{r['tutorial_seconds_per_epoch']:.1f}", f"{r['ours_seconds_per_epoch']:.1f}"
-        rows.append(
-            [r["experiment"], *steps, *epochs, f"{r['ratio']:.1f} ({r['ratio_min']:.1f} to {r['ratio_max']:.1f})"]
-        )
-    minutes = f"{speed['tutorial_minutes_whole_job']:.1f} min", f"{speed['ours_minutes_whole_job']:.1f} min"
-    busy = f"{speed['ours_minutes_all_cores_busy']:.1f} min"
-    rows.append(["the seven, as one job", "", "", *minutes, f"{speed['ratio_whole_job']:.1f}"])
-    rows.append(["while all cores are busy", "", "", minutes[0], busy, f"{speed['ratio_all_cores_busy']:.1f}"])
+    keys = ("tutorial_ms_per_step", "ours_ms_per_step", "tutorial_seconds_per_epoch", "ours_seconds_per_epoch")
+    rows = [
+        [
+            r["experiment"],
+            *(f"{r[key]:.1f}" for key in keys),
+            "{ratio:.1f} ({ratio_min:.1f} to {ratio_max:.1f})".format(**r),
+        ]
+        for r in speed["rows"]
+    ]
+    for name, part in (("the seven, as one job", "whole_job"), ("while all cores are busy", "all_cores_busy")):
+        minutes = speed["tutorial_minutes_whole_job"], speed[f"ours_minutes_{part}"]
+        rows.append([name, "", "", *(f"{value:.1f} min" for value in minutes), f"{speed[f'ratio_{part}']:.1f}"])
     header = ["", "ms a step: tutorial", "ours", "s an epoch: tutorial", "ours", "ratio (lowest to highest round)"]
     return markdown_table(header, rows)
 
@@ -297,10 +309,8 @@ def formulations_table(record):
 
 def scale_table(record):
     shown = {"plot": "`plot.py`", "second_start": "a second start", "tensorboard": "TensorBoard lists them"}
-    rows = [
-        [name, *(f"{statistics.median(record[key][kind]):.1f}" for kind in ("seconds", "cpu_seconds"))]
-        for key, name in shown.items()
-    ]
+    medians = {key: [statistics.median(record[key][kind]) for kind in ("seconds", "cpu_seconds")] for key in shown}
+    rows = [[name, *(f"{value:.1f}" for value in medians[key])] for key, name in shown.items()]
     size = f"{record['runs']:,} runs ({record['files']:,} files, {record['megabytes']} MB)"
     return markdown_table([size, "seconds", "of a core"], rows)
 
@@ -314,15 +324,11 @@ def faults_table(record):
     return markdown_table(["fault", "tried", "survived", "longest time until it was told, seconds"], rows)
 
 
-# documents
+# Documents
 
 
 def paragraphs(*parts):
     return "\n\n".join(filter(None, parts))
-
-
-def figure(title, name):
-    return f"![{title}]({FIGURES}/{name})"
 
 
 def comparison_document(record, table, pool=False):
@@ -344,36 +350,35 @@ def results_document(folder, table):
     def read(name):
         return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
-    def family(record, name):
+    def made(record, arguments, name):
+        command = f"python run_experiments.py {arguments} && python plot.py --record {name}"
+        return machine(next(iter(record.values())), f"{len(record)} runs", command)
+
+    def measurement(title, name, tell, *parts):
+        content = read(name)
+        return f"### {title}\n\n{tell(content)}\n\n{machine(content, *parts, content['command'])}"
+
+    def differences(record, name):
         return differences_table(record, FAMILIES[name], table)
 
+    def figure(title, name):
+        return f"![{title}](../.readme_figures/{name})"
+
     runs, transformers, perspective = read("runs"), read("transformers"), read("perspective")
-    job, memory, scale, h100, speed = (read(name) for name in ("job", "memory", "scale", "h100", "benchmark"))
-    formulations, faults = read("formulations"), read("faults")
-    of_runs = source(runs, "python run_experiments.py --runs 10 && python plot.py --record runs")
-    only = "--only exp_02 exp_20 exp_21 exp_22 exp_08 exp_09 exp_10 exp_11"
-    of_transformers = source(
-        transformers,
-        f"python run_experiments.py --device cuda --jobs 20 --runs 6 {only} && python plot.py --record transformers",
-    )
-    of_perspective = source(
-        perspective,
-        "python run_experiments.py --device cuda --jobs 20 --set perspective --runs 8 && "
-        "python plot.py --record perspective",
-    )
-    minutes = " and ".join(f"{value:.2f}" for value in h100["minutes"])
+    only = f"--runs 6 --only {' '.join(dict.fromkeys((*SWINGS, *HOMOGRAPHIES)))}"
+    rounds = f"medians of {read('benchmark')['rounds']} rounds, {read('benchmark')['cores']} cores"
+    before = "Written by `python plot.py --docs` from the files in `results/`, as is every figure here; do not edit."
     return (
         paragraphs(
             "# Results",
-            "Written by `python plot.py --docs` from the files in `results/`, as is every figure here; do not edit. "
-            "What the columns mean and how the tests are made: [method.md](method.md).",
+            f"{before} What the columns mean and how the tests are made: [method.md](method.md).",
             "## The seven experiments",
             results_table(runs),
-            of_runs,
+            made(runs, "--runs 10", "runs"),
             figure("Test accuracy of every run", "AccuracyComparison.png"),
             "### What each asks, and what came out",
             questions_table(runs, table),
-            family(runs, "The seven"),
+            differences(runs, "The seven"),
             figure("Paired differences", "Differences.png"),
             "### Where the differences between runs come from",
             variance_table(runs),
@@ -384,60 +389,44 @@ def results_document(folder, table):
             figure("Train loss of all runs by epoch", "TrainLossCurves.png"),
             figure("Train loss of exp_01 and exp_02, run 01", "train_loss.png"),
             figure("Confusion matrices of exp_02 and exp_06, and their difference", "ConfusionComparison.png"),
-            figure(
-                "Test images as they are and as the classifier of exp_02 sees them",
-                "visualized_transformation_exp_02.png",
-            ),
+            figure("Test images, and as the classifier of exp_02 sees them", "visualized_transformation_exp_02.png"),
             "## The swings",
             swings_table(transformers, SWINGS, table),
-            family(transformers, "The swings"),
-            of_transformers,
+            differences(transformers, "The swings"),
+            made(transformers, f"--device cuda --jobs 20 {only}", "transformers"),
             figure("Test accuracy by epoch, with each of the two changes and with both", "StabilityCurves.png"),
             f"The deepest falls in the {len(runs)} runs of the seven:",
             falls_table(runs),
             "## A homography on MNIST as it is",
-            transformers_table(transformers, HOMOGRAPHIES, table, distorted=False),
+            transformers_table(transformers, HOMOGRAPHIES, table),
             swings_table(transformers, HOMOGRAPHIES[2:], table),
-            family(transformers, "A homography on MNIST as it is"),
+            differences(transformers, "A homography on MNIST as it is"),
             "The runs are those of the section before.",
             "## MNIST in perspective",
-            transformers_table(perspective, PERSPECTIVE, table, distorted=True),
-            *(family(perspective, name) for name in FAMILIES if name.startswith("In perspective")),
-            of_perspective,
+            perspective_table(perspective, PERSPECTIVE, table),
+            *(differences(perspective, name) for name in FAMILIES if name.startswith("In perspective")),
+            made(perspective, "--device cuda --jobs 20 --set perspective --runs 8", "perspective"),
             figure("Accuracy of every transformer on MNIST in perspective", "PerspectiveAccuracyComparison.png"),
             figure("Paired differences in perspective", "PerspectiveDifferences.png"),
-            figure(
-                "One pass of exp_14: the frame that the transformer reads, and what the classifier sees",
-                "visualized_transformation_exp_14.png",
-            ),
-            figure("Four passes of exp_16", "visualized_transformation_exp_16.png"),
+            figure("exp_14: the frame that one pass reads, and what it yields", "visualized_transformation_exp_14.png"),
+            figure("exp_16: the same after four passes", "visualized_transformation_exp_16.png"),
             figure("exp_16, epoch by epoch", "transformation_exp_16.gif"),
-            figure(
-                "Mean and variance of each class before and after the transformer of exp_16",
-                "class_statistics_exp_16.png",
-            ),
+            figure("Mean and variance of each class before and after exp_16", "class_statistics_exp_16.png"),
             "## Speed",
-            speed_table(speed),
-            machine(speed, f"medians of {speed['rounds']} rounds", f"{speed['cores']} cores", speed["command"]),
-            "### A whole job, and what its runs spend beside their training",
-            f"{job['minutes']:.1f} minutes for {job['runs']} runs, {job['at_a_time']} at a time.",
-            parts_table(job),
-            machine(job, job["command"]),
-            "### Memory",
-            f"All processes of the job together: {memory['peak_megabytes']:,} MB, what they share counted once.",
-            machine(memory, memory["command"]),
-            "### A thousand runs",
-            scale_table(scale),
-            machine(scale, scale["command"]),
-            "### On a GPU",
-            f"The seven in {minutes} minutes, {h100['at_a_time']} at a time ({len(h100['minutes'])} jobs).",
-            machine(h100, h100["command"]),
-            "### Fast against plain convolutions",
-            formulations_table(formulations),
-            machine(formulations, formulations["command"]),
+            measurement("Beside the tutorial's loop", "benchmark", speed_table, rounds),
+            measurement("A whole job, and what its runs spend beside their training", "job", job_text),
+            measurement(
+                "Memory", "memory", "All processes of a job together: {peak_megabytes:,} MB at most.".format_map
+            ),
+            measurement("A thousand runs", "scale", scale_table),
+            measurement("On a GPU", "h100", "The seven in {minutes} minutes, {at_a_time} at a time.".format_map),
+            measurement("Fast against plain convolutions", "formulations", formulations_table),
             "## Faults",
-            faults_table(faults),
-            machine(faults, faults["command"]),
+            measurement("What was tried, and how often it held", "faults", faults_table),
         )
         + "\n"
     )
+
+
+def job_text(job):
+    return paragraphs("{minutes:.1f} minutes for {runs} runs, {at_a_time} at a time.".format_map(job), parts_table(job))
