@@ -287,7 +287,7 @@ def parse_arguments(arguments=None):
     cli.check_numbers(parser, options, runs=999, epochs=10_000, jobs=1024)
     if not 0 <= options.log_images < 10**9:
         parser.error(f"--log-images: a whole number is needed, not {options.log_images}")
-    if options.device and not re.fullmatch(r"cpu|cuda(:\d{1,2})?", options.device):
+    if options.device is not None and not re.fullmatch(r"cpu|cuda(:\d{1,2})?", options.device):
         parser.error(f"--device: cpu, cuda or cuda:N is needed, not {options.device!r}")
     if not options.out.strip():
         parser.error("--out: the name of a folder is needed, not an empty one")

@@ -50,8 +50,9 @@ def serve(**functions):
 
     Each function takes the arguments of its call and `on_progress`, and returns (kind, content).
     """
-    answers = os.fdopen(os.dup(1), "wb")
+    stream, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anybody prints must not get between the answers
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may anybody else read the calls
     calls = queue.SimpleQueue()
 
     def answer(*content):
@@ -62,12 +63,11 @@ def serve(**functions):
             os._exit(1)
 
     def receive():
-        with open(0, "rb", closefd=False) as stream:
-            while True:
-                try:
-                    calls.put(pickle.load(stream))
-                except (EOFError, pickle.UnpicklingError):  # the parent has ended, maybe while it wrote
-                    os._exit(1)
+        while True:
+            try:
+                calls.put(pickle.load(stream))
+            except (EOFError, pickle.UnpicklingError):  # the parent has ended, maybe while it wrote
+                os._exit(1)
 
     threading.Thread(target=receive, daemon=True).start()
     while True:

@@ -1,16 +1,19 @@
 """A small part of the real MNIST, a way to call the scripts as a user does, and a record of the faults tried."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+from filelock import FileLock
+from stress_kill import Family
 
 from lab import results
 from lab.files import write_json
@@ -26,12 +29,20 @@ FAULTS = {}  # kind of fault: {"tried", "survived", "seconds": the longest until
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=4, metavar="N", help="kills in the stress test (default: 4)")
+    parser.addoption("--slow", action="store_true", help="also run the tests that are marked as slow")
     parser.addoption("--save-faults", metavar="FILE", help="write what became of the faults that were tried, as JSON")
 
 
 def pytest_configure(config):
     if config.getoption("--save-faults") and config.getoption("numprocesses", None):
         raise pytest.UsageError("--save-faults needs all tests in one process: leave out -n")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: needs --slow"))
 
 
 def pytest_sessionfinish(session):
@@ -45,7 +56,7 @@ def pytest_sessionfinish(session):
 def fault():
     """`with fault(kind) as told:` around a fault and the tests of what became of it; `told()` where it is noticed."""
 
-    @contextmanager
+    @contextlib.contextmanager
     def meet(kind, tries=1):
         row = FAULTS.setdefault(kind, {"tried": 0, "survived": 0, "seconds": 0.0})
         row["tried"] += tries
@@ -91,10 +102,43 @@ def few_digits(folder):
 
 
 @pytest.fixture(scope="session")
-def idx_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("few_digits")
-    few_digits(folder)
-    return folder
+def made_once(tmp_path_factory):
+    """made_once(name, make): a new folder, filled by `make(folder)`, and what that returns (see json).
+
+    With -n, one process makes it and all have it: nothing may be changed there.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def once(name, make):
+        folder, done = root / name, root / f"{name}.json"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                done.write_text(json.dumps(make(folder)))
+        return folder, json.loads(done.read_text())
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def idx_folder(made_once):
+    return made_once("few_digits", few_digits)[0]
+
+
+@pytest.fixture
+def start():
+    """Start a command, start(["python", "train.py"], cwd=...), with its output in pipes; killed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(command, **options):
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            process = stack.enter_context(Family(command, **pipes, **options))
+            stack.callback(process.kill)
+            return process
+
+        yield begin
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ after each kill of the parent no process may be left. Exit code 1 and a tracebac
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -27,14 +27,38 @@ EXPERIMENTS = ("exp_03", "exp_08")  # one without a transformer, one with
 VICTIMS = ("worker", "parent", "all")
 
 
-def job(data, out, epochs):
-    """The command of the short job."""
+class Family(subprocess.Popen):
+    """A process whose descendants are found wherever they are: all inherit a mark in their environment."""
+
+    def __init__(self, command, **options):
+        self.mark = f"STRESS_KILL_FAMILY={uuid.uuid4()}"
+        environment = dict([*os.environ.items(), self.mark.split("=")])
+        super().__init__([*map(str, command)], env=environment, start_new_session=True, **options)
+
+    def members(self):
+        """List the living processes of the family: [(process, its parent, its command and environment)]."""
+        table = subprocess.run(["ps", "axeww", "-o", "pid=,ppid=,stat=,command="], capture_output=True, text=True)
+        rows = (line.split(maxsplit=3) for line in table.stdout.splitlines() if self.mark in line)
+        return [(int(pid), int(parent), command) for pid, parent, state, command in rows if state[0] != "Z"]
+
+    def workers(self):
+        """List the processes that work for this one."""
+        return [pid for pid, parent, command in self.members() if parent == self.pid and " --worker " in command]
+
+
+def job(data, out, epochs, jobs=2):
+    """Return the command of the short job."""
     command = [sys.executable, ROOT / "run_experiments.py", "--data", data, "--out", out, "--epochs", epochs]
-    return [*map(str, command), "--jobs", "2", "--only", *EXPERIMENTS]
+    return [*map(str, command), "--jobs", str(jobs), "--only", *EXPERIMENTS]
+
+
+def run_job(data, out, epochs):
+    """Run the short job, or what is left of it, undisturbed."""
+    subprocess.run(job(data, out, epochs, jobs=1), check=True, capture_output=True)
 
 
 def points(folder):
-    """All that TensorBoard shows of a run but for the speed and the graph: {tag: [(step, content)]}."""
+    """Return all that TensorBoard shows of a run but for the speed and the graph: {tag: [(step, content)]}."""
     events = EventAccumulator(str(folder), dict.fromkeys(("images", "histograms", "tensors", "scalars"), 0)).Reload()
     found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     del found["Images per second"]
@@ -48,17 +72,21 @@ def points(folder):
 
 
 def without_times(results):
-    results = json.loads(json.dumps(results))
-    del results["seconds"]
-    for epoch in results["history"]:
-        del epoch["seconds"], epoch["train_seconds"]
-    return results
+    """Return results, or a part of them, without the seconds that anything took."""
+    if isinstance(results, list):
+        return [without_times(entry) for entry in results]
+    if not isinstance(results, dict):
+        return results
+    timed = [key for key in results if key == "seconds" or key.endswith("_seconds")]
+    return {key: without_times(value) for key, value in results.items() if key not in timed}
 
 
 def assert_same_run(one, other):
-    """Two folders with the same finished run, bit for bit, but for the times."""
-    results = [without_times(json.loads((folder / "results.json").read_text())) for folder in (one, other)]
-    assert results[0] == results[1], one
+    """Check that two folders hold the same finished run, bit for bit, but for the times."""
+    from lab import results
+
+    ours, theirs = (without_times(results.read(folder / "results.json")) for folder in (one, other))
+    assert ours == theirs, one
     assert (one / "weights.pt").read_bytes() == (other / "weights.pt").read_bytes(), one
     assert points(one) == points(other), one
 
@@ -70,15 +98,8 @@ def assert_same_runs(one, other):
         assert_same_run(one / name, other / name)
 
 
-def processes(group):
-    """The living processes of a process group: {process: its parent}."""
-    table = subprocess.run(["ps", "-e", "-o", "pid=,ppid=,pgid=,stat="], capture_output=True, text=True, check=True)
-    rows = (line.split() for line in table.stdout.splitlines())
-    return {int(pid): int(parent) for pid, parent, of, state in rows if int(of) == group and state[0] != "Z"}
-
-
 def wait_until(condition, seconds=60):
-    """Wait for `condition()`; returns how long it took."""
+    """Wait for `condition()`; return how many seconds it took."""
     started = time.perf_counter()
     while not condition():
         assert time.perf_counter() - started < seconds, "it does not happen"
@@ -88,37 +109,29 @@ def wait_until(condition, seconds=60):
 
 def kill(process, victim, chance, log):
     """SIGKILL the victim; return the seconds until that was noticed, or None if there was nobody to kill."""
-    group = process.pid
-    alive = processes(group)
-    workers = workers_of(group)  # at the start also the one that prepares
-    if group not in alive or (victim == "worker" and not workers):
+    workers = process.workers()  # at the start the one that prepares
+    if process.poll() is not None or (victim == "worker" and not workers):
         return None
     noticed = log.read_text().count("exit code -9")
-    for pid in {"parent": [group], "worker": workers and [chance.choice(workers)], "all": alive}[victim]:
+    everybody = [pid for pid, _, _ in process.members()]
+    for pid in {"parent": [process.pid], "worker": workers and [chance.choice(workers)], "all": everybody}[victim]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     if victim == "worker":  # the parent says so, unless the worker had done its work
         return wait_until(lambda: log.read_text().count("exit code -9") > noticed or process.poll() is not None)
     process.wait()
-    return wait_until(lambda: not processes(group))
-
-
-def workers_of(group):
-    """The processes that do the work of the job whose parent leads this process group."""
-    alive = processes(group)
-    servers = {pid for pid, parent in alive.items() if parent == group}
-    return [pid for pid, parent in alive.items() if parent in servers]
+    return wait_until(lambda: not process.members())
 
 
 def stress(data, out, epochs, kills, undisturbed, seed=0):
     """Kill the job so often, going on with it each time, and from the start where it came to its end; compare each end
-    with the undisturbed job. Returns the longest time in seconds until a kill was noticed."""
+    with the undisturbed job. Return the longest time in seconds until a kill was noticed."""
     chance = random.Random(seed)
     out, log = Path(out), Path(out).with_suffix(".log")
     done = []
     while len(done) < kills:
         with log.open("w") as stream:
-            process = subprocess.Popen(job(data, out, epochs), stdout=stream, stderr=stream, start_new_session=True)
+            process = Family(job(data, out, epochs), stdout=stream, stderr=stream)
         while process.poll() is None and len(done) < kills:
             before = time.time()
             if chance.random() < 0.7:  # otherwise it is killed anywhere, most often while it starts
@@ -127,19 +140,19 @@ def stress(data, out, epochs, kills, undisturbed, seed=0):
                         path.stat().st_mtime > before for path in out.glob("*/checkpoint.pt")
                     ):
                         time.sleep(0.01)
-            time.sleep(chance.uniform(0, 2))
+            time.sleep(chance.uniform(0, 1.5))
             seconds = kill(process, VICTIMS[len(done) % len(VICTIMS)], chance, log)
             if seconds is not None:
                 done.append(seconds)
         if process.poll() is None:  # the last victim was a worker; the rest of this job is not of interest
             process.kill()
-            wait_until(lambda group=process.pid: not processes(group))
+            wait_until(lambda family=process: not family.members())
         assert "Traceback" not in log.read_text(), log.read_text()
         if process.wait() == 0:
             assert_same_runs(out, undisturbed)
             shutil.rmtree(out)
         print(f"{len(done)} kills", flush=True)
-    subprocess.run(job(data, out, epochs), check=True, capture_output=True)
+    run_job(data, out, epochs)
     assert_same_runs(out, undisturbed)
     return max(done)
 
@@ -156,7 +169,7 @@ def main():
         data, epochs, undisturbed = folder / "digits", 30, folder / "undisturbed"
         data.mkdir()
         few_digits(data)
-        subprocess.run(job(data, undisturbed, epochs), check=True, capture_output=True)
+        run_job(data, undisturbed, epochs)
         seconds = stress(data, folder / "killed", epochs, options.kills, undisturbed, options.seed)
     print(f"{options.kills} kills, the same bits; noticed after {seconds:.2f} s at most")
 

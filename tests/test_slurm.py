@@ -5,17 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
-import torch
 from conftest import ROOT
+from stress_kill import assert_same_run, wait_until
 
 from lab import slurm
-from run_experiments import EXPERIMENTS, Job, outcome, parse_arguments, run_job
+from lab.settings import Job
+from run_experiments import EXPERIMENTS, parse_arguments, prepare, train_here, train_job
 
-EPOCHS = 40
-SLURM = {
+EPOCHS = 20
+COMMANDS = {
     # Starts the jobs of the array at once, each a group of processes whose number is kept.
     "sbatch": r"""
         cp "$1" "$FAKE/submitted.sh"
@@ -36,12 +36,12 @@ SLURM = {
 
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    """A folder for the notes of the scripts that stand for Slurm, which come first in the PATH."""
+def cluster(tmp_path, monkeypatch):
+    """Put scripts that stand for Slurm first in the PATH; the folder of their notes."""
     commands, notes = tmp_path / "bin", tmp_path / "notes"
     for folder in (commands, notes):
         folder.mkdir()
-    for name, script in SLURM.items():
+    for name, script in COMMANDS.items():
         (commands / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
         (commands / name).chmod(0o755)
     monkeypatch.setenv("FAKE", str(notes))
@@ -49,65 +49,68 @@ def slurm(tmp_path, monkeypatch):
     return notes
 
 
-def undisturbed(idx_folder, out, experiment):
-    options = parse_arguments(["--data", str(idx_folder), "--out", str(out), "--device", "cpu"])
-    return run_job(Job(experiment, 1, EPOCHS), options)
+def prepared(experiments, *arguments):
+    """Return the options, and a prepared job for each experiment."""
+    options = parse_arguments([*map(str, arguments), "--device", "cpu"])
+    kind, (options, jobs, _) = prepare(options, [Job(experiment, 1, EPOCHS) for experiment in experiments])
+    assert kind == "prepared"
+    return options, jobs
 
 
-def losses(results):
-    return [(epoch["train_loss"], epoch["test_loss"]) for epoch in results["history"]]
+@pytest.fixture(scope="session")
+def undisturbed(idx_folder, made_once):
+    """The folder of undisturbed runs of exp_03 and exp_04."""
+
+    def make(out):
+        options, jobs = prepared(EXPERIMENTS[2:4], "--data", idx_folder, "--out", out)
+        for job in jobs:
+            train_here(job, options)
+
+    return made_once("undisturbed_on_no_cluster", make)[0]
 
 
-def test_jobs_of_slurm_are_cancelled_by_ctrl_c_and_go_on_with_the_same_command(slurm, idx_folder, tmp_path, call):
+def test_jobs_of_slurm_are_cancelled_by_ctrl_c_and_go_on_with_the_same_command(
+    cluster, undisturbed, idx_folder, tmp_path, call, start
+):
     """From another folder than the repository's, and to the same bits as without Slurm and interruption."""
     arguments = ("--data", idx_folder, "--out", "out", "--epochs", EPOCHS, "--only", "exp_03", "exp_04")
     arguments += ("--executor", "slurm", "--slurm", "partition=cpu", "--slurm", "time=30", "--jobs", 5)
-    command = [sys.executable, ROOT / "run_experiments.py", *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("out/*/checkpoint.pt")):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=30)
+    process = start([sys.executable, ROOT / "run_experiments.py", *arguments], cwd=tmp_path)
+    wait_until(lambda: list(tmp_path.glob("out/*/checkpoint.pt")) or process.poll() is not None)
+    assert process.workers() == []  # the one that prepared does not stay for as long as the jobs do
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert output.splitlines()[-1].startswith("Interrupted: the same command goes on")
     assert "Traceback" not in errors
-    assert (slurm / "cancelled").read_text() == "4711\n"
-    submitted = (slurm / "submitted.sh").read_text().splitlines()
+    assert (cluster / "cancelled").read_text() == "4711\n"
+    submitted = (cluster / "submitted.sh").read_text().splitlines()
     expected = ("--partition=cpu", "--time=30", "--array=0-1%2", "--job-name=stn", "--cpus-per-task=1")
     assert {f"#SBATCH {option}" for option in expected} <= set(submitted)
-    (slurm / "groups").unlink()
+    (cluster / "groups").unlink()
 
     again = call("run_experiments.py", *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("finished") == 2
     for experiment in EXPERIMENTS[2:4]:
-        results = json.loads((tmp_path / "out" / experiment.directory(1) / "results.json").read_text())
-        assert losses(results) == losses(undisturbed(idx_folder, tmp_path / "undisturbed", experiment))
+        assert_same_run(tmp_path / "out" / experiment.directory(1), undisturbed / experiment.directory(1))
     once_more = call("run_experiments.py", *arguments, cwd=tmp_path)
     assert once_more.stdout.count("skipped: already finished") == 4
     plotted = call("plot.py", "--out", "out", cwd=tmp_path)
     assert (plotted.returncode, plotted.stderr) == (0, "")  # nothing is said about the folder of the jobs
 
 
-def test_a_preempted_job_is_queued_again_and_goes_on(idx_folder, tmp_path, monkeypatch):
+def test_a_preempted_job_is_queued_again_and_goes_on(undisturbed, idx_folder, tmp_path, monkeypatch):
     """With --force: it replaces what was there once, not again when it goes on."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     out = tmp_path / "out"
-    arguments = ["--data", str(idx_folder), "--out", str(out), "--device", "cpu", "--executor", "submitit-local"]
-    options = parse_arguments([*arguments, "--force"])
-    executor = slurm.new_executor(options)
     experiment = EXPERIMENTS[2]
-    (task,) = executor.map_array(slurm.Resumable(outcome, options), [Job(experiment, 1, EPOCHS)])
+    arguments = ["--data", idx_folder, "--out", out, "--executor", "submitit-local", "--force"]
+    options, jobs = prepared([experiment], *arguments)
+    (task,) = slurm.new_executor(options).map_array(slurm.Resumable(train_job, options), jobs)
     folder = out / experiment.directory(1)
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoint.pt").exists():
-        assert time.monotonic() < deadline
-        assert not task.done(), task.stderr()
-        time.sleep(0.02)
+    wait_until(lambda: (folder / "checkpoint.pt").exists() or task.done())
+    assert not task.done(), task.stderr()
     (handled,) = [
         int(pid) for pid in subprocess.run(["pgrep", "-P", task.job_id], capture_output=True, text=True).stdout.split()
     ]
@@ -117,17 +120,12 @@ def test_a_preempted_job_is_queued_again_and_goes_on(idx_folder, tmp_path, monke
     assert kind == "finished"
     results = json.loads((folder / "results.json").read_text())
     assert figures["test_correct"] == results["test_correct"]
-    assert losses(results) == losses(undisturbed(idx_folder, tmp_path / "undisturbed", experiment))
     events = list(folder.glob("events.*"))
     assert len(events) == 2  # it went on after an epoch, and did not begin again
-    weights = [
-        torch.load(place / experiment.directory(1) / "weights.pt", weights_only=True)
-        for place in (out, tmp_path / "undisturbed")
-    ]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert_same_run(folder, undisturbed / folder.name)
 
 
-def test_jobs_that_slurm_rejects_are_told(slurm, idx_folder, tmp_path, call):
+def test_jobs_that_slurm_rejects_are_told(cluster, idx_folder, tmp_path, call):
     refusal = "sbatch: error: invalid partition specified: gpu"
     (tmp_path / "bin" / "sbatch").write_text(f"#!/usr/bin/env bash\necho '{refusal}' >&2\nexit 1\n")
     arguments = ("--data", idx_folder, "--only", "exp_03", "--executor", "slurm", "--slurm", "partition=gpu")
@@ -159,7 +157,8 @@ def test_a_job_that_fails_or_vanishes_is_told(tmp_path):
             return [Task(function(job)) for job in jobs]
 
     class Ended(list):
-        end = list.append
+        def end(self, *seen):
+            self.append(seen)
 
     jobs, ended = [Job(experiment, 1, 1) for experiment in EXPERIMENTS[:3]], Ended()
     outcomes = dict(
@@ -171,7 +170,8 @@ def test_a_job_that_fails_or_vanishes_is_told(tmp_path):
         "failed: no images",
         "failed: job 7 ended without a result, see 7.err",
     ]
-    assert (jobs[0].results, ended) == ({"test_correct": 1}, jobs)
+    assert jobs[0].results == {"test_correct": 1}
+    assert sorted(ended) == sorted((job.name, 1, job.status) for job in jobs)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_job_that_fails_or_vanishes_is_told(tmp_path):
         (["--slurm", "colour=red"], "--slurm: Unavailable parameter(s): ['colour'] Valid parameters are:"),
     ],
 )
-def test_wrong_parameters_are_one_line_and_exit_code_2(slurm, call, tmp_path, arguments, message):
+def test_wrong_parameters_are_one_line_and_exit_code_2(cluster, call, tmp_path, arguments, message):
     process = call("run_experiments.py", "--out", tmp_path / "out", "--executor", "slurm", *arguments)
     assert process.returncode == 2
     assert message in process.stderr.splitlines()[-1]
