@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lab import cli, pool, sets
 from lab.files import check_room, unwritable, write_json
-from lab.folder import available_cores, provenance, read_results, state_of
+from lab.folder import available_cores, damaged_events, other_code, provenance, read_results, state_of
 from lab.progress import Display, print_summary
 from lab.settings import SEED, ClusterError, Experiment, Job, RunError
 
@@ -228,6 +228,11 @@ def prepare(options, jobs, on_progress=None):
             if not options.force and state_of(place, job.settings.as_json()) == "finished":
                 job.results = read_results(place)
                 job.status = "skipped: already finished"
+                if job.results["code"] != job.settings.code:
+                    job.status += f", with {other_code(job.results)}"
+                note += [
+                    f"{path} is damaged: TensorBoard may not show all" for path in damaged_events(place, job.results)
+                ]
         except RunError as error:
             complaints.append(str(error))
     if complaints:

@@ -6,6 +6,7 @@ trains `Net_CoordConv_Homography` into experiments/test, over whatever is there 
 a few minutes on a CPU). `train()` does the same with any network of yours. What is written: see lab/folder.py.
 """
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -15,11 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from lab import cli, figures, folder, results
-from lab.files import Damaged, unwritable, write_json
+from lab.files import Damaged, sha256, unwritable, write_json
 from lab.progress import Display
-from lab.settings import BATCH_SIZE, SEED, THREADS, TUTORIAL, Recipe, RunError, Settings
+from lab.settings import BATCH_SIZE, SEED, THREADS, TUTORIAL, Recipe, RunError, Settings, fingerprint
 from stn import measures, tensorboard
-from stn.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, weights_signature
+from stn.checkpoint import code_of, load_checkpoint, load_tensors, save_checkpoint, save_tensors, weights_signature
 from stn.data import epoch_order, epoch_seed, load
 from stn.mnist import DataError
 from stn.perspective import draw_epoch
@@ -75,11 +76,9 @@ def train(
 def settings_of(model, experiment_name, arguments, n_epochs, data, device, **own):
     """Return the `Settings` of a run. data: the description of a data set. Raise RunError if they cannot be."""
     own["plain_convolutions"] = getattr(model, "plain", False)
-    device = torch.device(device).type
-    kind = type(model).__name__
-    return Settings(
-        experiment_name, kind, arguments or {}, weights_signature(model), n_epochs, data, device=device, **own
-    )
+    own |= {"device": torch.device(device).type, "code": code_of(model), "git_commit": folder.git_commit()}
+    kind, signature = type(model).__name__, weights_signature(model)
+    return Settings(experiment_name, kind, arguments or {}, signature, n_epochs, data, **own)
 
 
 def train_run(model, settings, data, out, device, overwrite, question, log_images, on_progress):
@@ -92,10 +91,12 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
                 folder.remove_run(place)
             state = folder.state_of(place, content)
             if state == "finished":
-                model.to(device).load_state_dict(load_tensors(place / "weights.pt", device))
-                return folder.read_results(place)
+                return load_finished(place, model.to(device), device)
             if state == "failed":
                 raise RunError(folder.failure(place))
+            if code_of(model) != settings.code:
+                raise RunError(f"{place}: the code has changed since this command was started; start it again")
+            check_model(model.to(device), data.test_images[:2].to(device), settings.experiment_name)
             write_json(place / "settings.json", content)
             history, predictions, conclusion = epochs(
                 model.to(device), settings, data.to(device), place, question, log_images, on_progress
@@ -107,6 +108,35 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
         raise RunError(f"{error}; {folder.WAY_OUT}") from None
     except OSError as error:
         raise RunError(unwritable(place, error)) from error
+
+
+def load_finished(place, model, device):
+    """Put the weights of a finished run into `model` and return its results. Raise RunError if they do not belong."""
+    content = folder.read_results(place)
+    owner = fingerprint(folder.read_settings(place))
+    model.load_state_dict(load_tensors(place / "weights.pt", device, owner, content["weights"]))
+    return content
+
+
+@torch.inference_mode()
+def check_model(model, images, name):
+    """Raise RunError if a network has nothing to train or does not give log-probabilities (B, 10) of images."""
+    if not trainable(model):
+        raise RunError(f"{name}: the network has no parameter to train")
+    try:
+        scores = model.eval()(images)
+    except Exception as error:  # whatever a network of one's own does
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"{name}: the network fails on images {tuple(images.shape)}: {type(error).__name__}: {reason}"
+        ) from error
+    shape = tuple(getattr(scores, "shape", ()))
+    if shape != (len(images), results.N_CLASSES):
+        wanted = (len(images), results.N_CLASSES)
+        raise RunError(f"{name}: the network gives {shape} of {len(images)} images, not log-probabilities {wanted}")
+    sums = scores.double().exp().sum(1)
+    if not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        raise RunError(f"{name}: the network's rows are not log-probabilities: it should end with log_softmax")
 
 
 def configure():
@@ -122,10 +152,11 @@ def epochs(model, settings, data, place, question, log_images, on_progress):
     recipe, n_epochs, seed = settings.recipe, settings.n_epochs, settings.seed
     lr_scale = torch.ones((), device=data.train_images.device)
     optimizer_state = new_optimizer_state(model, recipe)
-    history, transforms = load_checkpoint(place, model, optimizer_state, data.train_images.device)
+    owner = fingerprint(settings.as_json())
+    history, transforms = load_checkpoint(place, owner, model, optimizer_state, data.train_images.device)
     predictions = conclusion = None
     step = training_step(model, data, recipe, lr_scale, optimizer_state)
-    with tensorboard.open_writer(place, len(history)) as writer:
+    with tensorboard.open_writer(place, history) as writer:
         if not history:
             tensorboard.start(writer, settings.as_json(), question, model, data, log_images)
         for epoch in range(len(history) + 1, n_epochs + 1):
@@ -165,7 +196,7 @@ def epochs(model, settings, data, place, question, log_images, on_progress):
             # All that is not in the three: preparations, measures and figures, the checkpoint of the epoch before.
             entry["other_seconds"] = clock.rest(train_seconds + test_seconds + entry["log_seconds"])
             history.append(entry)
-            save_checkpoint(place, model, optimizer_state, history, transforms)
+            save_checkpoint(place, owner, model, optimizer_state, history, transforms)
     if predictions is None:  # all epochs were complete already
         _, predictions = evaluate(model, data.test_images, data.test_labels)
         conclusion = conclude(place, model, data, predictions)
@@ -213,10 +244,11 @@ def all_finite(*values):
 
 @torch.inference_mode()
 def evaluate(model, images, labels):
-    """Return the mean loss per image, and the predicted class of each (N,)."""
+    """Return the mean loss per image, NaN if any score is, and the predicted class of each (N,)."""
     model.eval()
     scores = torch.cat([model(batch) for batch in measures.batches(images)])
-    return F.nll_loss(scores, labels).item(), scores.argmax(dim=1)
+    loss = F.nll_loss(scores, labels).item()
+    return math.nan if scores.isnan().any() else loss, scores.argmax(dim=1)
 
 
 class Conclusion(NamedTuple):
@@ -260,7 +292,7 @@ def draw_transforms(model, data, title):
 def finish(place, settings, model, history, predictions, conclusion):
     """Write the weights and, last of all, results.json; return the content of the latter."""
     correct = sum(counts[digit] for digit, counts in enumerate(conclusion.confusion))
-    save_tensors(place / "weights.pt", model.state_dict())
+    weights = save_tensors(place / "weights.pt", model.state_dict(), fingerprint(settings))
     device_name = torch.cuda.get_device_name(predictions.device) if predictions.is_cuda else None
     content = {
         "experiment_name": place.name,
@@ -272,6 +304,9 @@ def finish(place, settings, model, history, predictions, conclusion):
         "trainable_parameters": sum(parameter.numel() for _, parameter in trainable(model)),
         "seconds": round(sum(epoch[part] for epoch in history for part in results.PARTS), 1),
         **folder.provenance(device_name=device_name),
+        "git_commit": settings["git_commit"],  # at the start, as is the code
+        "weights": weights,  # the seal of weights.pt
+        "events": {path.name: sha256(path) for path in sorted(place.glob("events.out.tfevents.*"))},
         "transformer": conclusion.transformer and conclusion.transformer.numbers,
         "confusion_matrix": conclusion.confusion,
         "history": history,

@@ -11,18 +11,20 @@ results.json                  written last: a run that has it is finished
 failed.txt                    instead of it: why the run failed, if its numbers are not finite
 """
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from lab import results
-from lab.files import check_room, remove_parts, write_text
+from lab.files import check_room, remove_parts, sha256, write_text
 from lab.settings import FORMAT, RunError, differences
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +34,7 @@ WRITTEN = (  # `results.json` first: without it a run does not look finished; no
     *("confusion_matrix.png", "class_statistics.png", "visualized_transformation.png", "transformation.gif"),
     "events.out.tfevents.*",
 )
+CODE = ("models.py", "coordconv.py", "train.py", "stn/*.py", "lab/settings.py")  # what a result depends on
 DECISIVE = ("settings.json", "checkpoint.pt", "checkpoint_previous.pt", "results.json")  # a folder with one is a run's
 WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"
 
@@ -47,6 +50,8 @@ def run_lock(folder):
     The lock is the operating system's and ends with its process. Raise Locked, or OSError if there is no room to work.
     """
     check_room(folder)
+    if (folder / ".lock").is_symlink():
+        raise OSError(f"{folder / '.lock'} is a symbolic link, which is not followed")
     lock = FileLock(folder / ".lock", timeout=0)
     note = folder / ".holder"  # says who has the lock, for the message alone
     try:
@@ -54,7 +59,7 @@ def run_lock(folder):
     except Timeout:
         raise Locked(holder(note)) from None
     try:
-        note.write_text(f"{os.getpid()} {platform.node()}", encoding="utf-8")
+        write_text(note, f"{os.getpid()} {platform.node()}")
         remove_parts(folder)
         yield
     finally:
@@ -82,11 +87,21 @@ def state_of(folder, settings):
     there = read_settings(folder)
     if there.get("format") != FORMAT:
         raise RunError(f"{folder} is of another version of this program, or has no readable settings.json; {WAY_OUT}")
-    if different := differences(there, settings):
+    told = {"git_commit": None, "code": None}
+    if different := differences(there | told, settings | told):
         raise RunError(f"{folder} holds a run with {', '.join(different)}; {WAY_OUT}")
     if (folder / "failed.txt").exists():
         return "failed"
-    return "finished" if (folder / "results.json").exists() else "unfinished"
+    if (folder / "results.json").exists():
+        return "finished"
+    if there.get("code") != settings["code"] or settings["code"] is None:
+        raise RunError(f"{folder} was begun with {other_code(there)}, with which alone it may be continued; {WAY_OUT}")
+    return "unfinished"
+
+
+def other_code(settings):
+    """Name the code that a run was begun with."""
+    return f"other code (commit {settings['git_commit']})" if settings.get("git_commit") else "code that is not known"
 
 
 def read_settings(folder):
@@ -98,11 +113,21 @@ def read_settings(folder):
 
 
 def read_results(folder):
-    """Return the content of results.json. Raise RunError if it is not what `train` has written."""
+    """Return the content of results.json. Raise RunError if it is not what `train` has written for these settings."""
+    path = folder / "results.json"
     try:
-        return results.read(folder / "results.json")
+        content = results.read(path)
     except ValueError as error:
-        raise RunError(f"{folder / 'results.json'} is broken ({error}); {WAY_OUT}") from None
+        raise RunError(f"{path} is broken ({error}); {WAY_OUT}") from None
+    settings = read_settings(folder)
+    if different := differences({key: content.get(key) for key in settings}, settings):
+        raise RunError(f"{path} is of a run with {', '.join(different)} than in settings.json; {WAY_OUT}")
+    return content
+
+
+def damaged_events(folder, content):
+    """List the TensorBoard files that are not as a finished run has left them. content: of results.json."""
+    return [folder / name for name, seal in content["events"].items() if sha256(folder / name) != seal]
 
 
 def fail(folder, reason):
@@ -118,7 +143,9 @@ def failure(folder):
 
 
 def remove_run(folder):
-    """Delete the files that a run writes into its folder, and nothing else."""
+    """Delete the files that a run writes into its folder, and nothing else. Raise RunError for a linked folder."""
+    if folder.is_symlink():
+        raise RunError(f"{folder} is a symbolic link: what it leads to is not replaced; remove the link")
     for pattern in WRITTEN:
         for path in folder.glob(pattern):
             path.unlink()
@@ -134,6 +161,17 @@ def provenance(packages=PACKAGES, device_name=None):
     }
 
 
+@lru_cache
+def code_hash(*more):
+    """Return the SHA-256 of the files that a result depends on, and `more`, as they are at the first call."""
+    digest = hashlib.sha256()
+    for path in [*(path for pattern in CODE for path in sorted(ROOT.glob(pattern))), *map(Path, more)]:
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+@lru_cache
 def git_commit():
     """The commit of this code, "-dirty" appended if a tracked file differs from it; None outside a repository."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]

@@ -1,5 +1,6 @@
 """Plain values: an experiment, the recipe of its training, one run, and all that the result of a run depends on."""
 
+import hashlib
 import json
 import math
 import re
@@ -71,6 +72,8 @@ class Settings:
     weights_signature: str  # see `stn.checkpoint.weights_signature`
     n_epochs: int
     data: dict  # see `stn.data.Dataset.description`
+    code: str | None  # see `lab.folder.code_hash`; None where it is not known
+    git_commit: str | None  # only told: a commit may change what the result does not depend on
     run: int = 1
     seed: int = SEED
     recipe: Recipe = TUTORIAL
@@ -80,21 +83,31 @@ class Settings:
     threads: int = THREADS
 
     def __post_init__(self):
-        """Raise RunError for a name that is no plain folder name, no epochs, or an impossible recipe."""
+        """Raise RunError for what cannot be, or cannot be recorded as JSON."""
         if not re.fullmatch(r"\w[\w.-]*", self.experiment_name):
             raise RunError(f"an experiment's name is letters, digits, '_', '-' and '.', not {self.experiment_name!r}")
         if self.n_epochs < 1:
             raise RunError(f"{self.experiment_name}: at least one epoch is needed, not {self.n_epochs}")
+        if type(self.run) is not int or self.run < 1 or type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            numbers = f"run {self.run!r} and seed {self.seed!r}"
+            raise RunError(f"{self.experiment_name}: run is a whole number from 1, seed one from 0, not {numbers}")
         try:
             self.recipe.check()
-        except ValueError as error:
-            raise RunError(f"{self.experiment_name}: {error}") from None
+            json.dumps(self.arguments, allow_nan=False)
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{self.experiment_name}: {error}; arguments are plain values") from None
 
     def as_json(self):
         """Return the content of settings.json: a flat dict, the recipe's fields among the others."""
         content = {"format": FORMAT, **asdict(self), **self.recipe._asdict()}
         del content["recipe"]
         return json.loads(json.dumps(content))  # as it will be read again: a tuple is a list there
+
+
+def fingerprint(settings):
+    """Return the SHA-256 of settings as JSON, which a run's other files carry to show that they belong to it."""
+    own = {key: value for key, value in settings.items() if key != "git_commit"}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 def differences(there, here):

@@ -1,27 +1,42 @@
 """Tensors and the state of a training on the disk."""
 
 import hashlib
+import inspect
 import io
 import pickle
 import sys
 
 import torch
 
-from lab.files import Damaged, read_sealed, write_sealed
-from lab.folder import WAY_OUT
+from lab.files import Damaged, Foreign, read_sealed, write_sealed
+from lab.folder import WAY_OUT, code_hash
 from lab.settings import RunError
 
+NOBODY = 64 * "0"  # owns a file that belongs to no run
 
-def save_tensors(path, content, previous=None):
-    """Write `content` by torch.save to a sealed file (see lab/files.py); the same content gives the same bytes."""
+
+def save_tensors(path, content, owner=NOBODY, previous=None):
+    """Write `content` by torch.save to a sealed file (see lab/files.py), and return the seal.
+
+    The same content of the same owner gives the same bytes.
+    """
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_sealed(path, buffer.getvalue(), previous)
+    return write_sealed(path, buffer.getvalue(), owner, previous)
 
 
-def load_tensors(path, device="cpu"):
-    """Return what `save_tensors` wrote. Raise OSError (Damaged if the file is), and RunError if it would run code."""
-    content = read_sealed(path)
+def load_tensors(path, device="cpu", owner=None, seal=None):
+    """Return what `save_tensors` wrote.
+
+    Raise OSError (Damaged if the file is), and RunError if it would run code, or if it is not the owner's or has
+    another seal than is asked for.
+    """
+    try:
+        content, found = read_sealed(path, owner)
+    except Foreign as error:
+        raise RunError(f"{error}; {WAY_OUT}") from None
+    if seal and found != seal:
+        raise RunError(f"{path} is not the file that the run has written; {WAY_OUT}")
     try:
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -29,27 +44,27 @@ def load_tensors(path, device="cpu"):
         raise RunError(f"{path} holds more than tensors and plain values ({reason}); {WAY_OUT}") from None
 
 
-def save_checkpoint(folder, model, optimizer_state, history, transforms):
+def save_checkpoint(folder, owner, model, optimizer_state, history, transforms):
     """Write the state after an epoch; the checkpoint before it is kept as checkpoint_previous.pt.
 
-    history: an entry for each epoch, see `train.train`. transforms: those of the first test images after each epoch,
-    [(N, 3, 3), ...], empty without a transformer.
+    owner: the fingerprint of the run's settings. history: an entry for each epoch, see `train.epochs`. transforms:
+    those of the first test images after each epoch, [(N, 3, 3), ...], empty without a transformer.
     """
     state = {"model": model.state_dict(), "optimizer_state": optimizer_state}
     state |= {"history": history, "transforms": transforms}
-    save_tensors(folder / "checkpoint.pt", state, previous=folder / "checkpoint_previous.pt")
+    save_tensors(folder / "checkpoint.pt", state, owner, previous=folder / "checkpoint_previous.pt")
 
 
-def load_checkpoint(folder, model, optimizer_state, device):
+def load_checkpoint(folder, owner, model, optimizer_state, device):
     """Put the state after the last complete epoch into `model` and `optimizer_state`.
 
     Return the history and the transforms, both [] if there is no checkpoint. A damaged checkpoint is named on stderr
-    and deleted, and the one before is used.
+    and deleted, and the one before is used. Raise RunError for one of another owner.
     """
     damaged = False
     for path in (folder / "checkpoint.pt", folder / "checkpoint_previous.pt"):
         try:
-            state = load_tensors(path, device)
+            state = load_tensors(path, device, owner)
         except FileNotFoundError:
             continue
         except Damaged as error:
@@ -66,6 +81,21 @@ def load_checkpoint(folder, model, optimizer_state, device):
     if damaged:
         print(f"{folder} has no good checkpoint and starts again from epoch 1", file=sys.stderr)
     return [], []
+
+
+def code_of(model):
+    """Return the SHA-256 of all code that the result of training `model` depends on, None if it is not known.
+
+    That of this repository, and the files that define the classes of the network's modules elsewhere.
+    """
+    files = set()
+    for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
+        if kind is not object and kind.__module__.partition(".")[0] not in ("torch", "torchvision", "kornia"):
+            try:
+                files.add(inspect.getsourcefile(kind))
+            except (TypeError, OSError):  # defined interactively
+                return None
+    return code_hash(*sorted(files)) if None not in files else None
 
 
 def weights_signature(model):

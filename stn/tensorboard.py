@@ -11,17 +11,25 @@ import contextlib
 import copy
 import inspect
 import io
+import sys
 import warnings
 
 import numpy as np
 import torch
+from google.protobuf.message import DecodeError
 from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from lab import figures
+from lab.files import atomic_write
 from stn import measures, warps
 
+KEPT = "events.out.tfevents.0.complete_epochs"  # of a run that was continued
 LOG_IMAGES = 5  # epochs from one heavy part to the next: TensorBoard's slider keeps ten images
 N_DIGITS = 32  # in a picture
 BINS = 50  # of a histogram, equally wide: the default ones are too wide for numbers near 1
@@ -36,15 +44,50 @@ LAYOUT = {  # tags are regular expressions there
 }
 
 
-def open_writer(folder, epochs):
-    """Return the writer of a run of which `epochs` are complete.
+def open_writer(folder, history):
+    """Return the writer of a run with this history of complete epochs.
 
-    Drop what was logged without being completed: TensorBoard does when it reads `purge_step`; if it is all that there
-    is, its file is deleted.
+    What was logged without being completed is dropped, and the rest joined in one file whose name sorts before that of
+    the new one, whatever the clock says: TensorBoard reads files in the order of their names. Scalars that a damaged
+    file has lost are written anew, and that is said on stderr.
     """
-    for path in folder.glob("events.out.tfevents.*") if epochs == 0 else ():
-        path.unlink()
-    return SummaryWriter(folder, purge_step=epochs + 1 if epochs else None)
+    paths = sorted(folder.glob("events.out.tfevents.*"))
+    events = {}  # {as it stands in the file: the same, parsed}: once, also after a kill between writing and deleting
+    if history:
+        events = dict(pair for path in paths for pair in read_events(path) if pair[1].step <= len(history))
+        with atomic_write(folder / KEPT) as temporary, open(temporary, "wb") as file:
+            for event in events:
+                RecordWriter(file).write(event)
+    for path in paths:
+        if not history or path.name != KEPT:
+            path.unlink()
+    writer = SummaryWriter(folder)
+    logged = {e.step for e in events.values() for value in e.summary.value if value.tag == "Accuracy test"}
+    if lost := [entry for entry in history if entry["epoch"] not in logged]:
+        epochs = ", ".join(str(entry["epoch"]) for entry in lost)
+        print(
+            f"{folder}: TensorBoard's file was damaged; of epoch {epochs} only losses and accuracy are left",
+            file=sys.stderr,
+        )
+        for entry in lost:
+            add_entry(writer, entry)
+    return writer
+
+
+def read_events(path):
+    """Yield the events of a file, (bytes, parsed), up to the first damaged one."""
+    reader = PyRecordReader_New(str(path))
+    with contextlib.suppress(OutOfRangeError, DataLossError, DecodeError):
+        while True:
+            reader.GetNext()
+            yield reader.record(), Event.FromString(reader.record())
+
+
+def add_entry(writer, entry):
+    """Log the losses and the accuracy of an epoch: an entry of the history."""
+    writer.add_scalar("Average loss train", entry["train_loss"], entry["epoch"])
+    writer.add_scalar("Average loss test", entry["test_loss"], entry["epoch"])
+    writer.add_scalar("Accuracy test", entry["test_accuracy"], entry["epoch"])
 
 
 def start(writer, settings, question, model, data, log_images):
@@ -69,9 +112,7 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
     conclusion: after the last epoch what `train.conclude` returns, None before.
     """
     epoch, last = entry["epoch"], conclusion is not None
-    writer.add_scalar("Average loss train", entry["train_loss"], epoch)
-    writer.add_scalar("Average loss test", entry["test_loss"], epoch)
-    writer.add_scalar("Accuracy test", entry["test_accuracy"], epoch)
+    add_entry(writer, entry)
     confusion = measures.confusion(data.test_labels, predictions)
     for digit, counts in enumerate(confusion):
         if sum(counts):
