@@ -72,8 +72,8 @@ class Settings:
     weights_signature: str  # see `stn.checkpoint.weights_signature`
     n_epochs: int
     data: dict  # see `stn.data.Dataset.description`
-    code: str | None  # see `lab.folder.code_hash`; None where it is not known
-    git_commit: str | None  # only told: a commit may change what the result does not depend on
+    code: str | None = None  # see `stn.checkpoint.code_of`; None where it is not known
+    git_commit: str | None = None  # only told: a commit may change what the result does not depend on
     run: int = 1
     seed: int = SEED
     recipe: Recipe = TUTORIAL

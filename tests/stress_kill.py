@@ -77,7 +77,7 @@ def without_times(results):
         return [without_times(entry) for entry in results]
     if not isinstance(results, dict):
         return results
-    timed = [key for key in results if key == "seconds" or key.endswith("_seconds")]
+    timed = [key for key in results if key in ("seconds", "events") or key.endswith("_seconds")]
     return {key: without_times(value) for key, value in results.items() if key not in timed}
 
 

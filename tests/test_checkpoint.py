@@ -9,6 +9,7 @@ from lab.settings import Recipe
 from stn.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, weights_signature
 from stn.step import new_optimizer_state
 
+OWNER = 64 * "a"  # the fingerprint of some settings
 HISTORY = [{"epoch": 1, "train_loss": 0.5, "test_correct": 7}, {"epoch": 2, "train_loss": 0.25, "test_correct": 8}]
 
 
@@ -44,9 +45,9 @@ def test_a_checkpoint_brings_everything_back(tmp_path, capsys, optimizer):
     """Weights, the optimiser's state in the tensors that are there, the history and the transforms."""
     (model, state), (other, other_state) = in_training(optimizer, 1), in_training(optimizer, 2)
     transforms = [torch.rand(4, 3, 3), torch.rand(4, 3, 3)]
-    save_checkpoint(tmp_path, model, state, HISTORY, transforms)
+    save_checkpoint(tmp_path, OWNER, model, state, HISTORY, transforms)
     places = {name: tensor.data_ptr() for name, tensor in other_state.items()}
-    history, found = load_checkpoint(tmp_path, other, other_state, "cpu")
+    history, found = load_checkpoint(tmp_path, OWNER, other, other_state, "cpu")
     assert history == HISTORY
     assert torch.equal(torch.stack(found), torch.stack(transforms))
     for ours, theirs in ((other.state_dict(), model.state_dict()), (other_state, state)):
@@ -59,7 +60,7 @@ def test_a_checkpoint_brings_everything_back(tmp_path, capsys, optimizer):
 def test_without_a_checkpoint_nothing_changes(tmp_path, capsys):
     model, state = in_training("adam", 1)
     before = {name: tensor.clone() for name, tensor in (model.state_dict() | state).items()}
-    assert load_checkpoint(tmp_path, model, state, "cpu") == ([], [])
+    assert load_checkpoint(tmp_path, OWNER, model, state, "cpu") == ([], [])
     assert all(torch.equal(tensor, before[name]) for name, tensor in (model.state_dict() | state).items())
     assert capsys.readouterr().err == ""
 
@@ -67,7 +68,7 @@ def test_without_a_checkpoint_nothing_changes(tmp_path, capsys):
 def test_the_checkpoint_before_is_kept(tmp_path):
     model, state = in_training("sgd", 1)
     for n_epochs in (1, 2):
-        save_checkpoint(tmp_path, model, state, HISTORY[:n_epochs], [])
+        save_checkpoint(tmp_path, OWNER, model, state, HISTORY[:n_epochs], [])
     assert load_tensors(tmp_path / "checkpoint.pt")["history"] == HISTORY
     assert load_tensors(tmp_path / "checkpoint_previous.pt")["history"] == HISTORY[:1]
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "checkpoint_previous.pt"}

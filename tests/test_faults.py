@@ -35,6 +35,7 @@ from lab.settings import Job, Recipe, RunError
 from run_experiments import ALL
 from stn.checkpoint import save_tensors
 
+OWNER = 64 * "a"  # the fingerprint of some settings
 EPOCHS = 12
 NAMES = [ALL[exp_id].directory(1) for exp_id in EXPERIMENTS]
 
@@ -145,8 +146,8 @@ def test_a_kill_between_the_two_renamings_costs_one_epoch(finished, stopped, dig
 def test_every_flipped_bit_and_every_truncation_of_a_sealed_file_is_noticed(tmp_path, fault):
     path = tmp_path / "sealed"
     content = bytes(range(40))
-    files.write_sealed(path, content)
-    assert files.read_sealed(path) == content
+    files.write_sealed(path, content, OWNER)
+    assert files.read_sealed(path)[0] == content
     sealed = path.read_bytes()
     wrong = [sealed[:n] for n in range(len(sealed))] + [sealed + b"0"]
     for bit in range(8 * len(sealed)):
@@ -165,23 +166,23 @@ def test_no_bytes_are_taken_for_a_sealed_file(tmp_path_factory, content):
     path.write_bytes(content)
     with pytest.raises(files.Damaged):
         files.read_sealed(path)
-    files.write_sealed(path, content)
-    assert files.read_sealed(path) == content
+    files.write_sealed(path, content, OWNER)
+    assert files.read_sealed(path)[0] == content
 
 
 def test_writing_a_checkpoint_keeps_the_one_before_until_the_next_is_good(tmp_path, monkeypatch):
     last, previous = tmp_path / "last", tmp_path / "previous"
     for content in (b"first", b"second"):
-        files.write_sealed(last, content, previous)
-    assert (files.read_sealed(previous), files.read_sealed(last)) == (b"first", b"second")
+        files.write_sealed(last, content, OWNER, previous)
+    assert (files.read_sealed(previous)[0], files.read_sealed(last)[0]) == (b"first", b"second")
 
     def full(file):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        files.write_sealed(last, b"third", previous)
-    assert (files.read_sealed(previous), files.read_sealed(last)) == (b"first", b"second")
+        files.write_sealed(last, b"third", OWNER, previous)
+    assert (files.read_sealed(previous)[0], files.read_sealed(last)[0]) == (b"first", b"second")
     assert sorted(tmp_path.iterdir()) == [last, previous]
 
 

@@ -139,10 +139,10 @@ def test_seconds_add_up_to_what_passed(digits, tmp_path, monkeypatch):
         started.append(now[0])
         return load(*args)
 
-    def saving(place, model, optimizer_state, history, transforms):
+    def saving(place, owner, model, optimizer_state, history, transforms):
         counted = sum(value for epoch in history for key, value in epoch.items() if key.endswith("_seconds"))
         sums.append((counted, now[0] - started[0]))
-        save(place, model, optimizer_state, history, transforms)
+        save(place, owner, model, optimizer_state, history, transforms)
 
     monkeypatch.setattr(time, "perf_counter", look)
     monkeypatch.setattr(train, "load_checkpoint", loading)
