@@ -11,7 +11,9 @@ import queue
 import subprocess
 import threading
 import time
+import traceback
 from collections import deque
+from contextlib import suppress
 
 from lab.settings import in_starting_order
 
@@ -41,8 +43,10 @@ class Worker:
                 if kind != "progress":
                     return kind, content
                 on_progress(*content)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            raise WorkerDied(f"its process ended with exit code {self.process.wait()}") from None
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # ValueError: `end` has closed the pipes
+            code = self.process.wait()
+            end([self])
+            raise WorkerDied(f"its process ended with exit code {code}") from None
 
 
 def serve(**functions):
@@ -63,11 +67,14 @@ def serve(**functions):
             os._exit(1)
 
     def receive():
-        while True:
-            try:
+        try:
+            while True:
                 calls.put(pickle.load(stream))
-            except (EOFError, pickle.UnpicklingError):  # the parent has ended, maybe while it wrote
-                os._exit(1)
+        except (EOFError, pickle.UnpicklingError):  # the parent has ended, maybe while it wrote
+            os._exit(1)
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
 
     threading.Thread(target=receive, daemon=True).start()
     while True:
@@ -136,7 +143,11 @@ def end(workers):
         process.terminate()
     deadline = time.monotonic() + 1
     for process in processes:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=max(0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
+    for process in processes:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired, OSError):  # OSError: nobody reads what was not yet written
+            process.wait(timeout=1)
+            process.stdout.close()
+            process.stdin.close()
