@@ -338,15 +338,16 @@ def main():
     if not found:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1
+    if options.record:
+        try:
+            record(options.out, options.record, found, ROOT / "results")
+        except (RunError, ValueError, OSError) as error:
+            parser.error(f"--record {options.record}: {error}")
+        return 0
     target = Path(options.figures or options.out)
     try:
-        if options.record:
-            record(options.out, options.record, found, ROOT / "results")
-            return 0
         target.mkdir(parents=True, exist_ok=True)
         draw_comparison(found, target, options.pool)
-    except ValueError as error:
-        parser.error(f"--record {options.record}: {error}")
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")
     return 0

@@ -73,14 +73,14 @@ def poolable(record):
     The runs of an experiment belong together if they have the same settings, data, code and machine. Of several such
     sets the largest is kept, of equal ones that with more epochs.
     """
-    kept, complaints = [], []
+    kept, complaints = set(), []
     for name, runs in groups(record).items():
         sets = {}
         for run in runs.values():
             settings = {key: value for key, value in run.items() if key not in OWN | MEASURED}
             sets.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
         (best, chosen), *others = sorted(sets.items(), key=lambda item: (-len(item[1]), -item[1][0]["n_epochs"]))
-        kept += [run["experiment_name"] for run in chosen]
+        kept |= {run["experiment_name"] for run in chosen}
         for settings, left_out in others:
             what = ", ".join(differences(json.loads(settings), json.loads(best)))
             numbers = ", ".join(f"{run['run']:02d}" for run in left_out)

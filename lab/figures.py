@@ -27,10 +27,8 @@ def confusion_matrix(counts, title):
     counts = np.asarray(counts)
     figure = Figure(figsize=(6, 5.4))
     axes = figure.add_subplot()
-    title = f"{title}\n{counts.trace()} of {counts.sum()} correct"
-    image = draw_confusion(
-        axes, counts, np.where(counts, counts.astype(str), "·"), title, 10, vmax=largest_error(counts)
-    )
+    title, texts = f"{title}\n{counts.trace()} of {counts.sum()} correct", np.where(counts, counts.astype(str), "·")
+    image = draw_confusion(axes, counts, texts, title, 10, vmax=largest_error(counts))
     figure.colorbar(image, ax=axes, label="errors", shrink=0.8)
     return figure
 
@@ -216,8 +214,9 @@ def run_curves(panels, ylabel, limits=None):
     return figure
 
 
-PLAIN, CONV, COORDCONV, WARP = "#EEEEEE", "#BBD7EA", "#F6C667", "#CFE8DC"
+PLAIN, WARP = "#EEEEEE", "#CFE8DC"
 EITHER = "2 × Conv or CoordConv"
+COLOURS = {"2 × Conv": "#BBD7EA", "2 × CoordConv": "#F6C667", EITHER: "#BBD7EA"}
 
 
 def network_diagram(title, localisation=EITHER, classifier=EITHER, warp="affine map or\nhomography", bypass=False):
@@ -239,9 +238,9 @@ def network_diagram(title, localisation=EITHER, classifier=EITHER, warp="affine 
 
     block(0.2, 1, 1.7, "image\n28×28", PLAIN)
     parts = "no localisation" if bypass else f"localisation\n{localisation}"
-    block(3.2, 2.8, 3.6, parts, COORDCONV if localisation == "2 × CoordConv" else CONV, bypass)
+    block(3.2, 2.8, 3.6, parts, COLOURS[localisation], bypass)
     block(7.3, 1, 2.6, "no warp" if bypass else warp, WARP, bypass)
-    block(10.8, 1, 3.1, f"classifier\n{classifier}", COORDCONV if classifier == "2 × CoordConv" else CONV)
+    block(10.8, 1, 3.1, f"classifier\n{classifier}", COLOURS[classifier])
     block(14.5, 1, 1.3, "digit\n0–9", PLAIN)
     arrow((2.0, 1.8), (3.1, 3.2), bypass)
     arrow((6.9, 3.2), (8.6, 2.1), bypass)

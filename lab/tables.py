@@ -14,7 +14,6 @@ from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
 HOMOGRAPHIES = ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")
 PERSPECTIVE = tuple(f"exp_{number}" for number in range(12, 20))
-N_FALLS = 5
 
 
 # Cells and rows
@@ -25,7 +24,7 @@ def markdown_table(header, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def column(values_by_row, digits=2, sign=""):
+def column(values_by_row, sign=""):
     """Tell the values of each row, a list of lists, as text: (how, [text of each row]).
 
     By the mean with its 95 % interval, or, where a row is skewed, all rows by the median with the range.
@@ -34,17 +33,17 @@ def column(values_by_row, digits=2, sign=""):
     skewed = any(map(stats.is_skewed, values_by_row))
     tell = median_text if skewed else interval_text
     how = "median (range)" if skewed else "mean ± 95 %" if max(map(len, values_by_row)) > 1 else "one run"
-    return how, [tell(values, digits, sign) for values in values_by_row]
+    return how, [tell(values, sign) for values in values_by_row]
 
 
-def interval_text(values, digits=2, sign=""):
+def interval_text(values, sign="", digits=2):
     mean, low, high = stats.mean_interval(values)
     text = f"{mean:{sign}.{digits}f}"
     return text if low is None else f"{text} ± {(high - low) / 2:.{digits}f}"
 
 
-def median_text(values, digits=2, sign=""):
-    middle, *limits = (f"{value:{sign}.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
+def median_text(values, sign=""):
+    middle, *limits = (f"{value:{sign}.2f}" for value in (statistics.median(values), min(values), max(values)))
     return f"{middle} ({' to '.join(limits)})" if len(values) > 1 else middle
 
 
@@ -189,12 +188,11 @@ def variance_table(record):
 def differences_table(record, family, table, pool=False):
     """Paired differences of a family, by both measures; "" if there are none."""
     found = [comparisons(record, family, table, value, pool) for value in (last, last_five)]
-    rows = [
-        [f"{what} ({a} − {b})", len(c.differences), f"{c.wins}, {c.losses}"] for (a, b, what), c in found[0].items()
-    ]
-    header = ["what is added", "pairs", "better, worse"]
-    if not rows:
+    if not found[0]:
         return ""
+    header, rows = ["what is added", "pairs", "better, worse"], []
+    for (one, other, what), pairs in found[0].items():
+        rows.append([f"{what} ({one} − {other})", len(pairs.differences), f"{pairs.wins}, {pairs.losses}"])
     for name, pairs in zip(("last epoch", "mean of the last five"), found, strict=True):
         how, cells = column([comparison.differences.values() for comparison in pairs.values()], sign="+")
         tested = any(comparison.p_value is not None for comparison in pairs.values())
@@ -210,9 +208,8 @@ def questions_table(record, table):
     how, cells = column([comparison.differences.values() for comparison in found.values()], sign="+")
     runs = [last(run) for run in of_experiment(record, "exp_01").values()]
     reached = sum(value >= TUTORIAL_ACCURACY for value in runs)
-    rows = [
-        ["`exp_01`", table["exp_01"].question, "", f"{reached} of {len(runs)} runs reach {TUTORIAL_ACCURACY} %", ""]
-    ]
+    answer = f"{reached} of {len(runs)} runs reach {TUTORIAL_ACCURACY} %"
+    rows = [["`exp_01`", table["exp_01"].question, "", answer, ""]]
     for (pair, comparison), cell in zip(found.items(), cells, strict=True):
         asks, other = pair[:2] if pair[2] != "the transformer" else ("exp_03", "exp_02")
         what = f"{pair[2]}: {cell}" if asks != pair[0] else cell
@@ -221,10 +218,10 @@ def questions_table(record, table):
 
 
 def falls_table(record):
-    """The deepest falls of the accuracy from one epoch to the next, after the tenth."""
+    """The five deepest falls of the accuracy from one epoch to the next, after the tenth."""
     rows = [
         [f"`{name}`", epoch, *(f"{value:.2f}" for value in (before, after, end))]
-        for _, name, epoch, before, after, end in falls(record)[:N_FALLS]
+        for _, name, epoch, before, after, end in falls(record)[:5]
     ]
     return markdown_table(["run", "in epoch", "accuracy %, before", "after", "at the end"], rows)
 
@@ -297,8 +294,8 @@ def formulations_table(record):
         texts = [*(f"{change:+.2f} %" for change in losses[-1]), *(f"{mean:.2f}" for mean in accuracies[-1])]
         rows.append([name[:13], n, *texts])
     largest = f"largest {max(abs(first) for first, _ in losses):.2f} %"
-    final = interval_text([final for _, final in losses], 1, "+")
-    better = interval_text([fast - plain for plain, fast in accuracies], sign="+")
+    final = interval_text([final for _, final in losses], "+", digits=1)
+    better = interval_text([fast - plain for plain, fast in accuracies], "+")
     rows.append(["all pairs", "", largest, f"{final} %", "", f"{better} points"])
     header = ["run", "epochs compared", "train loss of the first, fast against plain", "of the last"]
     return markdown_table([*header, "test accuracy %, mean of the last five: plain", "fast"], rows)
