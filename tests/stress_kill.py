@@ -140,7 +140,7 @@ def stress(data, out, epochs, kills, undisturbed, seed=0):
                         path.stat().st_mtime > before for path in out.glob("*/checkpoint.pt")
                     ):
                         time.sleep(0.01)
-            time.sleep(chance.uniform(0, 1.5))
+            time.sleep(chance.uniform(0, 1.2))
             seconds = kill(process, VICTIMS[len(done) % len(VICTIMS)], chance, log)
             if seconds is not None:
                 done.append(seconds)

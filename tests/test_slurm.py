@@ -1,18 +1,17 @@
 """Runs as jobs: by submitit's own local executor, and by its Slurm executor with a Slurm that is made of scripts."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, prepared
 from stress_kill import assert_same_run, wait_until
 
-from lab import slurm
+from lab import results, slurm
 from lab.settings import Job
-from run_experiments import EXPERIMENTS, parse_arguments, prepare, train_here, train_job
+from run_experiments import EXPERIMENTS, train_here, train_job
 
 EPOCHS = 20
 COMMANDS = {
@@ -49,20 +48,12 @@ def cluster(tmp_path, monkeypatch):
     return notes
 
 
-def prepared(experiments, *arguments):
-    """Return the options, and a prepared job for each experiment."""
-    options = parse_arguments([*map(str, arguments), "--device", "cpu"])
-    kind, (options, jobs, _) = prepare(options, [Job(experiment, 1, EPOCHS) for experiment in experiments])
-    assert kind == "prepared"
-    return options, jobs
-
-
 @pytest.fixture(scope="session")
 def undisturbed(idx_folder, made_once):
     """The folder of undisturbed runs of exp_03 and exp_04."""
 
     def make(out):
-        options, jobs = prepared(EXPERIMENTS[2:4], "--data", idx_folder, "--out", out)
+        _, (options, jobs, _) = prepared(EXPERIMENTS[2:4], "--data", idx_folder, "--out", out, n_epochs=EPOCHS)
         for job in jobs:
             train_here(job, options)
 
@@ -94,10 +85,11 @@ def test_jobs_of_slurm_are_cancelled_by_ctrl_c_and_go_on_with_the_same_command(
     assert again.stdout.count("finished") == 2
     for experiment in EXPERIMENTS[2:4]:
         assert_same_run(tmp_path / "out" / experiment.directory(1), undisturbed / experiment.directory(1))
-    once_more = call("run_experiments.py", *arguments, cwd=tmp_path)
-    assert once_more.stdout.count("skipped: already finished") == 4
-    plotted = call("plot.py", "--out", "out", cwd=tmp_path)
-    assert (plotted.returncode, plotted.stderr) == (0, "")  # nothing is said about the folder of the jobs
+    there = ("--data", idx_folder, "--out", tmp_path / "out", "--executor", "slurm")
+    _, (_, jobs, _) = prepared(EXPERIMENTS[2:4], *there, n_epochs=EPOCHS)
+    assert [job.status for job in jobs] == ["skipped: already finished"] * 2
+    record, complaints = results.read_all(tmp_path / "out")
+    assert (list(record), complaints) == ([job.name for job in jobs], [])  # the folder of the jobs is passed over
 
 
 def test_a_preempted_job_is_queued_again_and_goes_on(undisturbed, idx_folder, tmp_path, monkeypatch):
@@ -106,7 +98,7 @@ def test_a_preempted_job_is_queued_again_and_goes_on(undisturbed, idx_folder, tm
     out = tmp_path / "out"
     experiment = EXPERIMENTS[2]
     arguments = ["--data", idx_folder, "--out", out, "--executor", "submitit-local", "--force"]
-    options, jobs = prepared([experiment], *arguments)
+    _, (options, jobs, _) = prepared([experiment], *arguments, n_epochs=EPOCHS)
     (task,) = slurm.new_executor(options).map_array(slurm.Resumable(train_job, options), jobs)
     folder = out / experiment.directory(1)
     wait_until(lambda: (folder / "checkpoint.pt").exists() or task.done())
@@ -118,8 +110,7 @@ def test_a_preempted_job_is_queued_again_and_goes_on(undisturbed, idx_folder, tm
     kind, figures = task.result()
     assert "Requeued job" in task.stdout() + task.stderr()
     assert kind == "finished"
-    results = json.loads((folder / "results.json").read_text())
-    assert figures["test_correct"] == results["test_correct"]
+    assert figures["test_correct"] == results.read(folder / "results.json")["test_correct"]
     events = list(folder.glob("events.*"))
     assert len(events) == 2  # it went on after an epoch, and did not begin again
     assert_same_run(folder, undisturbed / folder.name)
