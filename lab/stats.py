@@ -12,7 +12,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 SKEWED = 2.5  # standard errors of the skewness (about the 1 % level) from which on a mean with an interval misleads
 FEWEST_FOR_TEST = 6  # with five pairs the smallest possible p-value is 2/32 = 0.0625
-N_SIGNS = 2**16  # combinations of signs that are tried: all of up to 16 pairs
+EXACT_UP_TO = 16  # pairs: 65,536 combinations of signs
 
 
 class Interval(NamedTuple):
@@ -92,7 +92,7 @@ def sign_flip_p_value(differences):
     """Return the two-sided p-value of the mean of paired differences, None with fewer than six pairs.
 
     If nothing distinguished the two, each difference could as well have had the other sign. Exact up to 16 pairs, by
-    as many random choices of signs beyond.
+    9,999 random choices of signs beyond.
     """
     if len(differences) < FEWEST_FOR_TEST:
         return None
@@ -100,7 +100,7 @@ def sign_flip_p_value(differences):
         (np.asarray(differences, dtype=float),),
         lambda values, axis: np.mean(values, axis=axis).round(9),  # sums that are equal but for rounding are ties
         permutation_type="samples",
-        n_resamples=N_SIGNS,
+        n_resamples=2**EXACT_UP_TO if len(differences) <= EXACT_UP_TO else 9999,
         rng=np.random.default_rng(0),
     )
     return float(result.pvalue)
