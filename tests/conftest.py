@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 import torch
 from filelock import FileLock
-from stress_kill import Family
+from stress_kill import Family, run_job
 
 from lab import results
 from lab.files import write_json
@@ -142,6 +142,12 @@ def made_once(tmp_path_factory):
 @pytest.fixture(scope="session")
 def idx_folder(made_once):
     return made_once("few_digits", few_digits)[0]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(idx_folder, made_once):
+    """The folder of the short job of stress_kill.py, undisturbed: exp_03 and exp_08."""
+    return made_once("undisturbed", lambda out: run_job(idx_folder, out))[0]
 
 
 def prepared(experiments, *arguments, runs=1, n_epochs=1):

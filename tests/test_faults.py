@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from helpers import TRIAL, Interruption, Unrecorded, forbid, interrupt, run
 from hypothesis import given
 from hypothesis import strategies as st
-from stress_kill import EXPERIMENTS, assert_same_runs, job, points, run_job, stress, wait_until, without_times
+from stress_kill import EPOCHS, EXPERIMENTS, assert_same_runs, job, points, stress, wait_until, without_times
 from torch import nn
 
 import train
@@ -34,20 +34,13 @@ from lab.settings import Recipe, RunError
 from run_experiments import ALL
 from stn.checkpoint import save_tensors
 
-EPOCHS = 8
 NAMES = [ALL[exp_id].directory(1) for exp_id in EXPERIMENTS]
-
-
-@pytest.fixture(scope="session")
-def undisturbed(idx_folder, made_once):
-    """The folder of the short job of stress_kill.py, undisturbed."""
-    return made_once("undisturbed", lambda out: run_job(idx_folder, out, EPOCHS))[0]
 
 
 @pytest.fixture
 def begin(start, idx_folder):
     """Start the short job into a folder."""
-    return lambda out, **options: start(job(idx_folder, out, EPOCHS, **options))
+    return lambda out, **options: start(job(idx_folder, out, **options))
 
 
 def finish(begin, out):
@@ -254,13 +247,13 @@ def small_disk(tmp_path):
 
 @contextlib.contextmanager
 def stopped_after_an_epoch(process, out):
-    """Let each run of a job stop when it has a checkpoint, and go on when this ends."""
+    """Let each run of a job stop when it has a checkpoint, and go on when this ends: {name of a run: its process}."""
     workers = {}
     wait_until(lambda: stop_those_with_a_checkpoint(out, workers) == len(NAMES) or process.poll() is not None)
     assert sorted(workers.values()) == sorted(process.workers())
-    yield
+    yield workers
     for pid in workers.values():
-        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+        with contextlib.suppress(ProcessLookupError):  # ended meanwhile
             os.kill(pid, signal.SIGCONT)
 
 
@@ -287,21 +280,28 @@ def test_a_disk_that_is_full_from_the_start_is_named_before_any_training(small_d
         assert "started" not in output
 
 
-def test_a_disk_that_fills_up_during_the_training(small_disk, begin, undisturbed, fault):
+def test_a_file_size_limit_and_a_full_disk_that_are_met_during_the_training(small_disk, begin, undisturbed, fault):
+    """One run meets the limit; when it has failed the disk fills up, for the other."""
     disk, _ = small_disk
     out = disk / "out"
-    with fault("disk full or file-size limit") as told:
+    with fault("disk full or file-size limit", 2) as told:
         process = begin(out)
-        with stopped_after_an_epoch(process, out):
+        with stopped_after_an_epoch(process, out) as workers:
             began = time.perf_counter()
+            limited = workers[NAMES[0]]
+            resource.prlimit(limited, resource.RLIMIT_FSIZE, (1000, 1000))
+            os.kill(limited, signal.SIGCONT)
+            wait_until(lambda: limited not in process.workers())
+            told(time.perf_counter() - began)
             with (disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
                 while True:
                     ballast.write(bytes(10_000))
+            began = time.perf_counter()
         output, errors = process.communicate(timeout=60)
         told(time.perf_counter() - began)
         assert process.returncode == 1
-        for name in NAMES:
-            assert f"failed: {out / name} cannot be used ([Errno 28] No space left on device)" in output
+        for name, why in zip(NAMES, ("[Errno 27] File too large", "[Errno 28] No space left on device"), strict=True):
+            assert f"failed: {out / name} cannot be used ({why}" in output
             assert files.read_sealed(out / name / "checkpoint.pt")
             assert not (out / name / "results.json").exists()
         assert "MB are free there. Put that right or choose another --out; the same command goes on" in output
@@ -309,22 +309,6 @@ def test_a_disk_that_fills_up_during_the_training(small_disk, begin, undisturbed
         (disk / "ballast").unlink()
         finish(begin, out)
         assert_same_runs(out, undisturbed)
-
-
-def test_a_file_size_limit_that_is_met_during_the_training(begin, undisturbed, tmp_path, fault):
-    with fault("disk full or file-size limit") as told:
-        process = begin(tmp_path)
-        with stopped_after_an_epoch(process, tmp_path):
-            began = time.perf_counter()
-            resource.prlimit(process.workers()[0], resource.RLIMIT_FSIZE, (1000, 1000))
-        output, errors = process.communicate(timeout=60)
-        told(time.perf_counter() - began)
-        assert process.returncode == 1
-        assert output.count("cannot be used ([Errno 27] File too large)") == 1
-        assert output.count("finished") == 1
-        assert "Traceback" not in errors
-        finish(begin, tmp_path)
-        assert_same_runs(tmp_path, undisturbed)
 
 
 def test_a_read_only_disk_is_named_before_any_training(small_disk, idx_folder, fault):
@@ -496,7 +480,7 @@ def test_runs_that_fail_are_told_and_the_others_go_on(start, undisturbed, idx_fo
     (out / NAMES[0] / "failed.txt").write_text("the loss of epoch 3 is not finite")
     in_the_way = out / ALL["exp_04"].directory(1)
     in_the_way.write_text("not a folder")
-    process = start([*job(idx_folder, out, EPOCHS, jobs=1), "exp_04"])
+    process = start([*job(idx_folder, out, jobs=1), "exp_04"])
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"failed: {out / NAMES[0]} failed: the loss of epoch 3 is not finite; to replace it, " in output
@@ -510,7 +494,7 @@ def test_runs_that_fail_are_told_and_the_others_go_on(start, undisturbed, idx_fo
 
 
 def test_memory_files_and_threads_do_not_grow_with_the_epochs_nor_with_the_runs(tmp_path, idx_folder):
-    """One process trains a run of 80 epochs, then six short ones, as a worker does."""
+    """One process trains a run of 80 epochs, then four short ones, as a worker does."""
     program = """
 import json, os, sys, threading
 from models import Net_CoordConv_Homography
@@ -529,12 +513,12 @@ def run(name, n_epochs, on_progress=None):
 
 in_epoch, after_run = {}, []
 run("long", 80, lambda epoch, *_: in_epoch.update({epoch: look()}))
-for number in range(6):
+for number in range(4):
     run(f"short_{number}", 1)
     after_run.append(look())
 left = [link for number in os.listdir("/proc/self/fd") if os.path.exists(link := f"/proc/self/fd/{number}")]
 left = [path for path in map(os.readlink, left) if path.startswith(sys.argv[2])]
-print(json.dumps([in_epoch[20], in_epoch[80], after_run[1], after_run[-1], left, threading.active_count()]))
+print(json.dumps([in_epoch[20], in_epoch[80], after_run[0], after_run[-1], left, threading.active_count()]))
 """
     if not Path("/proc/self/statm").exists():
         pytest.skip("reads the resident memory from /proc")
