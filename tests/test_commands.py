@@ -220,7 +220,7 @@ def ended(process, told):
 
 
 def test_an_interrupted_job_goes_on_to_the_same_bits(workplace, begin, terminal, call, idx_folder, tmp_path, fault):
-    """Interrupted twice in the middle, continued with another number of processes, and compared with the undisturbed job.
+    """Interrupted twice in the middle, continued with another number of processes, and compared with the other job.
 
     First by Ctrl-C, pressed three times, then by SIGTERM. (What SIGKILL does is tested in test_faults.py.)
     """
