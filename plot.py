@@ -5,7 +5,7 @@
 reads every <out>/*/results.json and writes, into <out> unless --figures says otherwise,
 
     comparison.md                 means with intervals, paired differences with p-values, where the variance comes from
-    AccuracyComparison.png        the test accuracy of every run by experiment, with means and 95 % intervals
+    AccuracyComparison.png        the test accuracy of every run by experiment, with means or medians
     Differences.png               paired differences between the seven experiments, if there are pairs
     AccuracyCurves.png, TrainLossCurves.png   of all runs, epoch by epoch
     ConfusionComparison.png       the confusion matrices of exp_02 and exp_06, and their difference
@@ -32,6 +32,7 @@ Exit code 1 if there is no result at all, 2 for wrong usage.
 
 import json
 import re
+import statistics
 import sys
 import textwrap
 from pathlib import Path
@@ -44,7 +45,7 @@ from lab.files import write_json, write_text
 from lab.results import confusion_matrix, last, percentages, read_all
 from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 from lab.settings import RunError
-from lab.stats import mean_interval
+from lab.stats import Interval, is_skewed, mean_interval
 from run_experiments import ALL, EXPERIMENTS
 
 # torch is imported late, by the functions that draw digits: the comparison does not wait for it.
@@ -81,12 +82,16 @@ def diagram(experiment):
 
 
 def value_rows(record, value=last):
-    """List each experiment for `figures.values_by_row`: its runs, mean and interval, and the original's value."""
-    rows = []
-    for name, runs in groups(record).items():
-        values = [value(run) for run in runs.values()]
-        rows.append((label(name), values, mean_interval(values), ORIGINAL_ACCURACY.get(name[:6])))
-    return rows
+    """List each experiment for `figures.values_by_row`, with the original's value."""
+    found = {name: [value(run) for run in runs.values()] for name, runs in groups(record).items()}
+    return told([(label(name), values, ORIGINAL_ACCURACY.get(name[:6])) for name, values in found.items()])
+
+
+def told(rows):
+    """Add the mean with its interval to each (label, [values], mark); if a row is skewed, the median to all."""
+    skewed = any(is_skewed(values) for _, values, _ in rows)
+    centre = (lambda values: Interval(statistics.median(values), None, None)) if skewed else mean_interval
+    return [(name, values, centre(values), mark) for name, values, mark in rows]
 
 
 def accuracy_figure(record):
@@ -98,11 +103,11 @@ def accuracy_figure(record):
 def differences_figure(record, pairs, pool=False):
     """Draw every pair of runs as a point, with mean and interval, around zero; None if there is no pair."""
     rows = [
-        (f"{pair[2]}\n({pair[0]} − {pair[1]})", list(comparison.differences.values()), comparison.interval, None)
+        (f"{pair[2]}\n({pair[0]} − {pair[1]})", list(comparison.differences.values()), None)
         for pair, comparison in comparisons(record, pairs, ALL, pool=pool).items()
     ]
     xlabel = "change of the test accuracy in points, last epoch"
-    return figures.values_by_row((rows, xlabel, (0, "no difference")), images=100) if rows else None
+    return figures.values_by_row((told(rows), xlabel, (0, "no difference")), images=100) if rows else None
 
 
 def curves_figure(record, values, ylabel, limits=None):

@@ -132,11 +132,11 @@ def grid_of(images, columns=COLUMNS, gap=GAP):
 
 
 def values_by_row(*panels, images=None):
-    """Draw every run as a point, and the mean of each row with its interval; the first row on top.
+    """Draw every run as a point, and the mean of each row with its interval, or its median; the first row on top.
 
-    panels: side by side, each (rows, xlabel, line). rows: (label, [values], stats.Interval, mark), where `mark`, or
-    None, is a value of someone else's, drawn as a diamond. line: (x, name) of a vertical line, or None. images: how
-    many one unit of the axis is, for a second axis on top in test images.
+    panels: side by side, each (rows, xlabel, line). rows: (label, [values], stats.Interval, mark), where the interval
+    of a median has no limits, and `mark`, or None, is a value of someone else's, drawn as a diamond. line: (x, name) of
+    a vertical line, or None. images: how many one unit of the axis is, for a second axis on top in test images.
     """
     height = 0.46 * max(len(rows) for rows, _, _ in panels) + 1.6
     figure = Figure(figsize=(5 + 4 * len(panels), height), layout="constrained")
@@ -158,6 +158,8 @@ def draw_values(axes, rows, xlabel, line, sign):
         offsets = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
         axes.plot(values, y + offsets, "o", color=BLUE, alpha=0.45, markersize=4, label="a run")
         text = f"{mean:{sign}.2f}"
+        if low is None and len(values) > 1:
+            axes.plot(mean, y, "|", color="black", markersize=13, markeredgewidth=2.5, label="median")
         if low is not None:
             axes.plot([low, high], [y, y], color="black", linewidth=2, label="mean, 95 % interval")
             axes.plot(mean, y, "|", color="black", markersize=13, markeredgewidth=2.5)
