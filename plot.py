@@ -5,7 +5,7 @@
 reads every <out>/*/results.json and writes, into <out> unless --figures says otherwise,
 
     comparison.md                 means with intervals, paired differences with p-values, where the variance comes from
-    AccuracyComparison.png        the test accuracy of every run by experiment, with means and 95 % intervals
+    AccuracyComparison.png        the test accuracy of every run by experiment, with means or medians
     Differences.png               paired differences between the seven experiments, if there are pairs
     AccuracyCurves.png, TrainLossCurves.png   of all runs, epoch by epoch
     ConfusionComparison.png       the confusion matrices of exp_02 and exp_06, and their difference
@@ -32,32 +32,28 @@ Exit code 1 if there is no result at all, 2 for wrong usage.
 
 import json
 import re
+import statistics
 import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
+
 from lab import cli, figures, tables
-from lab.comparison import (
-    FAMILIES,
-    comparable,
-    comparisons,
-    groups,
-    is_perspective,
-    obstacles,
-    of_experiment,
-    poolable,
-)
+from lab.comparison import FAMILIES, comparable, comparisons, groups, is_perspective, obstacles, of_experiment, poolable
 from lab.files import write_json, write_text
 from lab.results import confusion_matrix, last, percentages, read_all
 from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 from lab.settings import RunError
-from lab.stats import mean_interval
+from lab.stats import Interval, is_skewed, mean_interval
 from run_experiments import ALL, EXPERIMENTS
 
 # torch is imported late, by the functions that draw digits: the comparison does not wait for it.
 
 ROOT = Path(__file__).resolve().parent
 CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
+CLAIM = (TUTORIAL_ACCURACY, "the tutorial's claim")  # a line in the figures
+ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
 # The records in results/: the experiments of each, and those of which run 01 is shown, too.
 RECORDS = {
@@ -74,47 +70,50 @@ UNSHOWN = ("PerspectiveTrainLossCurves.png", "PerspectiveAccuracyCurves.png")  #
 
 def diagram(experiment):
     """Draw the block diagram of a row of the table."""
-    passes = experiment.arguments.get("passes", 1)
-    looks = f" × {passes}" if passes > 1 else ""
-    return figures.network_diagram(
-        f"{experiment.id}: {experiment.question}",
-        coordconv_localisation=experiment.arguments.get("use_coordconf_localisation", False),
-        coordconv_classifier=experiment.arguments.get("use_coordconf_classifier", False),
-        bypass=experiment.arguments.get("bypass_localisation", False),
-        transform=("homography" if "Homography" in experiment.model else "affine") + looks,
+    arguments = experiment.arguments
+    localisation, classifier = (
+        "2 × CoordConv" if arguments.get(f"use_coordconf_{part}") else "2 × Conv"
+        for part in ("localisation", "classifier")
     )
+    transform = "homography" if "Homography" in experiment.model else "affine"
+    passes = f" × {arguments['passes']}" if "passes" in arguments else ""
+    title, bypass = f"{experiment.id}: {experiment.question}", arguments.get("bypass_localisation", False)
+    return figures.network_diagram(title, localisation, classifier, f"{transform}{passes}\nwarp", bypass)
 
 
 def value_rows(record, value=last):
-    """List each experiment for `figures.values_by_row`: its runs, mean and interval, and the original's value."""
-    rows = []
-    for name, runs in groups(record).items():
-        values = [value(run) for run in runs.values()]
-        rows.append((label(name), values, *mean_interval(values)[:3], ORIGINAL_ACCURACY.get(name[:6])))
-    return rows
+    """List each experiment for `figures.values_by_row`, with the original's value."""
+    found = {name: [value(run) for run in runs.values()] for name, runs in groups(record).items()}
+    return told([(label(name), values, ORIGINAL_ACCURACY.get(name[:6])) for name, values in found.items()])
+
+
+def told(rows):
+    """Add the mean with its interval to each (label, [values], mark); if a row is skewed, the median to all."""
+    skewed = any(is_skewed(values) for _, values, _ in rows)
+    centre = (lambda values: Interval(statistics.median(values), None, None)) if skewed else mean_interval
+    return [(name, values, centre(values), mark) for name, values, mark in rows]
 
 
 def accuracy_figure(record):
     """Draw the runs of every experiment as points, with mean and interval."""
-    clean = not any(map(is_perspective, record.values()))
-    line = (TUTORIAL_ACCURACY, "the tutorial's claim") if clean else None
-    return figures.values_by_row(value_rows(record), "test accuracy in %, last epoch", line)
+    line = None if any(map(is_perspective, record.values())) else CLAIM
+    return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch", line))
 
 
 def differences_figure(record, pairs, pool=False):
     """Draw every pair of runs as a point, with mean and interval, around zero; None if there is no pair."""
     rows = [
-        (f"{pair[2]}\n({pair[0]} − {pair[1]})", list(comparison.differences.values()), *comparison.interval[:3], None)
+        (f"{pair[2]}\n({pair[0]} − {pair[1]})", list(comparison.differences.values()), None)
         for pair, comparison in comparisons(record, pairs, ALL, pool=pool).items()
     ]
     xlabel = "change of the test accuracy in points, last epoch"
-    return figures.values_by_row(rows, xlabel, (0, "no difference"), images=100) if rows else None
+    return figures.values_by_row((told(rows), xlabel, (0, "no difference")), images=100) if rows else None
 
 
-def curves_figure(record, values, ylabel, limits=None, logarithmic=False):
-    """Draw a panel for every experiment; values: a run -> [value after epoch 1, 2, ...]."""
+def curves_figure(record, values, ylabel, limits=None):
+    """Draw a panel for every experiment; values: a run -> [value after epoch 1, 2, ...]; without limits logarithmic."""
     panels = [(label(name), [values(run) for run in runs.values()]) for name, runs in groups(record).items()]
-    return figures.run_curves(panels, ylabel, limits, logarithmic)
+    return figures.run_curves(panels, ylabel, limits)
 
 
 def label(name, width=34):
@@ -126,12 +125,12 @@ def train_losses(run):
     return run["history"]["train_loss"]
 
 
-def accuracy_limits(record):
-    """Choose the part of the axis that holds the last two thirds of most curves; swings may leave it at the bottom."""
+def accuracy_curves(record):
+    """Draw the part of the axis that holds the last two thirds of most curves; swings may leave it at the bottom."""
     values = sorted(value for run in record.values() for value in percentages(run)[len(train_losses(run)) // 3 :])
     low, high = values[len(values) // 50], values[-1]
     span = max(high - low, 0.1)
-    return low - span * 0.3, high + span * 0.1
+    return curves_figure(record, percentages, ACCURACY, (low - span * 0.3, high + span * 0.1))
 
 
 def confusion_figure(record):
@@ -141,31 +140,26 @@ def confusion_figure(record):
         counts = [confusion_matrix(run) for run in of_experiment(record, exp_id).values()]
         if not counts or None in counts:
             return None
-        matrices.append(
-            [[sum(cells) / len(counts) for cells in zip(*rows, strict=True)] for rows in zip(*counts, strict=True)]
-        )
+        matrices.append(np.mean(counts, axis=0))
         titles.append(f"{exp_id}, mean of {len(counts)} run{'s' if len(counts) > 1 else ''}")
     return figures.confusion_comparison(*matrices, titles)
 
 
 def comparison_figures(record, pool=False):
     """Return {file name: Figure} of all that compares runs on MNIST as it is or in perspective."""
-    loss = "train loss, mean per image (nats)"
     # Without the transformer's own effect in perspective, beside which the others could not be seen.
     small = [pair for name in FAMILIES if name.startswith("In persp") for pair in FAMILIES[name] if pair[1] != "exp_12"]
     drawn = {}
     for prefix, family in (("", FAMILIES["The seven"]), ("Perspective", small)):
-        part = {name: run for name, run in record.items() if is_perspective(run) == bool(prefix)}
-        if part:
-            limits = accuracy_limits(part)
+        if part := {name: run for name, run in record.items() if is_perspective(run) == bool(prefix)}:
             drawn[f"{prefix}AccuracyComparison.png"] = accuracy_figure(part)
             drawn[f"{prefix}Differences.png"] = differences_figure(part, family, pool)
-            drawn[f"{prefix}AccuracyCurves.png"] = curves_figure(part, percentages, "test accuracy in %", limits)
-            drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, loss, logarithmic=True)
+            drawn[f"{prefix}AccuracyCurves.png"] = accuracy_curves(part)
+            drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, LOSS)
     drawn["ConfusionComparison.png"] = confusion_figure(record)
     baselines = [runs[1] for exp_id in ("exp_01", "exp_02") if 1 in (runs := of_experiment(record, exp_id))]
     curves = [(run["experiment_name"], train_losses(run)) for run in baselines]
-    drawn["train_loss.png"] = figures.loss_curves(curves, loss) if curves else None
+    drawn["train_loss.png"] = figures.loss_curves(curves, LOSS) if curves else None
     return {name: drawing for name, drawing in drawn.items() if drawing}
 
 
@@ -190,14 +184,14 @@ def dataset_of(settings):
     from stn.perspective import perspective
 
     digits = data.load()
-    digits = perspective(digits) if "perspective_sigma" in settings["data"] else digits
+    digits = perspective(digits) if is_perspective(settings) else digits
     if settings["data"] != digits.description:
         raise ValueError("only runs on MNIST can be animated")
     return digits
 
 
-def animation(name, settings, transforms, digits):
-    """Draw what a transformer did to test images at the start and after each epoch: [Figure].
+def save_animation(path, settings, transforms, digits):
+    """Draw what a transformer did to test images at the start and after each epoch, as a GIF.
 
     transforms: [(N, 3, 3) after epoch 1, ...], of the first test images.
     """
@@ -210,29 +204,37 @@ def animation(name, settings, transforms, digits):
     pictures = []
     for epoch, homographies in enumerate([torch.eye(3).expand(N_ANIMATED, 3, 3), *transforms]):
         after = warps.homography_warp(images, homographies[:N_ANIMATED], padding)
-        title = f"{name}, after epoch {epoch}" if epoch else f"{name}, at the start"
+        title = f"{settings['experiment_name']}, {f'after epoch {epoch}' if epoch else 'at the start'}"
         shown = (digits.pixels(both)[:, 0] for both in (images, after))
         pictures.append(figures.transformed_digits(*shown, title, measures.frames(homographies[:N_ANIMATED])))
-    return pictures
+    figures.save_animation(pictures, path)
+
+
+def read_run(folder):
+    """Return (settings, checkpoint) of the run in a folder. Raise OSError, ValueError or RunError."""
+    from stn.checkpoint import load_tensors
+
+    return read_json(folder / "settings.json"), load_tensors(folder / "checkpoint.pt")
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def animate(out, name):
-    """Draw what the transformer of the run `name` did to test images after each epoch, as a GIF; return its path.
+    """Write the animation of the run `name` into its folder and return the path.
 
     Raise OSError, ValueError or RunError if the run has not what it takes.
     """
-    from stn.checkpoint import load_tensors
-
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError("the name of a run is needed, not a path")
     place = Path(out) / name
-    settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))
-    checkpoint = load_tensors(place / "checkpoint.pt")
+    settings, checkpoint = read_run(place)
     if not checkpoint["transforms"]:
         raise ValueError(f"{place} has no transformer to animate")
-    pictures = animation(name, settings, checkpoint["transforms"], dataset_of(settings))
-    figures.save_animation(pictures, place / "transformation.gif")
-    return place / "transformation.gif"
+    path = place / "transformation.gif"
+    save_animation(path, settings, checkpoint["transforms"], dataset_of(settings))
+    return path
 
 
 def draw_shown(results, pictures):
@@ -251,8 +253,7 @@ def draw_shown(results, pictures):
         if exp_id in ANIMATED:
             statistics = measures.of_transformer(model, digits).statistics
             figures.save(figures.class_statistics(*statistics, name), pictures / f"class_statistics_{exp_id}.png")
-            drawn = animation(name, settings, kept["transforms"], digits)
-            figures.save_animation(drawn, pictures / f"transformation_{exp_id}.gif")
+            save_animation(pictures / f"transformation_{exp_id}.gif", settings, kept["transforms"], digits)
 
 
 # the documentation
@@ -260,19 +261,15 @@ def draw_shown(results, pictures):
 
 def write_docs(results, docs, pictures):
     """Write docs/results.md, and every figure of the documentation into `pictures`, from the files in `results`."""
-    runs, transformers, perspective = (
-        json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in RECORDS
-    )
+    runs, transformers, perspective = (read_json(results / f"{name}.json") for name in RECORDS)
     drawn = comparison_figures({**runs, **perspective})
     swings = {name: run for name, run in transformers.items() if name[:6] in tables.SWINGS}
-    limits = accuracy_limits(swings)
-    drawn["StabilityCurves.png"] = curves_figure(swings, percentages, "test accuracy in %", limits)
+    drawn["StabilityCurves.png"] = accuracy_curves(swings)
     errors = value_rows(perspective, lambda run: 100 - last(run))
-    drawn["Findings.png"] = figures.two_panels(
-        (value_rows(runs), "test accuracy in %, last epoch", (TUTORIAL_ACCURACY, "the tutorial's claim")),
-        (errors, "error in % on MNIST in perspective", None),
+    drawn["Findings.png"] = figures.values_by_row(
+        (value_rows(runs), f"{ACCURACY}, last epoch", CLAIM), (errors, "error in % on MNIST in perspective", None)
     )
-    drawn["diagram.png"] = figures.general_diagram()
+    drawn["diagram.png"] = figures.network_diagram("")
     for name, drawing in drawn.items():
         if name not in UNSHOWN:
             figures.save(drawing, pictures / name)
@@ -283,8 +280,8 @@ def write_docs(results, docs, pictures):
 def as_in_the_table(run):
     """Tell whether a run is its experiment's as the table has it, on MNIST: no short look and no variation."""
     experiment = ALL[run["experiment_name"][:6]]
-    settings = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, **experiment.recipe._asdict()}
-    settings["plain_convolutions"] = False
+    settings = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, "plain_convolutions": False}
+    settings |= experiment.recipe._asdict()
     return run["data"]["name"] == "MNIST" and all(run[key] == value for key, value in settings.items())
 
 
@@ -293,7 +290,7 @@ def record(out, name, found, results):
 
     Raise ValueError or OSError if the set is not complete, or its runs differ in code or machine.
     """
-    from stn.checkpoint import load_tensors, save_tensors
+    from stn.checkpoint import save_tensors
 
     exp_ids, shown = RECORDS[name]
     kept = {}
@@ -306,11 +303,9 @@ def record(out, name, found, results):
         raise ValueError("the runs differ in code or machine")
     write_json(results / f"{name}.json", kept)
     for exp_id in shown:
-        place = Path(out) / ALL[exp_id].directory(1)
-        settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))
-        checkpoint = load_tensors(place / "checkpoint.pt")
-        content = {"settings": settings, "model": checkpoint["model"]}
-        content["transforms"] = [t[:N_ANIMATED].clone() for t in checkpoint["transforms"]] if exp_id in ANIMATED else []
+        settings, checkpoint = read_run(Path(out) / ALL[exp_id].directory(1))
+        transforms = [t[:N_ANIMATED].clone() for t in checkpoint["transforms"]] if exp_id in ANIMATED else []
+        content = {"settings": settings, "model": checkpoint["model"], "transforms": transforms}
         save_tensors(results / f"shown_{exp_id}.pt", content)
 
 
@@ -348,15 +343,16 @@ def main():
     if not found:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1
+    if options.record:
+        try:
+            record(options.out, options.record, found, ROOT / "results")
+        except (RunError, ValueError, OSError) as error:
+            parser.error(f"--record {options.record}: {error}")
+        return 0
     target = Path(options.figures or options.out)
     try:
-        if options.record:
-            record(options.out, options.record, found, ROOT / "results")
-            return 0
         target.mkdir(parents=True, exist_ok=True)
         draw_comparison(found, target, options.pool)
-    except ValueError as error:
-        parser.error(f"--record {options.record}: {error}")
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")
     return 0

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 
-from lab.results import last, percentages
+from lab.results import PARTS, last, percentages
 from lab.settings import differences
 from lab.stats import compare, corrected, steps
 
@@ -48,13 +48,10 @@ FAMILIES = {
 }
 N_STEPS = 10  # the last changes from epoch to epoch that are looked at
 # What must be equal in runs that are compared: the code, the machine's kind, the form, the data.
-PROVENANCE = (
-    *("git_commit", "device", "device_name", "versions", "plain_convolutions", "batch_size", "threads", "data"),
-)
+PROVENANCE = ("git_commit", "device", "device_name", "versions", "plain_convolutions", "batch_size", "threads", "data")
 # What may differ between runs of one experiment, and what a run has measured.
 OWN = {"run", "seed", "experiment_name", "weights_signature"}
-MEASURED = {"avg_test_loss", "test_correct", "seconds", "transformer", "history", "wrong"}
-MEASURED |= {"train_seconds", "test_seconds", "log_seconds", "other_seconds"}
+MEASURED = {"avg_test_loss", "test_correct", "seconds", *PARTS, "transformer", "history", "wrong"}
 
 
 def groups(record):
@@ -76,28 +73,24 @@ def poolable(record):
     The runs of an experiment belong together if they have the same settings, data, code and machine. Of several such
     sets the largest is kept, of equal ones that with more epochs.
     """
-    kept, complaints = {}, []
+    kept, complaints = set(), []
     for name, runs in groups(record).items():
         sets = {}
         for run in runs.values():
             settings = {key: value for key, value in run.items() if key not in OWN | MEASURED}
             sets.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
-        ranked = sorted(sets.items(), key=lambda item: (len(item[1]), item[1][0]["n_epochs"]), reverse=True)
-        kept |= {run["experiment_name"]: run for run in ranked[0][1]}
-        for settings, others in ranked[1:]:
-            what = ", ".join(differences(json.loads(settings), json.loads(ranked[0][0])))
-            numbers = ", ".join(f"{run['run']:02d}" for run in others)
+        (best, chosen), *others = sorted(sets.items(), key=lambda item: (-len(item[1]), -item[1][0]["n_epochs"]))
+        kept |= {run["experiment_name"] for run in chosen}
+        for settings, left_out in others:
+            what = ", ".join(differences(json.loads(settings), json.loads(best)))
+            numbers = ", ".join(f"{run['run']:02d}" for run in left_out)
             complaints.append(f"{name}: run {numbers} left out, it has {what} (--pool keeps it)")
     return {name: run for name, run in record.items() if name in kept}, complaints
 
 
-def provenance(run):
-    return {key: run.get(key) for key in PROVENANCE}
-
-
 def comparable(runs):
     """Tell whether runs come from the same code on the same kind of machine and data."""
-    return len({json.dumps(provenance(run), sort_keys=True) for run in runs.values()}) <= 1
+    return len({json.dumps([run.get(key) for key in PROVENANCE], sort_keys=True) for run in runs.values()}) <= 1
 
 
 def obstacle(record, pair, table):
@@ -105,13 +98,13 @@ def obstacle(record, pair, table):
 
     table: {id: Experiment}.
     """
-    ours, others = (next(iter(of_experiment(record, exp_id).values()), None) for exp_id in pair[:2])
-    if not ours or not others:
+    if not all(runs := [of_experiment(record, exp_id) for exp_id in pair[:2]]):
         return None
-    different = [key for key, value in provenance(ours).items() if value != provenance(others)[key]]
-    epochs = [run["n_epochs"] for run in (ours, others)]
-    intended = [table[exp_id].epochs for exp_id in pair[:2]]
-    different += ["n_epochs"] * (epochs[0] != epochs[1] and epochs != intended)  # some differ by intention
+    ours, others = (next(iter(of_one.values())) for of_one in runs)
+    different = [key for key in PROVENANCE if ours.get(key) != others.get(key)]
+    if ours["n_epochs"] != others["n_epochs"]:
+        intended = [table[exp_id].epochs for exp_id in pair[:2]]
+        different += ["n_epochs"] * ([ours["n_epochs"], others["n_epochs"]] != intended)
     return f"{pair[0]} and {pair[1]} are not compared: they differ in {', '.join(different)}" if different else None
 
 
@@ -125,20 +118,16 @@ def comparisons(record, family, table, value=last, pool=False):
     """Return {pair of the family: Comparison} of those pairs that can be made, the p-values corrected."""
     found = {}
     for pair in family:
-        ours, others = (by_run(of_experiment(record, exp_id), value) for exp_id in pair[:2])
-        comparison = compare(ours, others)
+        runs = (of_experiment(record, exp_id) for exp_id in pair[:2])
+        comparison = compare(*({number: value(run) for number, run in of_one.items()} for of_one in runs))
         if comparison and (pool or not obstacle(record, pair, table)):
             found[pair] = comparison
     return corrected(found)
 
 
-def by_run(runs, value):
-    return {number: value(run) for number, run in runs.items()}
-
-
 def last_steps(runs):
     """List the changes of the number of correct test images between the last epochs, of all runs."""
-    return [size for run in runs.values() for size in steps(run["history"]["test_correct"], N_STEPS)]
+    return [size for run in runs.values() for size in steps(run["history"]["test_correct"])[-N_STEPS:]]
 
 
 def falls(record, after=10):
@@ -149,8 +138,8 @@ def falls(record, after=10):
     found = []
     for name, run in record.items():
         values = percentages(run)
-        pairs = enumerate(itertools.pairwise(values), 2)
-        found += [max((a - b, name, epoch, a, b, values[-1]) for epoch, (a, b) in pairs if epoch > after)]
+        pairs = enumerate(itertools.pairwise(values[after - 1 :]), after + 1)
+        found.append(max((a - b, name, epoch, a, b, values[-1]) for epoch, (a, b) in pairs))
     return sorted(found, reverse=True)
 
 

@@ -3,8 +3,9 @@
 Only `matplotlib.figure.Figure` is used, never pyplot: importing this file selects no backend and opens no window.
 """
 
+import io
+
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from PIL import Image
@@ -22,31 +23,51 @@ def save(figure, path):
 
 
 def confusion_matrix(counts, title):
-    """Draw counts (10, 10), row = true digit, column = predicted digit, as a heat map with the numbers written in.
-
-    The colours show the errors: the diagonal is left out of the scale, it would drown everything else.
-    """
+    """Draw counts (10, 10), row = true digit, column = predicted digit, as a heat map with the numbers written in."""
     counts = np.asarray(counts)
-    errors = counts * (1 - np.eye(len(counts), dtype=int))
     figure = Figure(figsize=(6, 5.4))
     axes = figure.add_subplot()
-    image = axes.imshow(errors, cmap="Blues", vmin=0, vmax=max(1, errors.max()))
-    for (row, column), count in np.ndenumerate(counts):
-        dark = row != column and count > 0.6 * errors.max()
-        weight = "bold" if row == column else "normal"
-        axes.text(
-            column,
-            row,
-            count or "·",
-            ha="center",
-            va="center",
-            weight=weight,
-            color="white" if dark else "black",
-        )
-    axes.set(xlabel="predicted", ylabel="true", xticks=range(len(counts)), yticks=range(len(counts)))
-    axes.set_title(f"{title}\n{counts.trace()} of {counts.sum()} correct", fontsize=10)
+    title, texts = f"{title}\n{counts.trace()} of {counts.sum()} correct", np.where(counts, counts.astype(str), "·")
+    image = draw_confusion(axes, counts, texts, title, 10, vmax=largest_error(counts))
     figure.colorbar(image, ax=axes, label="errors", shrink=0.8)
     return figure
+
+
+def confusion_comparison(first, second, titles):
+    """Draw two confusion matrices (10, 10), of a run on average, and the second minus the first."""
+    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    figure = Figure(figsize=(9, 8.6), layout="constrained")
+    panels = figure.subplots(2, 2)
+    largest = max(largest_error(first), largest_error(second))
+    for axes, matrix, title in zip(panels[0], (first, second), titles, strict=True):
+        texts = np.where(np.eye(len(matrix), dtype=bool), np.char.mod("%.0f", matrix), np.char.mod("%.1f", matrix))
+        draw_confusion(axes, matrix, np.where(matrix < 0.05, "", texts), title, 6, vmax=largest)
+    change = second - first
+    largest = largest_error(np.abs(change), 0.1)
+    texts = np.where(np.abs(change) < 0.05, "", np.char.mod("%+.1f", change))
+    title = f"{titles[1]}\nminus {titles[0]}"
+    draw_confusion(panels[1, 0], change, texts, title, 6, cmap="PuOr", vmin=-largest, vmax=largest)
+    explanation = "Images of each class in the test set,\nas a run takes them on average.\n\nIn the difference, "
+    explanation += "beside the diagonal:\norange and −: confused less often,\nviolet and +: more often."
+    panels[1, 1].axis("off")
+    panels[1, 1].text(0, 0.5, explanation, va="center")
+    return figure
+
+
+def largest_error(matrix, least=1):
+    return max(least, np.where(np.eye(len(matrix)), 0, matrix).max())
+
+
+def draw_confusion(axes, matrix, texts, title, fontsize, vmax, vmin=0, cmap="Blues"):
+    """Draw a matrix (10, 10) with a text in each cell; the diagonal has no colour, it would drown all others."""
+    image = axes.imshow(np.where(np.eye(len(matrix)), 0, matrix), cmap=cmap, vmin=vmin, vmax=vmax)
+    for (row, column), text in np.ndenumerate(texts):
+        dark = row != column and abs(matrix[row, column]) > 0.65 * vmax
+        style = {"weight": "bold" if row == column else "normal", "color": "white" if dark else "black"}
+        axes.text(column, row, text, ha="center", va="center", fontsize=fontsize, **style)
+    axes.set(xlabel="predicted", ylabel="true", xticks=range(len(matrix)), yticks=range(len(matrix)))
+    axes.set_title(title, fontsize=min(fontsize + 3, 10))
+    return image
 
 
 def transformed_digits(before, after, title, frames=None):
@@ -77,18 +98,13 @@ def transformed_digits(before, after, title, frames=None):
     return figure
 
 
-def pixels(figure, dpi=80):
-    """Render a figure as a picture: (H, W, 3) of bytes."""
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
-
-
-def save_animation(pictures, path, seconds_per_picture=0.3):
-    """Write figures of one size as an animated GIF that stays on the last one for a while."""
-    images = [Image.fromarray(pixels(picture)).quantize(64) for picture in pictures]
-    durations = [1000 * seconds_per_picture] * (len(images) - 1) + [3000]
+def save_animation(pictures, path):
+    """Write figures of one size as an animated GIF, three a second, that stays on the last one for a while."""
+    images = []
+    for picture in pictures:
+        picture.savefig(rendered := io.BytesIO(), dpi=80)
+        images.append(Image.open(rendered).convert("RGB").quantize(64))
+    durations = [300] * (len(images) - 1) + [3000]
     with atomic_write(path) as temporary:
         images[0].save(temporary, format="gif", save_all=True, append_images=images[1:], duration=durations, loop=0)
 
@@ -96,12 +112,11 @@ def save_animation(pictures, path, seconds_per_picture=0.3):
 def class_statistics(before, after, title):
     """Draw the mean and the variance image of each class: before and after are (means, variances), of (10, H, W)."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
-    rows = [("mean", before[0], 1), ("variance", before[1], 0.25), ("mean", after[0], 1), ("variance", after[1], 0.25)]
-    for axes, (name, images, largest), when in zip(
-        figure.subplots(4), rows, ("before",) * 2 + ("after",) * 2, strict=True
-    ):
-        axes.imshow(grid_of(images / largest, columns=len(images)), cmap="gray", vmin=0, vmax=1)
-        axes.set_ylabel(f"{name}\n{when}", rotation=0, ha="right", va="center")
+    names = [f"{name}\n{when}" for when in ("before", "after") for name in ("mean", "variance")]
+    rows = before[0], 4 * before[1], after[0], 4 * after[1]  # the variance of values in [0, 1] is at most 1/4
+    for axes, name, images in zip(figure.subplots(4), names, rows, strict=True):
+        axes.imshow(grid_of(images, columns=len(images)), cmap="gray", vmin=0, vmax=1)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
         axes.set(xticks=[], yticks=[])
     figure.suptitle(f"{title}: test images of each class before and after the transformer", fontsize=10)
     return figure
@@ -116,39 +131,35 @@ def grid_of(images, columns=COLUMNS, gap=GAP):
     return np.pad(rows.reshape(-1, columns * width), ((gap, 0), (gap, 0)), constant_values=0.5)
 
 
-def values_by_row(rows, xlabel, line=None, images=None):
-    """Draw every run as a point, and the mean of each row with its interval; the first row on top.
+def values_by_row(*panels, images=None):
+    """Draw every run as a point, and the mean of each row with its interval, or its median; the first row on top.
 
-    rows: (label, [values], mean, low, high, mark): low and high None for a single run; `mark`, or None, is a value of
-    someone else's, drawn as a diamond. line: (x, name) of a vertical line. images: how many one unit of the axis is,
-    for a second axis on top in test images.
+    panels: side by side, each (rows, xlabel, line). rows: (label, [values], stats.Interval, mark), where the interval
+    of a median has no limits, and `mark`, or None, is a value of someone else's, drawn as a diamond. line: (x, name) of
+    a vertical line, or None. images: how many one unit of the axis is, for a second axis on top in test images.
     """
-    figure = Figure(figsize=(9, 0.46 * len(rows) + 1.6), layout="constrained")
-    axes = figure.add_subplot()
-    draw_values(axes, rows, xlabel, line, sign="" if images is None else "+")
-    if images is not None:
-        top = axes.secondary_xaxis("top", functions=(lambda x: x * images, lambda x: x / images))
-        top.set_xlabel("in test images", fontsize=9)
-    add_legend(figure)
+    height = 0.46 * max(len(rows) for rows, _, _ in panels) + 1.6
+    figure = Figure(figsize=(5 + 4 * len(panels), height), layout="constrained")
+    legend = {}  # one for all panels, each name once
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw_values(axes, *panel, sign="" if images is None else "+")
+        legend |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+        if images is not None:
+            top = axes.secondary_xaxis("top", functions=(lambda x: x * images, lambda x: x / images))
+            top.set_xlabel("in test images", fontsize=9)
+    figure.legend(legend.values(), legend, frameon=False, fontsize=8, loc="outside lower right", ncols=len(legend))
     return figure
 
 
-def two_panels(left, right):
-    """Draw two of `values_by_row` side by side; each (rows, xlabel, line)."""
-    figure = Figure(figsize=(13, 0.46 * max(len(left[0]), len(right[0])) + 1.6), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, 2), (left, right), strict=True):
-        draw_values(axes, *panel)
-    add_legend(figure)
-    return figure
-
-
-def draw_values(axes, rows, xlabel, line=None, sign=""):
+def draw_values(axes, rows, xlabel, line, sign):
     if line:
         axes.axvline(line[0], color=GREY, linestyle="--", linewidth=1, label=line[1])
-    for y, (_, values, mean, low, high, mark) in enumerate(rows):
-        offsets = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else [0]
-        axes.plot(values, y + np.array(offsets), "o", color=BLUE, alpha=0.45, markersize=4, label="a run")
+    for y, (_, values, (mean, low, high), mark) in enumerate(rows):
+        offsets = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
+        axes.plot(values, y + offsets, "o", color=BLUE, alpha=0.45, markersize=4, label="a run")
         text = f"{mean:{sign}.2f}"
+        if low is None and len(values) > 1:
+            axes.plot(mean, y, "|", color="black", markersize=13, markeredgewidth=2.5, label="median")
         if low is not None:
             axes.plot([low, high], [y, y], color="black", linewidth=2, label="mean, 95 % interval")
             axes.plot(mean, y, "|", color="black", markersize=13, markeredgewidth=2.5)
@@ -161,14 +172,6 @@ def draw_values(axes, rows, xlabel, line=None, sign=""):
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(xlabel)
     axes.grid(axis="x", alpha=0.3)
-
-
-def add_legend(figure):
-    """Add one legend for all panels below them, each name once."""
-    shown = {}
-    for axes in figure.axes:
-        shown |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(shown.values(), shown.keys(), frameon=False, fontsize=8, loc="outside lower right", ncols=len(shown))
 
 
 def loss_curves(curves, ylabel):
@@ -185,10 +188,11 @@ def loss_curves(curves, ylabel):
     return figure
 
 
-def run_curves(panels, ylabel, limits=None, logarithmic=False):
+def run_curves(panels, ylabel, limits=None):
     """Draw one panel an experiment, (title, [[value of epoch 1, 2, ...] of each run]), all with the same axis.
 
-    All runs are thin lines, their range is a band and their mean a thick line. The axis is cut at `limits` if given.
+    All runs are thin lines, their range is a band and their mean a thick line. The axis is cut at `limits`, or, without
+    them, logarithmic.
     """
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
@@ -206,78 +210,19 @@ def run_curves(panels, ylabel, limits=None, logarithmic=False):
         axes.set_title(title, fontsize=9)
         axes.grid(alpha=0.3)
         axes.tick_params(labelbottom=True, labelsize=8)
-        if logarithmic:
-            axes.set_yscale("log")
-    if limits:
-        grid.flat[0].set_ylim(*limits)
+        axes.set(ylim=limits) if limits else axes.set_yscale("log")
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel(ylabel, fontsize=9)
     return figure
 
 
-def confusion_comparison(first, second, titles):
-    """Draw two confusion matrices (10, 10) and the second minus the first, the diagonals left out of all colours.
-
-    The numbers are those of a run on average: row = true digit, column = predicted digit.
-    """
-    figure = Figure(figsize=(9, 8.6), layout="constrained")
-    matrices = [np.asarray(first, dtype=float), np.asarray(second, dtype=float)]
-    matrices.append(matrices[1] - matrices[0])
-    off_diagonal = ~np.eye(len(matrices[0]), dtype=bool)
-    largest = max(1.0, *(matrix[off_diagonal].max() for matrix in matrices[:2]))
-    change = max(0.1, np.abs(matrices[2][off_diagonal]).max())
-    scales = [{"cmap": "Blues", "vmin": 0, "vmax": largest}] * 2 + [{"cmap": "PuOr", "vmin": -change, "vmax": change}]
-    panels = figure.subplots(2, 2)
-    panels[1, 1].axis("off")
-    explanation = "Images of each class in the test set,\nas a run takes them on average.\n\nIn the difference, "
-    explanation += "beside the diagonal:\norange and −: confused less often,\nviolet and +: more often."
-    panels[1, 1].text(0, 0.5, explanation, va="center")
-    for axes, matrix, title, scale in zip(
-        panels.flat[:3], matrices, [*titles, f"{titles[1]}\nminus {titles[0]}"], scales, strict=True
-    ):
-        axes.imshow(np.where(off_diagonal, matrix, 0), **scale)
-        for (row, column), value in np.ndenumerate(matrix):
-            if abs(value) >= 0.05:
-                text = f"{value:+.1f}" if scale["vmin"] else f"{value:.0f}" if row == column else f"{value:.1f}"
-                dark = row != column and abs(value) > 0.65 * scale["vmax"]
-                axes.text(
-                    column,
-                    row,
-                    text,
-                    ha="center",
-                    va="center",
-                    fontsize=6,
-                    color="white" if dark else "black",
-                    weight="bold" if row == column else "normal",
-                )
-        axes.set(xlabel="predicted", ylabel="true", xticks=range(len(matrix)), yticks=range(len(matrix)))
-        axes.set_title(title, fontsize=9)
-    return figure
+PLAIN, WARP = "#EEEEEE", "#CFE8DC"
+EITHER = "2 × Conv or CoordConv"
+COLOURS = {"2 × Conv": "#BBD7EA", "2 × CoordConv": "#F6C667", EITHER: "#BBD7EA"}
 
 
-CONV, COORDCONV, PLAIN, WARP = "#BBD7EA", "#F6C667", "#EEEEEE", "#CFE8DC"
-
-
-def network_diagram(title, *, coordconv_localisation, coordconv_classifier, bypass, transform):
-    """Draw one experiment as blocks: which part is CoordConv, which is absent, and which transform is used."""
-
-    def part(name, coordconv):
-        return f"{name}\n2 × {'CoordConv' if coordconv else 'Conv'}", COORDCONV if coordconv else CONV
-
-    localisation = ("no localisation", CONV) if bypass else part("localisation", coordconv_localisation)
-    warp = "no warp" if bypass else f"{transform}\nwarp"
-    return block_diagram(title, localisation, warp, part("classifier", coordconv_classifier), bypass)
-
-
-def general_diagram():
-    """Draw what all experiments have in common as blocks."""
-    layers = "2 × Conv or CoordConv"
-    localisation, classifier = (f"localisation\n{layers}", CONV), (f"classifier\n{layers}", CONV)
-    return block_diagram("", localisation, "affine map or\nhomography", classifier, False)
-
-
-def block_diagram(title, localisation, warp, classifier, bypass):
-    """Draw the parts of a network, (text, colour) or text; with `bypass` the transformer is drawn as absent."""
+def network_diagram(title, localisation=EITHER, classifier=EITHER, warp="affine map or\nhomography", bypass=False):
+    """Draw a network as blocks: what its parts are made of, and its warp; with `bypass` the transformer is absent."""
     figure = Figure(figsize=(8, 2.2))
     axes = figure.add_subplot()
     axes.set(xlim=(0, 16), ylim=(0, 4))
@@ -294,9 +239,10 @@ def block_diagram(title, localisation, warp, classifier, bypass):
         axes.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "->", **style})
 
     block(0.2, 1, 1.7, "image\n28×28", PLAIN)
-    block(3.2, 2.8, 3.6, *localisation, bypass)
-    block(7.3, 1, 2.6, warp, WARP, bypass)
-    block(10.8, 1, 3.1, *classifier)
+    parts = "no localisation" if bypass else f"localisation\n{localisation}"
+    block(3.2, 2.8, 3.6, parts, COLOURS[localisation], bypass)
+    block(7.3, 1, 2.6, "no warp" if bypass else warp, WARP, bypass)
+    block(10.8, 1, 3.1, f"classifier\n{classifier}", COLOURS[classifier])
     block(14.5, 1, 1.3, "digit\n0–9", PLAIN)
     arrow((2.0, 1.8), (3.1, 3.2), bypass)
     arrow((6.9, 3.2), (8.6, 2.1), bypass)

@@ -1,8 +1,8 @@
 """Many runs on this machine, by workers: processes to which the parent talks through pipes.
 
 The parent pickles calls into the standard input of a worker and reads from its standard output what it says of them.
-A worker makes one call after another, so that it imports torch once. It ends when its input does, that is with its
-parent, however that ends. One that dies costs the run that it was training: the next run gets a new worker.
+A worker makes many calls, one after another, so that it rarely imports torch. It ends when its input does, that is with
+its parent, however that ends. One that dies costs the run that it was training: the next run gets a new worker.
 """
 
 import os
@@ -17,6 +17,8 @@ from contextlib import suppress
 
 from lab.settings import in_starting_order
 
+CALLS_OF_A_WORKER = 50  # then a new one: drawing the graph for TensorBoard (torch.jit.trace) keeps 1 MB of each run
+
 
 class WorkerDied(Exception):
     """A worker has ended without an answer, or could not be started; the message says how."""
@@ -27,6 +29,7 @@ class Worker:
 
     def __init__(self, command):
         # A session of its own: Ctrl-C reaches all processes of the terminal, and only the parent shall act on it.
+        self.calls = 0
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         try:
             self.process = subprocess.Popen(command, **pipes, start_new_session=True)
@@ -35,6 +38,7 @@ class Worker:
 
     def call(self, name, *arguments, on_progress=None):
         """Let the worker call one of its functions and return the answer, (kind, content). Raise WorkerDied."""
+        self.calls += 1
         try:
             pickle.dump((name, arguments), self.process.stdin)
             self.process.stdin.flush()
@@ -98,6 +102,9 @@ def run_all(command, jobs, options, display, worker=None):
                 break
             events.put((start, job))
             try:
+                if worker and worker.calls >= CALLS_OF_A_WORKER:
+                    end([worker])
+                    worker = None
                 if worker is None:
                     worker = Worker(command)
                     workers.add(worker)

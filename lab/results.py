@@ -60,13 +60,14 @@ def read_all(out):
     The run `test` of train.py, which is always another one, is left out.
     """
     record, complaints = {}, []
-    folders = (path for path in Path(out).iterdir() if path.is_dir() and not path.name.startswith("."))
-    for folder in sorted(path for path in folders if path.name != "test"):
+    for folder in sorted(path for path in Path(out).iterdir() if path.is_dir()):
         path = folder / "results.json"
+        if folder.name == "test" or folder.name.startswith("."):
+            continue
+        if not os.path.lexists(path):
+            complaints.append(f"{folder}: passed over, it has no results.json (unfinished?)")
+            continue
         try:
-            if not os.path.lexists(path):
-                complaints.append(f"{folder}: passed over, it has no results.json (unfinished?)")
-                continue
             record[folder.name] = condensed(read(path))
         except ValueError as error:
             complaints.append(f"{path}: passed over, it is broken ({error})")
@@ -85,8 +86,8 @@ def condensed(results):
     small |= {part: round(sum(epoch[part] for epoch in results["history"]), 2) for part in PARTS}
     labels = mnist_labels() if results["data"].get("name") == "MNIST" else ""
     if len(labels) == len(predicted):
-        wrong = (f"{i}:{ours}" for i, (ours, label) in enumerate(zip(predicted, labels, strict=True)) if ours != label)
-        small["wrong"] = " ".join(wrong)
+        pairs = enumerate(zip(predicted, labels, strict=True))
+        small["wrong"] = " ".join(f"{image}:{ours}" for image, (ours, label) in pairs if ours != label)
     return small
 
 
@@ -105,8 +106,7 @@ def wrong_images(run):
 
 def confusion_matrix(run):
     """Return counts (10, 10) as lists, row = true digit, column = predicted digit; None if they are not known."""
-    wrong = wrong_images(run)
-    if wrong is None:
+    if (wrong := wrong_images(run)) is None:
         return None
     counts = [[0] * N_CLASSES for _ in range(N_CLASSES)]
     for image, label in enumerate(map(int, mnist_labels())):

@@ -10,7 +10,6 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-FEWEST_FOR_BOOTSTRAP = 50  # with fewer values BCa intervals are too short: see tests/test_stats.py
 SKEWED = 2.5  # standard errors of the skewness (about the 1 % level) from which on a mean with an interval misleads
 FEWEST_FOR_TEST = 6  # with five pairs the smallest possible p-value is 2/32 = 0.0625
 EXACT_UP_TO = 16  # pairs: 65,536 combinations of signs
@@ -22,32 +21,26 @@ class Interval(NamedTuple):
     mean: float
     low: float | None
     high: float | None
-    method: str  # "Student's t", "BCa bootstrap" or "one run"
-
-    @property
-    def half(self):
-        """Half the width, None for a single value."""
-        return None if self.low is None else (self.high - self.low) / 2
 
 
 def mean_interval(values):
-    """Return the `Interval` of the mean: by Student's t, from 50 values on by the BCa bootstrap (Efron 1987).
-
-    The bootstrap's random numbers are always the same.
-    """
-    values = np.asarray(values, dtype=float)
+    """Return the `Interval` of the mean by Student's t."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
-        return Interval(mean, None, None, "one run")
-    if np.ptp(values) == 0:
-        return Interval(mean, mean, mean, "Student's t")
-    if len(values) < FEWEST_FOR_BOOTSTRAP:
-        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
-        return Interval(mean, float(mean - half), float(mean + half), "Student's t")
-    result = stats.bootstrap(
-        (values,), np.mean, confidence_level=CONFIDENCE, method="BCa", rng=np.random.default_rng(0)
-    )
-    return Interval(mean, *map(float, result.confidence_interval), "BCa bootstrap")
+        return Interval(mean, None, None)
+    half = student(values) * float(stats.sem(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def student(values):
+    """Return how many standard errors of such a sample a 95 % interval reaches to each side."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+
+
+def prediction_limits(values):
+    """Return where one more value would lie with 95 % probability, were they normal; at least two values."""
+    half = student(values) * np.std(values, ddof=1) * math.sqrt(1 + 1 / len(values))
+    return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 def is_skewed(values):
@@ -103,12 +96,11 @@ def sign_flip_p_value(differences):
     """
     if len(differences) < FEWEST_FOR_TEST:
         return None
-    exact = len(differences) <= EXACT_UP_TO
     result = stats.permutation_test(
         (np.asarray(differences, dtype=float),),
         lambda values, axis: np.mean(values, axis=axis).round(9),  # sums that are equal but for rounding are ties
         permutation_type="samples",
-        n_resamples=2**EXACT_UP_TO if exact else 9999,
+        n_resamples=2**EXACT_UP_TO if len(differences) <= EXACT_UP_TO else 9999,
         rng=np.random.default_rng(0),
     )
     return float(result.pvalue)
@@ -155,14 +147,6 @@ def variance_split(correct):
     return Variance(math.sqrt(between), math.sqrt(finite), float(share), float(p_value))
 
 
-def steps(correct, n_last=None):
-    """Return the sizes of the changes from one epoch to the next, over the last `n_last` changes (all if None)."""
-    sizes = np.abs(np.diff(correct)).tolist()
-    return sizes if n_last is None else sizes[-n_last:]
-
-
-def prediction_limits(values):
-    """Return where one more value would lie with 95 % probability, were they normal; at least two values."""
-    n = len(values)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) * math.sqrt(1 + 1 / n)
-    return float(np.mean(values) - half), float(np.mean(values) + half)
+def steps(correct):
+    """Return the sizes of the changes from one epoch to the next."""
+    return np.abs(np.diff(correct)).tolist()

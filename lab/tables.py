@@ -14,7 +14,6 @@ from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
 HOMOGRAPHIES = ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")
 PERSPECTIVE = tuple(f"exp_{number}" for number in range(12, 20))
-N_FALLS = 5
 
 
 # Cells and rows
@@ -25,7 +24,7 @@ def markdown_table(header, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def column(values_by_row, digits=2, sign=""):
+def column(values_by_row, sign=""):
     """Tell the values of each row, a list of lists, as text: (how, [text of each row]).
 
     By the mean with its 95 % interval, or, where a row is skewed, all rows by the median with the range.
@@ -34,24 +33,18 @@ def column(values_by_row, digits=2, sign=""):
     skewed = any(map(stats.is_skewed, values_by_row))
     tell = median_text if skewed else interval_text
     how = "median (range)" if skewed else "mean ± 95 %" if max(map(len, values_by_row)) > 1 else "one run"
-    return how, [tell(values, digits, sign) for values in values_by_row]
+    return how, [tell(values, sign) for values in values_by_row]
 
 
-def interval_text(values, digits=2, sign=""):
-    interval = stats.mean_interval(values)
-    text = f"{interval.mean:{sign}.{digits}f}"
-    if interval.half is None:
-        return text
-    if interval.method == "BCa bootstrap":  # not symmetric
-        return f"{text} ({interval.low:{sign}.{digits}f} to {interval.high:{sign}.{digits}f})"
-    return f"{text} ± {interval.half:.{digits}f}"
+def interval_text(values, sign="", digits=2):
+    mean, low, high = stats.mean_interval(values)
+    text = f"{mean:{sign}.{digits}f}"
+    return text if low is None else f"{text} ± {(high - low) / 2:.{digits}f}"
 
 
-def median_text(values, digits=2, sign=""):
-    if len(values) == 1:
-        return interval_text(values, digits, sign)
-    numbers = statistics.median(values), min(values), max(values)
-    return "{} ({} to {})".format(*(f"{number:{sign}.{digits}f}" for number in numbers))
+def median_text(values, sign=""):
+    middle, *limits = (f"{value:{sign}.2f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle} ({' to '.join(limits)})" if len(values) > 1 else middle
 
 
 def p_text(p):
@@ -70,7 +63,7 @@ def machine(content, *parts):
 
 def experiments_table(rows, *columns):
     """rows: {label: {run: condensed results}}."""
-    header, cells = [""], []
+    header, cells = [""], [list(rows)]
     for title, tell in columns:
         found = [tell(runs) for runs in rows.values()]
         if isinstance(found[0], list):
@@ -78,11 +71,16 @@ def experiments_table(rows, *columns):
             title += f": {how}"
         header.append(title)
         cells.append(found)
-    return markdown_table(header, [[label, *row] for label, row in zip(rows, zip(*cells, strict=True), strict=True)])
+    return markdown_table(header, zip(*cells, strict=True))
 
 
 def of_runs(value):
     return lambda runs: [value(run) for run in runs.values()]
+
+
+def shared(key):
+    """What all runs have in common."""
+    return lambda runs: next(iter(runs.values()))[key]
 
 
 def of_steps(tell):
@@ -108,71 +106,66 @@ def at_equal_size(runs):
     return f"{statistics.fmean(distances):.1f}" if distances else ""
 
 
+def original(runs):
+    accuracy = ORIGINAL_ACCURACY.get(shared("experiment_name")(runs)[:6])
+    return f"{accuracy:.2f}" if accuracy else ""
+
+
+def largest_since_the_tenth(runs):
+    return max(max(stats.steps(run["history"]["test_correct"][9:]), default=0) for run in runs.values())
+
+
+def lowest_after_the_fifth(runs):
+    return f"{min(min(percentages(run)[5:], default=100) for run in runs.values()):.2f}"
+
+
 RUNS = ("runs", len)
 LAST = ("accuracy %, last epoch", of_runs(last))
-ERROR = ("error %, last epoch", of_runs(lambda run: 100 - last(run)))
 FIVE = ("mean of the last five", of_runs(last_five))
-MEDIAN_STEP = ("step in images: median", of_steps(lambda sizes: f"{statistics.median(sizes):.0f}"))
-LARGEST_STEP = ("largest", of_steps(max))
+LARGEST = ("largest step, images", of_steps(max))
+STEPS = (
+    ("step in images: median", of_steps(lambda sizes: f"{statistics.median(sizes):.0f}")),
+    ("largest", of_steps(max)),
+)
 INK = (
     ("variance within a class", measured("within_class_variance", 4)),
     ("ink kept", measured("ink_kept", 3)),
     ("ink area", measured("ink_area", 2)),
 )
-
-
-def chosen(record, exp_ids, table):
-    """Return the rows of experiments by their ids, without those that are not there."""
-    titles = {exp_id: table[exp_id].title.removeprefix("perspective_").replace("_", " ") for exp_id in exp_ids}
-    found = {exp_id: of_experiment(record, exp_id) for exp_id in exp_ids}
-    return {f"`{exp_id}` {titles[exp_id]}": runs for exp_id, runs in found.items() if runs}
+RESULTS = (
+    ("epochs", shared("n_epochs")),
+    RUNS,
+    ("parameters", lambda runs: f"{shared('trainable_parameters')(runs):,}"),
+    *(LAST, FIVE, ("original %", original), *STEPS),
+)
+SWINGING = (
+    *(RUNS, LAST, FIVE, *STEPS),
+    ("over 50", of_steps(lambda sizes: f"{100 * sum(size > 50 for size in sizes) / len(sizes):.0f} %")),
+    ("largest since the tenth epoch", largest_since_the_tenth),
+    ("lowest accuracy % after the fifth", lowest_after_the_fifth),
+)
+TRANSFORMING = (RUNS, LAST, LARGEST, *INK)
+RECTIFYING = (
+    *(RUNS, ("error %, last epoch", of_runs(lambda run: 100 - last(run))), LARGEST),
+    ("corner distance, px", measured("corner_distance", 1)),
+    ("at equal size", at_equal_size),
+    *INK,
+)
 
 
 def results_table(record):
     """Every experiment with its runs, by both measures."""
-
-    def first(key):
-        return lambda runs: next(iter(runs.values()))[key]
-
-    def original(runs):
-        accuracy = ORIGINAL_ACCURACY.get(first("experiment_name")(runs)[:6])
-        return f"{accuracy:.2f}" if accuracy else ""
-
-    rows = {f"`{name}`": runs for name, runs in groups(record).items()}
-    parameters = ("parameters", lambda runs: f"{first('trainable_parameters')(runs):,}")
-    columns = ("epochs", first("n_epochs")), RUNS, parameters, LAST, FIVE, ("original %", original)
-    return experiments_table(rows, *columns, MEDIAN_STEP, LARGEST_STEP)
+    return experiments_table({f"`{name}`": runs for name, runs in groups(record).items()}, *RESULTS)
 
 
-def swings_table(record, exp_ids, table):
-    """How much the accuracy changes from epoch to epoch."""
-
-    def later(runs):
-        return max(max(stats.steps(run["history"]["test_correct"][9:]), default=0) for run in runs.values())
-
-    def lowest(runs):
-        return f"{min(min(percentages(run)[5:], default=100) for run in runs.values()):.2f}"
-
-    often = of_steps(lambda sizes: f"{100 * sum(size > 50 for size in sizes) / len(sizes):.0f} %")
-    columns = (
-        ("over 50", often),
-        ("largest since the tenth epoch", later),
-        ("lowest accuracy % after the fifth", lowest),
-    )
-    rows = chosen(record, exp_ids, table)
-    return experiments_table(rows, RUNS, LAST, FIVE, MEDIAN_STEP, LARGEST_STEP, *columns)
-
-
-def transformers_table(record, exp_ids, table):
-    """What the transformers of some experiments do to the digits on MNIST as it is, and the accuracy."""
-    return experiments_table(chosen(record, exp_ids, table), RUNS, LAST, ("largest step, images", of_steps(max)), *INK)
-
-
-def perspective_table(record, exp_ids, table):
-    """The same in perspective, with the error and the distances of corners."""
-    corners = ("corner distance, px", measured("corner_distance", 1)), ("at equal size", at_equal_size)
-    rows = chosen(record, exp_ids, table)
-    return experiments_table(rows, RUNS, ERROR, ("largest step, images", of_steps(max)), *corners, *INK)
+def chosen_table(record, exp_ids, table, columns):
+    """Some experiments by their ids, without those that are not there."""
+    rows = {}
+    for exp_id in exp_ids:
+        if runs := of_experiment(record, exp_id):
+            title = table[exp_id].title.removeprefix("perspective_").replace("_", " ")
+            rows[f"`{exp_id}` {title}"] = runs
+    return experiments_table(rows, *columns)
 
 
 def variance_table(record):
@@ -181,7 +174,7 @@ def variance_table(record):
     for name, runs in groups(record).items():
         wrong = [wrong_images(run) for run in runs.values()]
         if len(wrong) > 1 and None not in wrong:
-            total = next(iter(runs.values()))["test_total"]
+            total = shared("test_total")(runs)
             split = stats.variance_split([[image not in errors for image in range(total)] for errors in wrong])
             numbers = f"{split.between_runs:.1f}", f"{split.finite_test_set:.1f}", f"{100 * split.share:.0f} %"
             rows.append([f"`{name}`", len(runs), *numbers, p_text(split.p_value)])
@@ -195,17 +188,18 @@ def variance_table(record):
 def differences_table(record, family, table, pool=False):
     """Paired differences of a family, by both measures; "" if there are none."""
     found = [comparisons(record, family, table, value, pool) for value in (last, last_five)]
-    rows = [
-        [f"{what} ({a} − {b})", len(c.differences), f"{c.wins}, {c.losses}"] for (a, b, what), c in found[0].items()
-    ]
-    header = ["what is added", "pairs", "better, worse"]
-    for name, pairs in zip(("last epoch", "mean of the last five"), found if rows else (), strict=False):
+    if not found[0]:
+        return ""
+    header, rows = ["what is added", "pairs", "better, worse"], []
+    for (one, other, what), pairs in found[0].items():
+        rows.append([f"{what} ({one} − {other})", len(pairs.differences), f"{pairs.wins}, {pairs.losses}"])
+    for name, pairs in zip(("last epoch", "mean of the last five"), found, strict=True):
         how, cells = column([comparison.differences.values() for comparison in pairs.values()], sign="+")
         tested = any(comparison.p_value is not None for comparison in pairs.values())
         header += [f"{name}, points: {how}", *["p"] * tested]
         for row, cell, comparison in zip(rows, cells, pairs.values(), strict=True):
             row += [cell, *[p_text(comparison.p_value)] * tested]
-    return markdown_table(header, rows) if rows else ""
+    return markdown_table(header, rows)
 
 
 def questions_table(record, table):
@@ -214,9 +208,8 @@ def questions_table(record, table):
     how, cells = column([comparison.differences.values() for comparison in found.values()], sign="+")
     runs = [last(run) for run in of_experiment(record, "exp_01").values()]
     reached = sum(value >= TUTORIAL_ACCURACY for value in runs)
-    rows = [
-        ["`exp_01`", table["exp_01"].question, "", f"{reached} of {len(runs)} runs reach {TUTORIAL_ACCURACY} %", ""]
-    ]
+    answer = f"{reached} of {len(runs)} runs reach {TUTORIAL_ACCURACY} %"
+    rows = [["`exp_01`", table["exp_01"].question, "", answer, ""]]
     for (pair, comparison), cell in zip(found.items(), cells, strict=True):
         asks, other = pair[:2] if pair[2] != "the transformer" else ("exp_03", "exp_02")
         what = f"{pair[2]}: {cell}" if asks != pair[0] else cell
@@ -225,10 +218,10 @@ def questions_table(record, table):
 
 
 def falls_table(record):
-    """The deepest falls of the accuracy from one epoch to the next, after the tenth."""
+    """The five deepest falls of the accuracy from one epoch to the next, after the tenth."""
     rows = [
         [f"`{name}`", epoch, *(f"{value:.2f}" for value in (before, after, end))]
-        for _, name, epoch, before, after, end in falls(record)[:N_FALLS]
+        for _, name, epoch, before, after, end in falls(record)[:5]
     ]
     return markdown_table(["run", "in epoch", "accuracy %, before", "after", "at the end"], rows)
 
@@ -261,14 +254,10 @@ def ranking(values):
 
 def speed_table(speed):
     keys = ("tutorial_ms_per_step", "ours_ms_per_step", "tutorial_seconds_per_epoch", "ours_seconds_per_epoch")
-    rows = [
-        [
-            r["experiment"],
-            *(f"{r[key]:.1f}" for key in keys),
-            "{ratio:.1f} ({ratio_min:.1f} to {ratio_max:.1f})".format(**r),
-        ]
-        for r in speed["rows"]
-    ]
+    rows = []
+    for row in speed["rows"]:
+        ratio = "{ratio:.1f} ({ratio_min:.1f} to {ratio_max:.1f})".format_map(row)
+        rows.append([row["experiment"], *(f"{row[key]:.1f}" for key in keys), ratio])
     for name, part in (("the seven, as one job", "whole_job"), ("while all cores are busy", "all_cores_busy")):
         minutes = speed["tutorial_minutes_whole_job"], speed[f"ours_minutes_{part}"]
         rows.append([name, "", "", *(f"{value:.1f} min" for value in minutes), f"{speed[f'ratio_{part}']:.1f}"])
@@ -279,38 +268,45 @@ def speed_table(speed):
 def parts_table(job):
     """What the runs of a job spent beside their training."""
     names = [part.removesuffix("_seconds") for part in PARTS]
-    runs = sorted(job["rows"], key=lambda row: row["experiment"])
-    runs.append({"experiment": "all", **{name: sum(row[name] for row in runs) for name in names}})
+    spent = [(row["experiment"], [row[name] for name in names]) for row in job["rows"]]
+    total = "all", [sum(seconds) for seconds in zip(*(seconds for _, seconds in spent), strict=True)]
     rows = []
-    for row in runs:
-        total = sum(row[name] for name in names)
-        shares = [100 * row[name] / total for name in names[1:]]
-        rows.append([row["experiment"], f"{total:.0f}", *(f"{share:.2f} %" for share in (*shares, sum(shares)))])
+    for experiment, seconds in [*sorted(spent), total]:
+        shares = [100 * part / sum(seconds) for part in (*seconds[1:], sum(seconds[1:]))]
+        rows.append([experiment, f"{sum(seconds):.0f}", *(f"{share:.2f} %" for share in shares)])
     header = ["", "seconds", "evaluation", "TensorBoard", "measures, figures, checkpoints, start", "all three"]
     return markdown_table(header, rows)
 
 
+def job_text(job):
+    told = "{minutes:.1f} minutes for {runs} runs, {at_a_time} at a time.".format_map(job)
+    return paragraphs(told, parts_table(job))
+
+
 def formulations_table(record):
     """Plain against fast convolutions, run by run, over the epochs that both completed."""
-    rows, first, final, accuracy = [], [], [], []
+    rows, losses, accuracies = [], [], []
     for name, plain in record["plain"].items():
         fast = record["fast"][name]
         n = min(len(plain["train_loss"]), len(fast["train_loss"]))
-        first.append(100 * (fast["train_loss"][0] / plain["train_loss"][0] - 1))
-        final.append(100 * (fast["train_loss"][n - 1] / plain["train_loss"][n - 1] - 1))
-        means = [sum(form["test_correct"][n - 5 : n]) / 500 for form in (plain, fast)]
-        accuracy.append(means[1] - means[0])
-        rows.append([name[:13], n, f"{first[-1]:+.2f} %", f"{final[-1]:+.2f} %", *(f"{mean:.2f}" for mean in means)])
-    changes = interval_text(final, 1, "+"), f"{interval_text(accuracy, sign='+')} points"
-    rows.append(["all pairs", "", f"largest {max(map(abs, first)):.2f} %", f"{changes[0]} %", "", changes[1]])
+        losses.append([100 * (fast["train_loss"][i] / plain["train_loss"][i] - 1) for i in (0, n - 1)])
+        accuracies.append([sum(form["test_correct"][n - 5 : n]) / 500 for form in (plain, fast)])
+        texts = [*(f"{change:+.2f} %" for change in losses[-1]), *(f"{mean:.2f}" for mean in accuracies[-1])]
+        rows.append([name[:13], n, *texts])
+    largest = f"largest {max(abs(first) for first, _ in losses):.2f} %"
+    final = interval_text([final for _, final in losses], "+", digits=1)
+    better = interval_text([fast - plain for plain, fast in accuracies], "+")
+    rows.append(["all pairs", "", largest, f"{final} %", "", f"{better} points"])
     header = ["run", "epochs compared", "train loss of the first, fast against plain", "of the last"]
     return markdown_table([*header, "test accuracy %, mean of the last five: plain", "fast"], rows)
 
 
 def scale_table(record):
     shown = {"plot": "`plot.py`", "second_start": "a second start", "tensorboard": "TensorBoard lists them"}
-    medians = {key: [statistics.median(record[key][kind]) for kind in ("seconds", "cpu_seconds")] for key in shown}
-    rows = [[name, *(f"{value:.1f}" for value in medians[key])] for key, name in shown.items()]
+    rows = []
+    for key, name in shown.items():
+        medians = (statistics.median(record[key][kind]) for kind in ("seconds", "cpu_seconds"))
+        rows.append([name, *(f"{median:.1f}" for median in medians)])
     size = f"{record['runs']:,} runs ({record['files']:,} files, {record['megabytes']} MB)"
     return markdown_table([size, "seconds", "of a core"], rows)
 
@@ -368,65 +364,57 @@ def results_document(folder, table):
     only = f"--runs 6 --only {' '.join(dict.fromkeys((*SWINGS, *HOMOGRAPHIES)))}"
     rounds = f"medians of {read('benchmark')['rounds']} rounds, {read('benchmark')['cores']} cores"
     before = "Written by `python plot.py --docs` from the files in `results/`, as is every figure here; do not edit."
-    return (
-        paragraphs(
-            "# Results",
-            f"{before} What the columns mean and how the tests are made: [method.md](method.md).",
-            "## The seven experiments",
-            results_table(runs),
-            made(runs, "--runs 10", "runs"),
-            figure("Test accuracy of every run", "AccuracyComparison.png"),
-            "### What each asks, and what came out",
-            questions_table(runs, table),
-            differences(runs, "The seven"),
-            figure("Paired differences", "Differences.png"),
-            "### Where the differences between runs come from",
-            variance_table(runs),
-            "### Against the original's single runs",
-            original_table(runs),
-            "### All runs, epoch by epoch",
-            figure("Test accuracy of all runs by epoch", "AccuracyCurves.png"),
-            figure("Train loss of all runs by epoch", "TrainLossCurves.png"),
-            figure("Train loss of exp_01 and exp_02, run 01", "train_loss.png"),
-            figure("Confusion matrices of exp_02 and exp_06, and their difference", "ConfusionComparison.png"),
-            figure("Test images, and as the classifier of exp_02 sees them", "visualized_transformation_exp_02.png"),
-            "## The swings",
-            swings_table(transformers, SWINGS, table),
-            differences(transformers, "The swings"),
-            made(transformers, f"--device cuda --jobs 20 {only}", "transformers"),
-            figure("Test accuracy by epoch, with each of the two changes and with both", "StabilityCurves.png"),
-            f"The deepest falls in the {len(runs)} runs of the seven:",
-            falls_table(runs),
-            "## A homography on MNIST as it is",
-            transformers_table(transformers, HOMOGRAPHIES, table),
-            swings_table(transformers, HOMOGRAPHIES[2:], table),
-            differences(transformers, "A homography on MNIST as it is"),
-            "The runs are those of the section before.",
-            "## MNIST in perspective",
-            perspective_table(perspective, PERSPECTIVE, table),
-            *(differences(perspective, name) for name in FAMILIES if name.startswith("In perspective")),
-            made(perspective, "--device cuda --jobs 20 --set perspective --runs 8", "perspective"),
-            figure("Accuracy of every transformer on MNIST in perspective", "PerspectiveAccuracyComparison.png"),
-            figure("Paired differences in perspective", "PerspectiveDifferences.png"),
-            figure("exp_14: the frame that one pass reads, and what it yields", "visualized_transformation_exp_14.png"),
-            figure("exp_16: the same after four passes", "visualized_transformation_exp_16.png"),
-            figure("exp_16, epoch by epoch", "transformation_exp_16.gif"),
-            figure("Mean and variance of each class before and after exp_16", "class_statistics_exp_16.png"),
-            "## Speed",
-            measurement("Beside the tutorial's loop", "benchmark", speed_table, rounds),
-            measurement("A whole job, and what its runs spend beside their training", "job", job_text),
-            measurement(
-                "Memory", "memory", "All processes of a job together: {peak_megabytes:,} MB at most.".format_map
-            ),
-            measurement("A thousand runs", "scale", scale_table),
-            measurement("On a GPU", "h100", "The seven in {minutes} minutes, {at_a_time} at a time.".format_map),
-            measurement("Fast against plain convolutions", "formulations", formulations_table),
-            "## Faults",
-            measurement("What was tried, and how often it held", "faults", faults_table),
-        )
-        + "\n"
+    page = paragraphs(
+        "# Results",
+        f"{before} What the columns mean and how the tests are made: [method.md](method.md).",
+        "## The seven experiments",
+        results_table(runs),
+        made(runs, "--runs 10", "runs"),
+        figure("Test accuracy of every run", "AccuracyComparison.png"),
+        "### What each asks, and what came out",
+        questions_table(runs, table),
+        differences(runs, "The seven"),
+        figure("Paired differences", "Differences.png"),
+        "### Where the differences between runs come from",
+        variance_table(runs),
+        "### Against the original's single runs",
+        original_table(runs),
+        "### All runs, epoch by epoch",
+        figure("Test accuracy of all runs by epoch", "AccuracyCurves.png"),
+        figure("Train loss of all runs by epoch", "TrainLossCurves.png"),
+        figure("Train loss of exp_01 and exp_02, run 01", "train_loss.png"),
+        figure("Confusion matrices of exp_02 and exp_06, and their difference", "ConfusionComparison.png"),
+        figure("Test images, and as the classifier of exp_02 sees them", "visualized_transformation_exp_02.png"),
+        "## The swings",
+        chosen_table(transformers, SWINGS, table, SWINGING),
+        differences(transformers, "The swings"),
+        made(transformers, f"--device cuda --jobs 20 {only}", "transformers"),
+        figure("Test accuracy by epoch, with each of the two changes and with both", "StabilityCurves.png"),
+        f"The deepest falls in the {len(runs)} runs of the seven:",
+        falls_table(runs),
+        "## A homography on MNIST as it is",
+        chosen_table(transformers, HOMOGRAPHIES, table, TRANSFORMING),
+        chosen_table(transformers, HOMOGRAPHIES[2:], table, SWINGING),
+        differences(transformers, "A homography on MNIST as it is"),
+        "The runs are those of the section before.",
+        "## MNIST in perspective",
+        chosen_table(perspective, PERSPECTIVE, table, RECTIFYING),
+        *(differences(perspective, name) for name in FAMILIES if name.startswith("In perspective")),
+        made(perspective, "--device cuda --jobs 20 --set perspective --runs 8", "perspective"),
+        figure("Accuracy of every transformer on MNIST in perspective", "PerspectiveAccuracyComparison.png"),
+        figure("Paired differences in perspective", "PerspectiveDifferences.png"),
+        figure("exp_14: the frame that one pass reads, and what it yields", "visualized_transformation_exp_14.png"),
+        figure("exp_16: the same after four passes", "visualized_transformation_exp_16.png"),
+        figure("exp_16, epoch by epoch", "transformation_exp_16.gif"),
+        figure("Mean and variance of each class before and after exp_16", "class_statistics_exp_16.png"),
+        "## Speed",
+        measurement("Beside the tutorial's loop", "benchmark", speed_table, rounds),
+        measurement("A whole job, and what its runs spend beside their training", "job", job_text),
+        measurement("Memory", "memory", "All processes of a job together: {peak_megabytes:,} MB at most.".format_map),
+        measurement("A thousand runs", "scale", scale_table),
+        measurement("On a GPU", "h100", "The seven in {minutes} minutes, {at_a_time} at a time.".format_map),
+        measurement("Fast against plain convolutions", "formulations", formulations_table),
+        "## Faults",
+        measurement("What was tried, and how often it held", "faults", faults_table),
     )
-
-
-def job_text(job):
-    return paragraphs("{minutes:.1f} minutes for {runs} runs, {at_a_time} at a time.".format_map(job), parts_table(job))
+    return page + "\n"

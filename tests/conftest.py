@@ -13,11 +13,12 @@ import hypothesis
 import pytest
 import torch
 from filelock import FileLock
-from stress_kill import Family
+from stress_kill import Family, run_job
 
 from lab import results
 from lab.files import write_json
 from lab.folder import provenance
+from lab.settings import Job
 from stn import data, mnist
 
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # machines here are noisy
@@ -31,6 +32,7 @@ def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=4, metavar="N", help="kills in the stress test (default: 4)")
     parser.addoption("--slow", action="store_true", help="also run the tests that are marked as slow")
     parser.addoption("--save-faults", metavar="FILE", help="write what became of the faults that were tried, as JSON")
+    parser.addoption("--save-measurements", metavar="FOLDER", help="write what the slow tests measured there, as JSON")
 
 
 def pytest_configure(config):
@@ -47,9 +49,24 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_sessionfinish(session):
     if path := session.config.getoption("--save-faults"):
-        command = " ".join(["python -m pytest", *session.config.invocation_params.args])
         faults = {kind: row | {"seconds": round(row["seconds"], 2)} for kind, row in FAULTS.items()}
-        write_json(path, {"command": command, **provenance(), "faults": faults})
+        write_json(path, {"command": command_of(session.config), **provenance(), "faults": faults})
+
+
+def command_of(config):
+    return " ".join(["python -m pytest", *config.invocation_params.args])
+
+
+@pytest.fixture
+def save_measurement(request):
+    """save_measurement(name, numbers): write FOLDER/name.json if --save-measurements FOLDER is given."""
+
+    def save(name, numbers):
+        if folder := request.config.getoption("--save-measurements"):
+            path = Path(folder) / f"{name}.json"
+            write_json(path, {"command": command_of(request.config), **provenance(), **numbers})
+
+    return save
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +144,20 @@ def idx_folder(made_once):
     return made_once("few_digits", few_digits)[0]
 
 
+@pytest.fixture(scope="session")
+def undisturbed(idx_folder, made_once):
+    """The folder of the short job of stress_kill.py, undisturbed: exp_03 and exp_08."""
+    return made_once("undisturbed", lambda out: run_job(idx_folder, out))[0]
+
+
+def prepared(experiments, *arguments, runs=1, n_epochs=1):
+    """Prepare the runs of experiments by the command's options, on the CPU; return what `prepare` does."""
+    from run_experiments import parse_arguments, prepare
+
+    options = parse_arguments([*map(str, arguments), *(() if "--device" in arguments else ("--device", "cpu"))])
+    return prepare(options, [Job(row, run, n_epochs) for run in range(1, runs + 1) for row in experiments])
+
+
 @pytest.fixture
 def start():
     """Start a command, start(["python", "train.py"], cwd=...), with its output in pipes; killed after the test."""
@@ -134,7 +165,7 @@ def start():
 
         def begin(command, **options):
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            process = stack.enter_context(Family(command, **pipes, **options))
+            process = stack.enter_context(Family(command, **(pipes | options)))
             stack.callback(process.kill)
             return process
 

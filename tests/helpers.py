@@ -24,7 +24,10 @@ class Linear(nn.Sequential):
 
 
 # The same network, whose steps are not recorded: the same bits (a test of test_step.py) and a second less for each run.
-Unrecorded = type("Net", (Net,), {"repeatable": False})
+def Unrecorded():
+    net = Net()
+    net.repeatable = False
+    return net
 
 
 class Interruption(BaseException):

@@ -24,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ("exp_03", "exp_08")  # one without a transformer, one with
+EPOCHS = 10
 VICTIMS = ("worker", "parent", "all")
 
 
@@ -46,13 +47,13 @@ class Family(subprocess.Popen):
         return [pid for pid, parent, command in self.members() if parent == self.pid and " --worker " in command]
 
 
-def job(data, out, epochs, jobs=2):
+def job(data, out, epochs=EPOCHS, jobs=2):
     """Return the command of the short job."""
     command = [sys.executable, ROOT / "run_experiments.py", "--data", data, "--out", out, "--epochs", epochs]
     return [*map(str, command), "--jobs", str(jobs), "--only", *EXPERIMENTS]
 
 
-def run_job(data, out, epochs):
+def run_job(data, out, epochs=EPOCHS):
     """Run the short job, or what is left of it, undisturbed."""
     subprocess.run(job(data, out, epochs, jobs=1), check=True, capture_output=True)
 
@@ -82,11 +83,11 @@ def without_times(results):
 
 
 def assert_same_run(one, other):
-    """Check that two folders hold the same finished run, bit for bit, but for the times."""
+    """Check that two folders hold the same finished run, bit for bit, but for the times and the commit of the code."""
     from lab import results
 
     ours, theirs = (without_times(results.read(folder / "results.json")) for folder in (one, other))
-    assert ours == theirs, one
+    assert ours == theirs | {"git_commit": ours["git_commit"]}, one
     assert (one / "weights.pt").read_bytes() == (other / "weights.pt").read_bytes(), one
     assert points(one) == points(other), one
 
@@ -140,7 +141,7 @@ def stress(data, out, epochs, kills, undisturbed, seed=0):
                         path.stat().st_mtime > before for path in out.glob("*/checkpoint.pt")
                     ):
                         time.sleep(0.01)
-            time.sleep(chance.uniform(0, 1.5))
+            time.sleep(chance.uniform(0, 1.2))
             seconds = kill(process, VICTIMS[len(done) % len(VICTIMS)], chance, log)
             if seconds is not None:
                 done.append(seconds)

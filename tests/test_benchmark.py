@@ -1,17 +1,11 @@
 """The benchmark's arithmetic, on made-up seconds, and what it makes: no test measures a time."""
 
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
-
 import benchmark
 import pytest
 import torch
 
 from coordconv import CoordConv2d
-from run_experiments import EXPERIMENTS, Job, build, parse_arguments, prepare, train_here
+from run_experiments import EXPERIMENTS, build
 from stn import warps
 
 
@@ -75,39 +69,3 @@ def test_only_the_seven_have_a_tutorial_to_be_compared_with(call):
     process = call("tools/benchmark.py", "--only", "exp_08")
     assert process.returncode == 2
     assert "argument --only: invalid choice: 'exp_08' (choose from " in process.stderr
-
-
-SHARE_MEMORY = """
-import os, time
-shared = b"1" * (200 * 2**20)
-if os.fork() == 0:
-    if os.fork() == 0:
-        print(flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.mark.skipif(not list(Path("/proc/self/task").glob("*/children")), reason="needs /proc of Linux")
-def test_memory_that_processes_share_counts_once():
-    with subprocess.Popen(
-        [sys.executable, "-c", SHARE_MEMORY], stdout=subprocess.PIPE, start_new_session=True
-    ) as process:
-        try:
-            process.stdout.readline()
-            family = benchmark.family(process.pid)
-            assert (len(family), family[0]) == (3, process.pid)  # with its child and its grandchild
-            assert 200 < benchmark.megabytes(family) < 300
-            assert benchmark.megabytes(family[:1]) < 100  # a third of it, and what is its own
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert (benchmark.family(process.pid), benchmark.megabytes([process.pid])) == ([process.pid], 0)  # it has ended
-
-
-def test_a_multiplied_run_is_a_finished_one(idx_folder, tmp_path):
-    arguments = ["--data", str(idx_folder), "--out", str(tmp_path), "--device", "cpu", "--epochs", "1"]
-    experiment = EXPERIMENTS[2]
-    _, (options, (job,), _) = prepare(parse_arguments(arguments), [Job(experiment, 1, 1)])
-    train_here(job, options)
-    benchmark.multiply(tmp_path / job.name, tmp_path / experiment.directory(17), 17)
-    _, (_, jobs, _) = prepare(options, [Job(experiment, run, 1) for run in (1, 16, 17)])
-    assert [job.status for job in jobs] == ["skipped: already finished", "not started", "skipped: already finished"]

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, prepared
 from hypothesis import given
 from hypothesis import strategies as st
 from stress_kill import assert_same_run, wait_until, without_times
@@ -94,11 +94,14 @@ def test_running_again_skips_and_other_settings_are_refused(workplace, call, idx
     assert again.returncode == 0
     assert again.stdout.count("skipped: already finished") == 14  # before the start and in the summary
     assert again.stderr == ""
-    other = call("run_experiments.py", "--epochs", 3, "--data", idx_folder, "--only", "exp_03", cwd=folder)
-    assert other.returncode == 2
-    assert "n_epochs 2 instead of 3" in other.stderr
-    assert "--force" in other.stderr
-    assert "Traceback" not in other.stderr
+    others = {"n_epochs 2 instead of 3": (3, ()), "plain_convolutions false instead of true": (2, ("--plain",))}
+    for difference, (n_epochs, more) in others.items():
+        arguments = ("--data", idx_folder, "--out", folder / "experiments", *more)
+        kind, why = prepared(EXPERIMENTS, *arguments, n_epochs=n_epochs)
+        assert kind == "failed"
+        for line, name in zip(why.splitlines(), NAMES, strict=True):
+            assert line.startswith(f"{folder / 'experiments' / name} holds a run with {difference}; ")
+            assert "--force" in line
 
 
 def test_plot_compares_them(workplace, call, tmp_path):
@@ -216,24 +219,31 @@ def ended(process, told):
     return process.returncode
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
-def test_an_interrupted_job_goes_on_to_the_same_bits(
-    workplace, begin, terminal, call, idx_folder, tmp_path, fault, how
-):
-    """Interrupted in the middle, continued with another number of processes, and compared with the undisturbed job.
+def test_an_interrupted_job_goes_on_to_the_same_bits(workplace, begin, terminal, call, idx_folder, tmp_path, fault):
+    """Interrupted twice in the middle, continued with another number of processes, and compared with the other job.
 
-    Ctrl-C is pressed three times. (What SIGKILL does is tested in test_faults.py.)
+    First by Ctrl-C, pressed three times, then by SIGTERM. (What SIGKILL does is tested in test_faults.py.)
     """
     out = tmp_path / "out"
     some = ("--epochs", 2, "--only", "exp_01", "exp_04", "exp_07")
     on_it, press = terminal
-    process = begin("--jobs", 2, *some, before=on_it if how == "Ctrl-C" else ())
-    wait_until(lambda: list(out.glob("*/checkpoint.pt")))
+
+    def trained(since=0):
+        return [path for path in out.glob("*/checkpoint.pt") if path.stat().st_mtime > since]
+
+    process = begin("--jobs", 2, *some, before=on_it)
+    wait_until(trained)
     with fault("SIGINT or SIGTERM") as told:
-        for _ in range(3 if how == "Ctrl-C" else 1):
-            press() if how == "Ctrl-C" else process.terminate()
+        for _ in range(3):
+            press()
             time.sleep(0.02)
-        assert ended(process, told) == {"Ctrl-C": 130, "SIGTERM": 143}[how]
+        assert ended(process, told) == 130
+    since = time.time()
+    process = begin("--jobs", 1, *some)
+    wait_until(lambda: trained(since))
+    with fault("SIGINT or SIGTERM") as told:
+        process.terminate()
+        assert ended(process, told) == 143
     assert len(list(out.glob("*/results.json"))) < 3
     again = call("run_experiments.py", "--data", idx_folder, "--out", out, "--jobs", 1, *some)
     assert again.returncode == 0, again.stderr
@@ -284,11 +294,15 @@ def test_in_starting_order_keeps_the_order_of_equal_costs(experiments, runs):
 
 
 def test_runs_have_their_own_seeds_and_share_them_between_experiments(call, idx_folder, workplace, tmp_path):
+    """The second runs of two experiments, beside their first, which are kept."""
+    for name in NAMES[2:4]:
+        shutil.copytree(workplace[0] / "experiments" / name, tmp_path / name)
     process = call(
         *("run_experiments.py", "--data", idx_folder, "--out", tmp_path, "--epochs", 2, "--runs", 2),
         *("--jobs", 1, "--only", "exp_04", "exp_03"),
     )
     assert process.returncode == 0, process.stderr
+    assert process.stdout.count("skipped: already finished") == 2 * 2  # before the start and in the summary
     results = results_in(tmp_path)
     assert sorted((name[:13], r["run"], r["seed"]) for name, r in results.items()) == [
         ("exp_03_run_01", 1, 123),
@@ -296,32 +310,18 @@ def test_runs_have_their_own_seeds_and_share_them_between_experiments(call, idx_
         ("exp_04_run_01", 1, 123),
         ("exp_04_run_02", 2, 124),
     ]
-    assert results[NAMES[2]]["predictions"] != results[NAMES[2].replace("run_01", "run_02")]["predictions"]
+    for name in NAMES[2:4]:
+        assert results[name]["predictions"] != results[name.replace("run_01", "run_02")]["predictions"]
     assert_same_results(tmp_path, workplace[0] / "experiments", NAMES[2:4])
 
 
-def test_the_plain_form_is_another_setting_with_nearly_the_same_result(call, idx_folder, workplace, tmp_path):
-    arguments = ("run_experiments.py", "--data", idx_folder, "--epochs", 2, "--only", "exp_07", "--plain")
-    refused = call(*arguments, "--out", workplace[0] / "experiments")
-    assert refused.returncode == 2
-    assert "plain_convolutions false instead of true" in refused.stderr
-    assert call(*arguments, "--out", tmp_path).returncode == 0
+def test_the_plain_form_has_nearly_the_same_result(idx_folder, workplace, tmp_path):
+    arguments = ("--data", idx_folder, "--out", tmp_path, "--plain")
+    _, (options, (job,), _) = prepared([ALL["exp_07"]], *arguments, n_epochs=2)
+    assert run_experiments.train_job(job, options)[0] == "finished"
     plain, fast = (results[NAMES[6]]["history"] for results in (results_in(tmp_path), workplace[1]))
     for ours, other in zip(plain, fast, strict=True):
         assert ours["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
-
-
-def test_a_failing_run_is_told_and_the_others_go_on(call, idx_folder, tmp_path):
-    (tmp_path / NAMES[2]).write_text("a file where the folder should be")
-    process = call(
-        *("run_experiments.py", "--data", idx_folder, "--out", tmp_path, "--epochs", 1, "--jobs", 1),
-        *("--only", "exp_03", "exp_04"),
-    )
-    assert process.returncode == 1
-    lines = {line.split()[0]: line for line in process.stdout.splitlines() if line.startswith("exp_")}
-    assert "failed: " in lines[NAMES[2]]
-    assert "xists" in lines[NAMES[2]]
-    assert lines[NAMES[3]].endswith("finished")
 
 
 @pytest.mark.parametrize(
@@ -412,10 +412,9 @@ def test_wrong_usage_of_the_other_scripts(call, fault, script, arguments, messag
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_cuda_without_a_gpu_is_refused(call, tmp_path):
-    process = call("run_experiments.py", "--device", "cuda", "--out", tmp_path)
-    assert process.returncode == 2
-    assert "--device cuda: torch finds 0 CUDA devices here" in process.stderr
+def test_cuda_without_a_gpu_is_refused(tmp_path):
+    why = "--device cuda: torch finds 0 CUDA devices here"
+    assert prepared(EXPERIMENTS, "--device", "cuda", "--out", tmp_path) == ("failed", why)
 
 
 def test_list_names_every_experiment_without_importing_torch(call):
@@ -433,20 +432,21 @@ def test_list_names_every_experiment_without_importing_torch(call):
 def test_the_other_sets(call, idx_folder, tmp_path):
     """Train rows of the homography and the perspective set, measure, skip when finished, and compare them."""
     command = ("--data", idx_folder, "--out", tmp_path, "--epochs", 1, "--jobs", 1)
-    command += ("--only", "exp_16", "exp_08", "exp_12")
+    command += ("--only", "exp_15", "exp_08", "exp_12")
     process = call("run_experiments.py", *command)
     assert process.returncode == 0, process.stderr
-    clean, alone, four = results_in(tmp_path).values()
+    clean, alone, two = results_in(tmp_path).values()
     assert (clean["localisation_rate"], clean["decay"], clean["arguments"]["padding"]) == (0.001, False, "background")
     assert "perspective_sigma" not in clean["data"]
-    assert alone["data"] == four["data"] == {**clean["data"], "perspective_sigma": 3.5}
+    assert alone["data"] == two["data"] == {**clean["data"], "perspective_sigma": 3.5}
     assert alone["transformer"] is None
-    assert {key for key in four["transformer"] if key not in clean["transformer"]} == {
+    assert {key for key in two["transformer"] if key not in clean["transformer"]} == {
         "corner_distance_before",
         "corner_distance_after",
     }
-    again = call("run_experiments.py", *command)
-    assert again.stdout.count("skipped: already finished") == 2 * 3
+    rows = [ALL[exp_id] for exp_id in ("exp_08", "exp_12", "exp_15")]
+    _, (_, jobs, _) = prepared(rows, "--data", idx_folder, "--out", tmp_path)
+    assert [job.status for job in jobs] == ["skipped: already finished"] * 3
     plotted = call("plot.py", "--out", tmp_path)
     assert plotted.returncode == 0, plotted.stderr
     assert (tmp_path / "PerspectiveAccuracyComparison.png").exists()
@@ -482,8 +482,7 @@ def test_train_py_trains_the_homography_into_test_over_whatever_is_there(tmp_pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_train_py_trains_as_exp_08_and_ends_when_it_is_interrupted(start, tmp_path, number):
-    options = run_experiments.parse_arguments(["--out", str(tmp_path / "out"), "--device", "cpu"])
-    (job,) = run_experiments.prepare(options, [Job(ALL["exp_08"], 1, ALL["exp_08"].epochs)])[1][1]
+    _, (_, (job,), _) = prepared([ALL["exp_08"]], "--out", tmp_path / "out", n_epochs=ALL["exp_08"].epochs)
     settings = tmp_path / "experiments" / "test" / "settings.json"
     process = start([sys.executable, ROOT / "train.py"], cwd=tmp_path)
     wait_until(settings.exists)

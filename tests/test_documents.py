@@ -88,7 +88,7 @@ def test_no_sentence_stands_twice():
 
 def test_flags_that_the_pages_name_exist(call):
     known = "".join(call(script, "--help").stdout for script in ("run_experiments.py", "plot.py", "tools/benchmark.py"))
-    own = "--slow --kills --save-faults --check --logdir"  # pytest's, this repository's tests', ruff's, TensorBoard's
+    own = "--slow --kills --save-faults --save-measurements --check --logdir"  # the tests', ruff's, TensorBoard's
     for name, text in BY_HAND.items():
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
             assert flag in known or flag in own, (name, flag)

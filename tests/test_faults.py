@@ -20,36 +20,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, prepared
 from filelock import FileLock, Timeout
 from helpers import TRIAL, Interruption, Unrecorded, forbid, interrupt, run
 from hypothesis import given
 from hypothesis import strategies as st
-from stress_kill import EXPERIMENTS, assert_same_runs, job, points, run_job, stress, wait_until, without_times
+from stress_kill import EPOCHS, EXPERIMENTS, assert_same_runs, job, points, stress, wait_until, without_times
 from torch import nn
 
-import run_experiments
 import train
 from lab import files, folder
-from lab.settings import Job, Recipe, RunError
+from lab.settings import Recipe, RunError
 from run_experiments import ALL
 from stn.checkpoint import save_tensors
 
 OWNER = 64 * "a"  # the fingerprint of some settings
-EPOCHS = 12
 NAMES = [ALL[exp_id].directory(1) for exp_id in EXPERIMENTS]
-
-
-@pytest.fixture(scope="session")
-def undisturbed(idx_folder, made_once):
-    """The folder of the short job of stress_kill.py, undisturbed."""
-    return made_once("undisturbed", lambda out: run_job(idx_folder, out, EPOCHS))[0]
 
 
 @pytest.fixture
 def begin(start, idx_folder):
     """Start the short job into a folder."""
-    return lambda out, **options: start(job(idx_folder, out, EPOCHS, **options))
+    return lambda out, **options: start(job(idx_folder, out, **options))
 
 
 def finish(begin, out):
@@ -254,41 +246,63 @@ def small_disk(tmp_path):
         keeper.stdin.close()
 
 
-def refused(begin, out, told):
-    """Start the job, which must not begin; return its output and its one line of complaint."""
-    process = begin(out)
-    output, errors = process.communicate(timeout=60)
-    told()
-    assert process.returncode == 2
-    assert errors.count("\n") == 1
-    return output, errors
+@contextlib.contextmanager
+def stopped_after_an_epoch(process, out):
+    """Let each run of a job stop when it has a checkpoint, and go on when this ends: {name of a run: its process}."""
+    workers = {}
+    wait_until(lambda: stop_those_with_a_checkpoint(out, workers) == len(NAMES) or process.poll() is not None)
+    assert sorted(workers.values()) == sorted(process.workers())
+    yield workers
+    for pid in workers.values():
+        with contextlib.suppress(ProcessLookupError):  # ended meanwhile
+            os.kill(pid, signal.SIGCONT)
+
+
+def stop_those_with_a_checkpoint(out, workers):
+    """Stop the processes whose runs have one; `workers`, {name of a run: its process}, are those that are stopped."""
+    for name in NAMES:
+        if name not in workers and (out / name / "checkpoint.pt").exists():
+            workers[name] = int((out / name / ".holder").read_text().split()[0])
+            os.kill(workers[name], signal.SIGSTOP)
+    return len(workers)
 
 
 def test_a_disk_that_is_full_from_the_start_is_named_before_any_training(small_disk, begin, fault):
     disk, remount = small_disk
     remount("size=500k")
     with fault("disk full or file-size limit") as told:
-        output, errors = refused(begin, disk / "out", told)
+        process = begin(disk / "out")
+        output, errors = process.communicate(timeout=60)
+        told()
+        assert process.returncode == 2
+        assert errors.count("\n") == 1
         assert f"run_experiments.py: {disk / 'out'} cannot be used ([Errno 28] No space left on device)" in errors
         assert "; 0.5 MB are free there. Put that right or choose another --out" in errors
         assert "started" not in output
 
 
-def test_a_disk_that_fills_up_during_the_training(small_disk, begin, undisturbed, fault):
+def test_a_file_size_limit_and_a_full_disk_that_are_met_during_the_training(small_disk, begin, undisturbed, fault):
+    """One run meets the limit; when it has failed the disk fills up, for the other."""
     disk, _ = small_disk
     out = disk / "out"
-    with fault("disk full or file-size limit") as told:
+    with fault("disk full or file-size limit", 2) as told:
         process = begin(out)
-        wait_until(lambda: len(list(out.glob("*/checkpoint.pt"))) == 2)
-        began = time.perf_counter()
-        with (disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
-            while True:
-                ballast.write(bytes(10_000))
+        with stopped_after_an_epoch(process, out) as workers:
+            began = time.perf_counter()
+            limited = workers[NAMES[0]]
+            resource.prlimit(limited, resource.RLIMIT_FSIZE, (1000, 1000))
+            os.kill(limited, signal.SIGCONT)
+            wait_until(lambda: limited not in process.workers())
+            told(time.perf_counter() - began)
+            with (disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+                while True:
+                    ballast.write(bytes(10_000))
+            began = time.perf_counter()
         output, errors = process.communicate(timeout=60)
         told(time.perf_counter() - began)
         assert process.returncode == 1
-        for name in NAMES:
-            assert f"failed: {out / name} cannot be used ([Errno 28] No space left on device)" in output
+        for name, why in zip(NAMES, ("[Errno 27] File too large", "[Errno 28] No space left on device"), strict=True):
+            assert f"failed: {out / name} cannot be used ({why}" in output
             assert files.read_sealed(out / name / "checkpoint.pt")
             assert not (out / name / "results.json").exists()
         assert "MB are free there. Put that right or choose another --out; the same command goes on" in output
@@ -298,36 +312,21 @@ def test_a_disk_that_fills_up_during_the_training(small_disk, begin, undisturbed
         assert_same_runs(out, undisturbed)
 
 
-def test_a_file_size_limit_that_is_met_during_the_training(begin, undisturbed, tmp_path, fault):
-    with fault("disk full or file-size limit") as told:
-        process = begin(tmp_path)
-        wait_until(lambda: list(tmp_path.glob("*/checkpoint.pt")))
-        began = time.perf_counter()
-        resource.prlimit(process.workers()[0], resource.RLIMIT_FSIZE, (1000, 1000))
-        output, errors = process.communicate(timeout=60)
-        told(time.perf_counter() - began)
-        assert process.returncode == 1
-        assert output.count("cannot be used ([Errno 27] File too large)") == 1
-        assert output.count("finished") == 1
-        assert "Traceback" not in errors
-        finish(begin, tmp_path)
-        assert_same_runs(tmp_path, undisturbed)
-
-
-def test_a_read_only_disk_is_named_before_any_training(small_disk, begin, fault):
+def test_a_read_only_disk_is_named_before_any_training(small_disk, idx_folder, fault):
     disk, remount = small_disk
     remount("ro")
     with fault("output folder read-only, missing or a file") as told:
-        _, errors = refused(begin, disk / "out", told)
-        assert f"{disk / 'out'} cannot be used ([Errno 30] Read-only file system" in errors
+        kind, why = prepared([ALL["exp_01"]], "--out", disk / "out", "--data", idx_folder)
+        told()
+        assert kind == "failed"
+        assert why.startswith(f"{disk / 'out'} cannot be used ([Errno 30] Read-only file system")
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere/out", "file", "file/out"])
 def test_a_folder_that_cannot_be_is_named_before_any_training(idx_folder, tmp_path, fault, place):
     (tmp_path / "file").write_text("not a folder")
-    options = run_experiments.parse_arguments(["--out", str(tmp_path / place), "--data", str(idx_folder)])
     with fault("output folder read-only, missing or a file") as told:
-        kind, why = run_experiments.prepare(options, [Job(ALL["exp_01"], 1, 1)])
+        kind, why = prepared([ALL["exp_01"]], "--out", tmp_path / place, "--data", idx_folder)
         told()
         assert kind == "failed"
         assert re.match(rf"{tmp_path / place} cannot be used \(.*; [\d.,]+ MB are free there", why)
@@ -363,14 +362,14 @@ def is_locked(place):
 def test_the_second_on_a_folder_is_told_who_holds_which_run(begin, tmp_path, fault):
     with fault("two at once on the same folder") as told:
         first = begin(tmp_path)
-        wait_until(lambda: len(list(tmp_path.glob("*/checkpoint.pt"))) == 2)
-        workers = first.workers()
-        for pid in (first.pid, *workers):  # none may be ready before the second has asked
-            os.kill(pid, signal.SIGSTOP)
-        began = time.perf_counter()
-        second = begin(tmp_path, jobs=1)
-        output, errors = second.communicate(timeout=60)
-        told(time.perf_counter() - began)
+        with stopped_after_an_epoch(first, tmp_path):  # none may be ready before the second has asked
+            workers = first.workers()
+            began = time.perf_counter()
+            second = begin(tmp_path, jobs=1)
+            output, errors = second.communicate(timeout=60)
+            told(time.perf_counter() - began)
+            for pid in (first.pid, *workers):
+                os.kill(pid, signal.SIGKILL)
         assert second.returncode == 1
         for name in NAMES:
             line = next(line for line in output.splitlines() if line.startswith(name))
@@ -378,8 +377,6 @@ def test_the_second_on_a_folder_is_told_who_holds_which_run(begin, tmp_path, fau
             assert int(holder.split()[0]) in workers
             assert f" on {platform.node()}; wait for it" in holder
         assert "Traceback" not in errors
-        for pid in (first.pid, *workers):
-            os.kill(pid, signal.SIGKILL)
         first.wait()
         for name in NAMES:
             wait_until(lambda name=name: not is_locked(tmp_path / name))
@@ -476,24 +473,29 @@ def test_an_epoch_ends_at_once_when_its_loss_is_not_finite():
     assert len(steps) == 101
 
 
-def test_a_run_that_failed_is_told_and_the_others_go_on(begin, undisturbed, tmp_path):
+def test_runs_that_fail_are_told_and_the_others_go_on(start, undisturbed, idx_folder, tmp_path):
+    """One has failed before, one has a file where its folder should be, and one has only to come to its end."""
     out = shutil.copytree(undisturbed, tmp_path / "out")
     for name in NAMES:
         (out / name / "results.json").unlink()
     (out / NAMES[0] / "failed.txt").write_text("the loss of epoch 3 is not finite")
-    process = begin(out)
-    output, _ = process.communicate(timeout=60)
+    in_the_way = out / ALL["exp_04"].directory(1)
+    in_the_way.write_text("not a folder")
+    process = start([*job(idx_folder, out, jobs=1), "exp_04"])
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"failed: {out / NAMES[0]} failed: the loss of epoch 3 is not finite; to replace it, " in output
+    assert f"failed: {in_the_way} cannot be used (" in output
     assert not (out / NAMES[0] / "results.json").exists()
     assert (out / NAMES[1] / "results.json").exists()
+    assert "Traceback" not in errors
 
 
 # Memory and handles
 
 
 def test_memory_files_and_threads_do_not_grow_with_the_epochs_nor_with_the_runs(tmp_path, idx_folder):
-    """One process trains a run of 200 epochs, then a dozen short ones, as a worker does."""
+    """One process trains a run of 80 epochs, then four short ones, as a worker does."""
     program = """
 import json, os, sys, threading
 from models import Net_CoordConv_Homography
@@ -511,13 +513,13 @@ def run(name, n_epochs, on_progress=None):
     train(Net_CoordConv_Homography(), name, n_epochs, data=few, out=sys.argv[2], on_progress=on_progress)
 
 in_epoch, after_run = {}, []
-run("long", 200, lambda epoch, *_: in_epoch.update({epoch: look()}))
-for number in range(12):
+run("long", 80, lambda epoch, *_: in_epoch.update({epoch: look()}))
+for number in range(4):
     run(f"short_{number}", 1)
     after_run.append(look())
 left = [link for number in os.listdir("/proc/self/fd") if os.path.exists(link := f"/proc/self/fd/{number}")]
 left = [path for path in map(os.readlink, left) if path.startswith(sys.argv[2])]
-print(json.dumps([in_epoch[20], in_epoch[200], after_run[2], after_run[-1], left, threading.active_count()]))
+print(json.dumps([in_epoch[20], in_epoch[80], after_run[0], after_run[-1], left, threading.active_count()]))
 """
     if not Path("/proc/self/statm").exists():
         pytest.skip("reads the resident memory from /proc")

@@ -156,3 +156,14 @@ def test_a_closed_pipe_is_no_error(tmp_path):
     assert result.stderr == ""
     assert result.returncode in (0, 128 + signal.SIGPIPE)  # the lines may fit into the pipe
     assert (tmp_path / "comparison.md").exists()
+
+
+def test_skewed_rows_are_drawn_with_their_medians(tmp_path):
+    """One run of ten that fell: no interval around a mean that describes none of them."""
+    for run, correct in enumerate([988] * 5 + [989] * 4 + [850], 1):
+        write_results(tmp_path, f"exp_07_run_{run:02d}_coordconf_localistation_coordconf_classifier", [correct])
+    figure = plot.accuracy_figure(results.read_all(tmp_path)[0])
+    shown = texts(figure)
+    assert "98.80" in shown
+    assert not any("±" in text for text in shown)
+    assert "median" in [text.get_text() for text in figure.legends[0].texts]

@@ -1,6 +1,7 @@
 """Workers and the pool, without torch: real processes, whose functions do what a test wants."""
 
 import io
+import itertools
 import os
 import pickle
 import signal
@@ -153,6 +154,7 @@ def test_an_answer_that_breaks_off_is_a_death():
     pickle.dump(("finished", {"test_accuracy": 98.5, "text": "x" * 300}), answer)
     for length in range(len(answer.getvalue())):
         worker = object.__new__(pool.Worker)
+        worker.calls = 0
         part = io.BytesIO(answer.getvalue()[:length])
         ended = {"wait": lambda timeout=None: -9, "terminate": lambda: None, "kill": lambda: None}
         worker.process = SimpleNamespace(stdin=io.BytesIO(), stdout=part, **ended)
@@ -204,6 +206,16 @@ def test_no_more_workers_than_asked_for_and_the_first_is_used(worker):
     processes = {job.results["process"] for job in jobs}
     assert worker.process.pid in processes
     assert len(processes) <= 3
+
+
+def test_after_so_many_runs_a_worker_is_replaced(monkeypatch):
+    monkeypatch.setattr(pool, "CALLS_OF_A_WORKER", 3)
+    jobs = jobs_that(*[""] * 8)
+    run_all(jobs, 1)
+    processes = [job.results["process"] for job in jobs]
+    assert [len(list(runs)) for _, runs in itertools.groupby(processes)] == [3, 3, 2]
+    assert len(set(processes)) == 3
+    assert not any(map(alive, processes))
 
 
 def test_workers_work_at_the_same_time():

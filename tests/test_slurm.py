@@ -1,20 +1,19 @@
 """Runs as jobs: by submitit's own local executor, and by its Slurm executor with a Slurm that is made of scripts."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
-from stress_kill import assert_same_run, wait_until
+from conftest import ROOT, prepared
+from stress_kill import EPOCHS, EXPERIMENTS, assert_same_run, wait_until
 
-from lab import slurm
+from lab import results, slurm
 from lab.settings import Job
-from run_experiments import EXPERIMENTS, parse_arguments, prepare, train_here, train_job
+from run_experiments import ALL, train_job
 
-EPOCHS = 20
+ROWS = [ALL[exp_id] for exp_id in EXPERIMENTS]
 COMMANDS = {
     # Starts the jobs of the array at once, each a group of processes whose number is kept.
     "sbatch": r"""
@@ -49,31 +48,11 @@ def cluster(tmp_path, monkeypatch):
     return notes
 
 
-def prepared(experiments, *arguments):
-    """Return the options, and a prepared job for each experiment."""
-    options = parse_arguments([*map(str, arguments), "--device", "cpu"])
-    kind, (options, jobs, _) = prepare(options, [Job(experiment, 1, EPOCHS) for experiment in experiments])
-    assert kind == "prepared"
-    return options, jobs
-
-
-@pytest.fixture(scope="session")
-def undisturbed(idx_folder, made_once):
-    """The folder of undisturbed runs of exp_03 and exp_04."""
-
-    def make(out):
-        options, jobs = prepared(EXPERIMENTS[2:4], "--data", idx_folder, "--out", out)
-        for job in jobs:
-            train_here(job, options)
-
-    return made_once("undisturbed_on_no_cluster", make)[0]
-
-
 def test_jobs_of_slurm_are_cancelled_by_ctrl_c_and_go_on_with_the_same_command(
     cluster, undisturbed, idx_folder, tmp_path, call, start
 ):
     """From another folder than the repository's, and to the same bits as without Slurm and interruption."""
-    arguments = ("--data", idx_folder, "--out", "out", "--epochs", EPOCHS, "--only", "exp_03", "exp_04")
+    arguments = ("--data", idx_folder, "--out", "out", "--epochs", EPOCHS, "--only", *EXPERIMENTS)
     arguments += ("--executor", "slurm", "--slurm", "partition=cpu", "--slurm", "time=30", "--jobs", 5)
     process = start([sys.executable, ROOT / "run_experiments.py", *arguments], cwd=tmp_path)
     wait_until(lambda: list(tmp_path.glob("out/*/checkpoint.pt")) or process.poll() is not None)
@@ -92,21 +71,22 @@ def test_jobs_of_slurm_are_cancelled_by_ctrl_c_and_go_on_with_the_same_command(
     again = call("run_experiments.py", *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("finished") == 2
-    for experiment in EXPERIMENTS[2:4]:
+    for experiment in ROWS:
         assert_same_run(tmp_path / "out" / experiment.directory(1), undisturbed / experiment.directory(1))
-    once_more = call("run_experiments.py", *arguments, cwd=tmp_path)
-    assert once_more.stdout.count("skipped: already finished") == 4
-    plotted = call("plot.py", "--out", "out", cwd=tmp_path)
-    assert (plotted.returncode, plotted.stderr) == (0, "")  # nothing is said about the folder of the jobs
+    there = ("--data", idx_folder, "--out", tmp_path / "out", "--executor", "slurm")
+    _, (_, jobs, _) = prepared(ROWS, *there, n_epochs=EPOCHS)
+    assert [job.status for job in jobs] == ["skipped: already finished"] * 2
+    record, complaints = results.read_all(tmp_path / "out")
+    assert (list(record), complaints) == ([job.name for job in jobs], [])  # the folder of the jobs is passed over
 
 
 def test_a_preempted_job_is_queued_again_and_goes_on(undisturbed, idx_folder, tmp_path, monkeypatch):
     """With --force: it replaces what was there once, not again when it goes on."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     out = tmp_path / "out"
-    experiment = EXPERIMENTS[2]
+    experiment = ROWS[0]
     arguments = ["--data", idx_folder, "--out", out, "--executor", "submitit-local", "--force"]
-    options, jobs = prepared([experiment], *arguments)
+    _, (options, jobs, _) = prepared([experiment], *arguments, n_epochs=EPOCHS)
     (task,) = slurm.new_executor(options).map_array(slurm.Resumable(train_job, options), jobs)
     folder = out / experiment.directory(1)
     wait_until(lambda: (folder / "checkpoint.pt").exists() or task.done())
@@ -118,8 +98,7 @@ def test_a_preempted_job_is_queued_again_and_goes_on(undisturbed, idx_folder, tm
     kind, figures = task.result()
     assert "Requeued job" in task.stdout() + task.stderr()
     assert kind == "finished"
-    results = json.loads((folder / "results.json").read_text())
-    assert figures["test_correct"] == results["test_correct"]
+    assert figures["test_correct"] == results.read(folder / "results.json")["test_correct"]
     events = list(folder.glob("events.*"))
     assert len(events) == 2  # it went on after an epoch, and did not begin again
     assert_same_run(folder, undisturbed / folder.name)
@@ -160,7 +139,7 @@ def test_a_job_that_fails_or_vanishes_is_told(tmp_path):
         def end(self, *seen):
             self.append(seen)
 
-    jobs, ended = [Job(experiment, 1, 1) for experiment in EXPERIMENTS[:3]], Ended()
+    jobs, ended = [Job(experiment, 1, 1) for experiment in list(ALL.values())[:3]], Ended()
     outcomes = dict(
         zip([job.name for job in jobs], [("finished", {"test_correct": 1}), ("failed", "no images"), None], strict=True)
     )

@@ -12,19 +12,21 @@ from scipy import stats as scipy_stats
 from lab import stats
 
 
-def test_interval_is_students_for_few_runs():
-    assert stats.mean_interval([98.0]) == (98.0, None, None, "one run")
-    assert stats.mean_interval([98.0]).half is None
-    interval = stats.mean_interval([1.0, 2.0, 3.0])  # t(2, 0.975) = 4.30265, standard error 1/sqrt(3)
-    assert interval.mean == 2
-    assert interval.half == pytest.approx(4.3026527 / 3**0.5)
-    assert interval.method == "Student's t"
-    assert stats.mean_interval([5.0] * 30)[:3] == (5, 5, 5)
+def half(values):
+    _, low, high = stats.mean_interval(values)
+    return (high - low) / 2
+
+
+def test_interval_is_students():
+    assert stats.mean_interval([98.0]) == (98.0, None, None)
+    assert stats.mean_interval([1.0, 2.0, 3.0]).mean == 2
+    assert half([1.0, 2.0, 3.0]) == pytest.approx(4.3026527 / 3**0.5)  # t(2, 0.975) = 4.30265, standard error 1/√3
+    assert stats.mean_interval([5.0] * 30) == (5, 5, 5)
 
 
 def test_interval_against_scipy():
     rng = np.random.default_rng(0)
-    for n in (2, 5, 10, 19):
+    for n in (2, 5, 10, 19, 60):
         values = rng.normal(3, 2, n)
         ours = stats.mean_interval(values)
         expected = scipy_stats.t.interval(0.95, n - 1, loc=values.mean(), scale=scipy_stats.sem(values))
@@ -32,35 +34,13 @@ def test_interval_against_scipy():
         assert ours[1:3] == pytest.approx(scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95))
 
 
-def test_the_bootstrap_follows_skewed_values():
-    values = np.random.default_rng(1).exponential(size=50)
-    interval = stats.mean_interval(values)
-    assert interval.method == "BCa bootstrap"
-    assert interval == stats.mean_interval(values)  # the same random numbers every time
-    assert interval.high - interval.mean > interval.mean - interval.low  # the long tail is on the right
-    half = scipy_stats.t.ppf(0.975, 49) * scipy_stats.sem(values)
-    assert interval.half == pytest.approx(half, rel=0.2)
-
-
-@pytest.mark.parametrize("n", [3, 10])
+@pytest.mark.parametrize("n", [3, 10, 60])
 def test_coverage_of_the_interval(n):
     """Of 2,000 intervals 95 % contain the true mean; the standard error of that share is 0.5 %."""
     samples = np.random.default_rng(n).normal(98.8, 0.1, (2000, n))
     intervals = [stats.mean_interval(sample) for sample in samples]
     share = np.mean([interval.low <= 98.8 <= interval.high for interval in intervals])
     assert share == pytest.approx(0.95, abs=0.015)
-
-
-def test_why_the_bootstrap_waits_for_many_values():
-    """With ten values BCa intervals contain the mean about 90 times in 100, with fifty about 94."""
-
-    def coverage(n, trials=400):
-        samples = np.random.default_rng(n).normal(0, 1, (trials, n))
-        options = {"axis": 1, "n_resamples": 999, "method": "BCa", "batch": 100, "rng": np.random.default_rng(0)}
-        low, high = scipy_stats.bootstrap((samples,), np.mean, **options).confidence_interval
-        return np.mean((low <= 0) & (high >= 0))
-
-    assert coverage(10) < 0.92 < coverage(stats.FEWEST_FOR_BOOTSTRAP)
 
 
 def test_comparison_pairs_runs_by_number():
@@ -148,7 +128,6 @@ def test_variance_split_by_simulation():
 
 def test_steps_between_neighbouring_epochs():
     assert stats.steps([900, 905, 903, 903]) == [5, 2, 0]
-    assert stats.steps([900, 905, 903, 903], 2) == [2, 0]
     assert stats.steps([900]) == []
 
 

@@ -91,14 +91,15 @@ def test_perspective_table_by_hand():
     runs = {("exp_12", run): ([500, correct], {}) for run, correct in ((1, 900), (2, 880))}
     changes = {"transformer": MEASURES}
     runs |= {("exp_13", run): ([500, correct], changes) for run, correct in ((1, 950), (2, 940))}
-    table = tables.perspective_table(record_of(runs), tables.PERSPECTIVE, ALL).splitlines()
+    table = tables.chosen_table(record_of(runs), tables.PERSPECTIVE, ALL, tables.RECTIFYING).splitlines()
     assert table[2] == "| `exp_12` bypass localisation | 2 | 11.00 ± 12.71 | 400 |" + 5 * "  |"
     assert table[3] == "| `exp_13` affine | 2 | 5.50 ± 6.35 | 450 | 8.0 → 2.5 | 5.0 | 0.0800 → 0.0500 | 0.990 | 0.25 |"
 
 
 def test_swings_table_looks_at_the_last_ten_steps():
     correct = [0, 900, 905, 903, 903, 903, 903, 903, 903, 903, 896, 960]
-    table = tables.swings_table(record_of({("exp_02", 1): (correct, {})}), ["exp_02", "exp_20"], ALL).splitlines()
+    record = record_of({("exp_02", 1): (correct, {})})
+    table = tables.chosen_table(record, ["exp_02", "exp_20"], ALL, tables.SWINGING).splitlines()
     assert table[2] == "| `exp_02` reproduce baseline | 1 | 96.00 | 91.30 | 0 | 64 | 10 % | 64 | 89.60 |"
     assert len(table) == 3
 
