@@ -40,9 +40,20 @@ from pathlib import Path
 import numpy as np
 
 from lab import cli, figures, tables
-from lab.comparison import FAMILIES, comparable, comparisons, groups, is_perspective, obstacles, of_experiment, poolable
+from lab.comparison import (
+    FAMILIES,
+    by_data,
+    comparable,
+    comparisons,
+    distinct,
+    groups,
+    is_plain_mnist,
+    obstacles,
+    of_experiment,
+    poolable,
+)
 from lab.files import write_json, write_text
-from lab.results import confusion_matrix, last, percentages, read_all
+from lab.results import confusion_matrix, is_mnist, last, percentages, read_all
 from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 from lab.settings import RunError
 from lab.stats import Interval, is_skewed, mean_interval
@@ -84,7 +95,9 @@ def diagram(experiment):
 def value_rows(record, value=last):
     """List each experiment for `figures.values_by_row`, with the original's value."""
     found = {name: [value(run) for run in runs.values()] for name, runs in groups(record).items()}
-    return told([(label(name), values, ORIGINAL_ACCURACY.get(name[:6])) for name, values in found.items()])
+    plain = all(map(is_plain_mnist, record.values()))
+    marks = ORIGINAL_ACCURACY if plain else {}
+    return told([(label(name), values, marks.get(name[:6])) for name, values in found.items()])
 
 
 def told(rows):
@@ -96,7 +109,7 @@ def told(rows):
 
 def accuracy_figure(record):
     """Draw the runs of every experiment as points, with mean and interval."""
-    line = None if any(map(is_perspective, record.values())) else CLAIM
+    line = CLAIM if all(map(is_plain_mnist, record.values())) else None
     return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch", line))
 
 
@@ -146,20 +159,20 @@ def confusion_figure(record):
 
 
 def comparison_figures(record, pool=False):
-    """Return {file name: Figure} of all that compares runs on MNIST as it is or in perspective."""
+    """Return {file name: Figure} of all that compares runs, a set of figures for each data set."""
     # Without the transformer's own effect in perspective, beside which the others could not be seen.
     small = [pair for name in FAMILIES if name.startswith("In persp") for pair in FAMILIES[name] if pair[1] != "exp_12"]
     drawn = {}
-    for prefix, family in (("", FAMILIES["The seven"]), ("Perspective", small)):
-        if part := {name: run for name, run in record.items() if is_perspective(run) == bool(prefix)}:
-            drawn[f"{prefix}AccuracyComparison.png"] = accuracy_figure(part)
-            drawn[f"{prefix}Differences.png"] = differences_figure(part, family, pool)
-            drawn[f"{prefix}AccuracyCurves.png"] = accuracy_curves(part)
-            drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, LOSS)
-    drawn["ConfusionComparison.png"] = confusion_figure(record)
-    baselines = [runs[1] for exp_id in ("exp_01", "exp_02") if 1 in (runs := of_experiment(record, exp_id))]
-    curves = [(run["experiment_name"], train_losses(run)) for run in baselines]
-    drawn["train_loss.png"] = figures.loss_curves(curves, LOSS) if curves else None
+    for (_, prefix), part in by_data(record).items():
+        family = small if prefix.endswith("Perspective") else FAMILIES["The seven"]
+        drawn[f"{prefix}AccuracyComparison.png"] = accuracy_figure(part)
+        drawn[f"{prefix}Differences.png"] = differences_figure(part, family, pool)
+        drawn[f"{prefix}AccuracyCurves.png"] = accuracy_curves(part)
+        drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, LOSS)
+        drawn[f"{prefix}ConfusionComparison.png"] = confusion_figure(part)
+        baselines = [runs[1] for exp_id in ("exp_01", "exp_02") if 1 in (runs := of_experiment(part, exp_id))]
+        curves = [(run["experiment_name"], train_losses(run)) for run in baselines]
+        drawn[f"{prefix}train_loss.png"] = figures.loss_curves(curves, LOSS) if curves else None
     return {name: drawing for name, drawing in drawn.items() if drawing}
 
 
@@ -184,7 +197,7 @@ def dataset_of(settings):
     from stn.perspective import perspective
 
     digits = data.load()
-    digits = perspective(digits) if is_perspective(settings) else digits
+    digits = perspective(digits) if "perspective_sigma" in settings["data"] else digits
     if settings["data"] != digits.description:
         raise ValueError("only runs on MNIST can be animated")
     return digits
@@ -282,7 +295,7 @@ def as_in_the_table(run):
     experiment = ALL[run["experiment_name"][:6]]
     settings = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, "plain_convolutions": False}
     settings |= experiment.recipe._asdict()
-    return run["data"]["name"] == "MNIST" and all(run[key] == value for key, value in settings.items())
+    return is_mnist(run["data"]) and all(run[key] == value for key, value in settings.items())
 
 
 def record(out, name, found, results):
@@ -335,6 +348,8 @@ def main():
         found, complaints = read_all(options.out)
     except (OSError, EOFError) as error:
         parser.error(f"--out {options.out}: {error}")
+    found, same = distinct(found)
+    complaints += same
     if not options.pool:
         found, more = poolable(found)
         complaints += more + obstacles(found, ALL)

@@ -1,6 +1,7 @@
 """What the command lines of the scripts have in common."""
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -36,6 +37,43 @@ def check_parent(parser, options, name):
     """Exit with a message if the folder of the file that an option names does not exist."""
     if (path := getattr(options, name)) and not Path(path).resolve().parent.is_dir():
         parser.error(f"--{name} {path}: there is no such folder")
+
+
+class Lasting:
+    """A text stream that says once, elsewhere, that it cannot be written, and is silent from then on."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        return self.attempt(lambda: self.stream.write(text))
+
+    def flush(self):
+        return self.attempt(self.stream.flush)
+
+    def attempt(self, act):
+        try:
+            return act()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            if self.stream is sys.__stdout__:
+                print(f"The output cannot be written ({error}); the work goes on.", file=sys.stderr)
+
+
+def keep_streams():
+    """Let no text that is printed end the program: a stream that is closed or full, nor letters that it lacks."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed by the caller: else the next file that is opened would be taken for it
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 as long as the process
+        stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, Lasting(stream))
 
 
 class Interrupted(BaseException):

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 
-from lab.results import PARTS, last, percentages
+from lab.results import PARTS, is_mnist, last, percentages
 from lab.settings import differences
 from lab.stats import compare, corrected, steps
 
@@ -48,23 +48,56 @@ FAMILIES = {
 }
 N_STEPS = 10  # the last changes from epoch to epoch that are looked at
 # What must be equal in runs that are compared: the code, the machine's kind, the form, the data.
-PROVENANCE = ("git_commit", "device", "device_name", "versions", "plain_convolutions", "batch_size", "threads", "data")
+PROVENANCE = ("code", "device", "device_name", "versions", "plain_convolutions", "batch_size", "threads", "data")
 # What may differ between runs of one experiment, and what a run has measured.
-OWN = {"run", "seed", "experiment_name", "weights_signature"}
+OWN = {"run", "seed", "experiment_name", "weights_signature", "git_commit", "code"}
 MEASURED = {"avg_test_loss", "test_correct", "seconds", *PARTS, "transformer", "history", "wrong"}
+
+
+def split_name(name, run):
+    """Split the name of a run into its experiment's and the number; without one in the name, the recorded number."""
+    number = re.search(r"_run_(\d+)", name)
+    return re.sub(r"_run_\d+", "", name, count=1), int(number[1]) if number else run["run"]
 
 
 def groups(record):
     """Return {experiment, its directory's name without the number of the run: {run: condensed results}}."""
     found = {}
     for name, run in record.items():
-        found.setdefault(re.sub(r"_run_\d+", "", name, count=1), {})[run["run"]] = run
+        experiment, number = split_name(name, run)
+        found.setdefault(experiment, {})[number] = run
     return found
 
 
 def of_experiment(record, exp_id):
     """Return {run: condensed results} of an experiment by its id; {} if there are none."""
-    return {run["run"]: run for name, run in record.items() if re.match(rf"{exp_id}_run_\d+", name)}
+    found = {name: run for name, run in record.items() if re.match(rf"{exp_id}_run_\d+", name)}
+    return {split_name(name, run)[1]: run for name, run in found.items()}
+
+
+def distinct(record):
+    """Return (the record with each run once, [a line about each that is left out]): by number or content."""
+    kept, seen, complaints = {}, {}, []
+    for name in sorted(record, key=lambda name: ("_run_" not in name, name)):  # a number in the name decides
+        content = json.dumps([record[name]["history"], record[name].get("wrong")])
+        for key, why in ((split_name(name, record[name]), "has the same number as"), (content, "is a copy of")):
+            if key in seen:
+                complaints.append(f"{name}: left out, it {why} {seen[key]}")
+                break
+        else:
+            kept[name] = record[name]
+            seen |= {split_name(name, record[name]): name, content: name}
+    return {name: run for name, run in record.items() if name in kept}, complaints
+
+
+def code_of(run):
+    """Identify the code of a run: its hash, of older runs the clean commit; one that is not known equals no other."""
+    commit = run.get("git_commit") or "-dirty"
+    return run.get("code") or (commit if not commit.endswith("-dirty") else f"unknown code of {run['experiment_name']}")
+
+
+def provenance(run):
+    return {key: code_of(run) if key == "code" else run.get(key) for key in PROVENANCE}
 
 
 def poolable(record):
@@ -77,20 +110,20 @@ def poolable(record):
     for name, runs in groups(record).items():
         sets = {}
         for run in runs.values():
-            settings = {key: value for key, value in run.items() if key not in OWN | MEASURED}
+            settings = {key: value for key, value in run.items() if key not in OWN | MEASURED} | {"code": code_of(run)}
             sets.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
         (best, chosen), *others = sorted(sets.items(), key=lambda item: (-len(item[1]), -item[1][0]["n_epochs"]))
         kept |= {run["experiment_name"] for run in chosen}
         for settings, left_out in others:
             what = ", ".join(differences(json.loads(settings), json.loads(best)))
-            numbers = ", ".join(f"{run['run']:02d}" for run in left_out)
+            numbers = ", ".join(f"{split_name(run['experiment_name'], run)[1]:02d}" for run in left_out)
             complaints.append(f"{name}: run {numbers} left out, it has {what} (--pool keeps it)")
     return {name: run for name, run in record.items() if name in kept}, complaints
 
 
 def comparable(runs):
     """Tell whether runs come from the same code on the same kind of machine and data."""
-    return len({json.dumps([run.get(key) for key in PROVENANCE], sort_keys=True) for run in runs.values()}) <= 1
+    return len({json.dumps(provenance(run), sort_keys=True) for run in runs.values()}) <= 1
 
 
 def obstacle(record, pair, table):
@@ -101,7 +134,7 @@ def obstacle(record, pair, table):
     if not all(runs := [of_experiment(record, exp_id) for exp_id in pair[:2]]):
         return None
     ours, others = (next(iter(of_one.values())) for of_one in runs)
-    different = [key for key in PROVENANCE if ours.get(key) != others.get(key)]
+    different = [key for key, value in provenance(ours).items() if value != provenance(others)[key]]
     if ours["n_epochs"] != others["n_epochs"]:
         intended = [table[exp_id].epochs for exp_id in pair[:2]]
         different += ["n_epochs"] * ([ours["n_epochs"], others["n_epochs"]] != intended)
@@ -125,6 +158,11 @@ def comparisons(record, family, table, value=last, pool=False):
     return corrected(found)
 
 
+def is_plain_mnist(run):
+    """Tell whether a run is on MNIST as it is, and may be shown beside what others have published on it."""
+    return is_mnist(run["data"]) and "perspective_sigma" not in run["data"]
+
+
 def last_steps(runs):
     """List the changes of the number of correct test images between the last epochs, of all runs."""
     return [size for run in runs.values() for size in steps(run["history"]["test_correct"])[-N_STEPS:]]
@@ -143,6 +181,17 @@ def falls(record, after=10):
     return sorted(found, reverse=True)
 
 
-def is_perspective(run):
-    """Tell whether a run is on MNIST in perspective."""
-    return "perspective_sigma" in run["data"]
+def by_data(record):
+    """Split a record by data set: {(title, prefix of file names): record}, MNIST first, by its checksum."""
+    found = {}
+    for name, run in record.items():
+        data = run["data"]
+        title, prefix = data["name"], re.sub(r"\W", "_", data["name"]) + f"_{data.get('md5', 'unknown')[:6]}_"
+        if is_mnist(data):
+            title, prefix = "MNIST", ""
+        else:
+            title = f"{title!r} (MD5 {data.get('md5', 'unknown')}), {run['test_total']:,} test images"
+        if "perspective_sigma" in data:
+            title, prefix = f"{title} in perspective, {data['perspective_sigma']} pixels", f"{prefix}Perspective"
+        found.setdefault((title, prefix), {})[name] = run
+    return dict(sorted(found.items(), key=lambda item: (item[0][1] != "", item[0][1] != "Perspective", item[0])))

@@ -83,7 +83,11 @@ def serve(**functions):
     threading.Thread(target=receive, daemon=True).start()
     while True:
         name, arguments = calls.get()
-        answer(*functions[name](*arguments, on_progress=lambda *progress: answer("progress", progress)))
+        try:
+            outcome = functions[name](*arguments, on_progress=lambda *progress: answer("progress", progress))
+        except Exception as error:  # for lack of memory, say
+            outcome = "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
+        answer(*outcome)
 
 
 def run_all(command, jobs, options, display, worker=None):

@@ -6,7 +6,9 @@ A *record* is {name of a run: its condensed results}; some files in results/ are
 import gzip
 import hashlib
 import json
+import math
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from lab.files import write_json
 ARCHIVED_LABELS = Path(__file__).resolve().parent.parent / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
 LARGEST = 20_000_000  # bytes; a run of a thousand epochs has one
 N_CLASSES = 10
+MNIST = "bd3808b2414328cf71cc2764408ae4c5"  # MD5 of its four arrays: the data that has it is MNIST, whatever its name
 COLUMNS = ("train_loss", "test_loss", "test_correct")  # of the history, in the small file
 PARTS = ("train_seconds", "test_seconds", "log_seconds", "other_seconds")  # of an epoch, summed up there
-FOLLOWS = ("confusion_matrix", "test_accuracy", "predictions")  # from the rest, with the labels of the test images
+# What follows from the rest, with the labels of the test images, or identifies files of the run's folder.
+FOLLOWS = ("confusion_matrix", "test_accuracy", "predictions", "weights", "events")
 
 
 def write(path, content):
@@ -47,11 +51,40 @@ def read(path):
             raise ValueError("its checksum does not fit")
         if content["experiment_name"] != path.parent.name:
             raise ValueError(f"it is of {content['experiment_name']!r}; a copied or renamed folder?")
+        check(content)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except (OSError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
     return content
+
+
+REQUIRED = (
+    *("run", "seed", "model", "arguments", "data", "versions", "git_commit", "device_name", "transformer"),
+    *("seconds", "trainable_parameters", "avg_test_loss"),
+)
+
+
+def is_mnist(data):
+    """Tell whether the description of a data set is MNIST's, as it is or distorted."""
+    return data.get("md5") == MNIST
+
+
+def check(content):
+    """Raise ValueError if figures of a results.json contradict each other: somebody may have sealed it anew."""
+    if missing := [key for key in REQUIRED if key not in content]:
+        raise ValueError(f"{', '.join(missing)} is missing")
+    history, matrix, predicted = content["history"], content["confusion_matrix"], content["predictions"]
+    correct, total = content["test_correct"], content["test_total"]
+    if not all(0 <= epoch[key] < math.inf for epoch in history for key in ("train_loss", "test_loss")):
+        raise ValueError("a loss is negative or not finite")
+    counts = {correct, history[-1]["test_correct"], sum(row[digit] for digit, row in enumerate(matrix))}
+    if len(history) != content["n_epochs"] or len(predicted) != total or sum(map(sum, matrix)) != total:
+        raise ValueError("the numbers of epochs or images do not agree")
+    if is_mnist(content["data"]):
+        counts.add(sum(ours == label for ours, label in zip(predicted, mnist_labels(), strict=True)))
+    if len(counts) > 1 or content["test_accuracy"] != 100 * correct / total:
+        raise ValueError("accuracy, history, confusion matrix and predictions do not agree")
 
 
 def read_all(out):
@@ -63,6 +96,9 @@ def read_all(out):
     for folder in sorted(path for path in Path(out).iterdir() if path.is_dir()):
         path = folder / "results.json"
         if folder.name == "test" or folder.name.startswith("."):
+            continue
+        if not re.fullmatch(r"\w[\w.-]*", folder.name):
+            complaints.append(f"{out}: passed over, {folder.name!a} is not the name of a run")
             continue
         if not os.path.lexists(path):
             complaints.append(f"{folder}: passed over, it has no results.json (unfinished?)")
@@ -84,7 +120,7 @@ def condensed(results):
     predicted = results["predictions"]
     small = {key: value for key, value in results.items() if key not in FOLLOWS} | {"history": history}
     small |= {part: round(sum(epoch[part] for epoch in results["history"]), 2) for part in PARTS}
-    labels = mnist_labels() if results["data"].get("name") == "MNIST" else ""
+    labels = mnist_labels() if is_mnist(results["data"]) else ""
     if len(labels) == len(predicted):
         pairs = enumerate(zip(predicted, labels, strict=True))
         small["wrong"] = " ".join(f"{image}:{ours}" for image, (ours, label) in pairs if ours != label)

@@ -7,7 +7,17 @@ import statistics
 from scipy.stats import kendalltau
 
 from lab import stats
-from lab.comparison import FAMILIES, comparisons, falls, groups, last_steps, obstacles, of_experiment
+from lab.comparison import (
+    FAMILIES,
+    by_data,
+    comparisons,
+    falls,
+    groups,
+    is_plain_mnist,
+    last_steps,
+    obstacles,
+    of_experiment,
+)
 from lab.results import PARTS, last, last_five, percentages, wrong_images
 from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 
@@ -107,6 +117,8 @@ def at_equal_size(runs):
 
 
 def original(runs):
+    if not all(map(is_plain_mnist, runs.values())):
+        return ""
     accuracy = ORIGINAL_ACCURACY.get(shared("experiment_name")(runs)[:6])
     return f"{accuracy:.2f}" if accuracy else ""
 
@@ -329,14 +341,16 @@ def paragraphs(*parts):
 
 def comparison_document(record, table, pool=False):
     """Tell all that can be said about the runs in a folder, as Markdown."""
-    single = sum(len(runs) == 1 for runs in groups(record).values())
-    note = f"{single} of the experiments have one run only, and therefore no interval." if single else ""
-    parts = ["# Comparison", results_table(record), note, *(obstacles(record, table) if not pool else ())]
-    for name, family in FAMILIES.items():
-        if differences := differences_table(record, family, table, pool):
-            parts += [f"## Paired differences: {name}", differences]
-    if variance := variance_table(record):
-        parts += ["## Where the variance comes from", variance]
+    parts = ["# Comparison", *(obstacles(record, table) if not pool else ())]
+    for (title, _), part in by_data(record).items():
+        single = sum(len(runs) == 1 for runs in groups(part).values())
+        note = f"{single} of the experiments have one run only, and therefore no interval." if single else ""
+        parts += [f"## {title}", results_table(part), note]
+        for name, family in FAMILIES.items():
+            if differences := differences_table(part, family, table, pool):
+                parts += [f"### Paired differences: {name}", differences]
+        if variance := variance_table(part):
+            parts += ["### Where the variance comes from", variance]
     return paragraphs(*parts) + "\n"
 
 

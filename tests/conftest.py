@@ -190,6 +190,7 @@ def results_of(name, correct, total=1000, **changes):
     return {
         **{"experiment_name": name, "avg_test_loss": 0.1, "test_accuracy": 100 * correct[-1] / total},
         **{"test_correct": correct[-1], "test_total": total, "n_epochs": len(correct), "run": int(name[11:13])},
+        **{"seed": 122 + int(name[11:13]), "model": "Net"},
         **{"arguments": {}, "data": {"name": "few"}, "device_name": "a machine", "trainable_parameters": 27360},
         **{"versions": {"torch": "2"}, "git_commit": "a" * 40, "seconds": 12.0 * len(correct), "transformer": None},
         **{"plain_convolutions": False, "history": history, "confusion_matrix": matrix},

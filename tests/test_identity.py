@@ -1,0 +1,578 @@
+"""What belongs together: code, settings, files and data of a run. Each case once made the program say false things.
+
+Real runs on few digits. Nothing here is found by luck: it is refused in one line, or harmless.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, results_of, write_results
+from helpers import TRIAL, Linear, Unrecorded, forbid, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stress_kill import points
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+import plot
+import train
+from lab import comparison, results, tables
+from lab.settings import RunError
+from run_experiments import ALL
+from stn import mnist
+
+NAME = "exp_03_run_01_bypass_localisation"
+
+
+@pytest.fixture(scope="module")
+def finished(digits, tmp_path_factory):
+    """A finished run of three epochs: (the folder of its folder, its results)."""
+    out = tmp_path_factory.mktemp("finished")
+    return out, run(digits, out, model=Linear)
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return shutil.copytree(finished[0], tmp_path / "out")
+
+
+def stop(copy, *names):
+    """Make a finished run one that was stopped after its last epoch."""
+    for name in ("results.json", *names):
+        (copy / TRIAL / name).unlink()
+
+
+# Code
+
+
+@pytest.mark.parametrize("code", ["0" * 64, None], ids=["other", "not known"])
+def test_a_run_is_not_continued_with_other_code_but_a_finished_one_is_shown(
+    copy, finished, digits, monkeypatch, fault, code
+):
+    monkeypatch.setattr(train, "code_of", lambda model: code)
+    with fault("code changed since a run was begun") as told:
+        assert run(digits, copy, model=Linear) == finished[1]
+        stop(copy)
+        with pytest.raises(RunError, match=r"was begun with other code \(commit .*\), with which alone .*--force"):
+            run(digits, copy, model=Linear)
+        told()
+        run(digits, copy, model=Linear, overwrite=True)
+
+
+def test_code_that_changes_between_the_command_and_its_run_is_refused(digits, tmp_path, monkeypatch):
+    made = train.settings_of(Linear(), TRIAL, None, 1, digits.description, "cpu")
+    monkeypatch.setattr(train, "code_of", lambda model: "0" * 64)
+    with pytest.raises(RunError, match="the code has changed since this command was started"):
+        train.train_run(Linear(), made, digits, tmp_path, "cpu", False, "", 0, None)
+
+
+def test_the_code_of_a_network_of_ones_own_is_that_of_its_file_and_of_the_repository(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    codes = set()
+    for number in range(2):
+        module = tmp_path / f"mine_{number}.py"
+        module.write_text(f"from torch import nn\n\nclass Mine(nn.Linear):\n    number = {number}\n")
+        codes.add(train.code_of(__import__(module.stem).Mine(1, 1)))
+    codes.add(train.code_of(nn.Linear(1, 1)))
+    assert len(codes) == 3
+    typed = {}
+    exec("from torch import nn\nclass Typed(nn.Linear):\n    pass", typed)
+    assert train.code_of(typed["Typed"](1, 1)) is None
+
+
+def record_of(*runs):
+    """(name, changes) ... -> a record of runs with 1000 test images."""
+    return {
+        name: results.condensed(results_of(name, [900, 900 + number], **changes))
+        for number, (name, changes) in enumerate(runs)
+    }
+
+
+DIRTY = {"git_commit": "a" * 40 + "-dirty"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "pooled"),
+    [
+        ({"code": "1", **DIRTY}, {"code": "2", **DIRTY}, False),
+        ({"code": "1", **DIRTY}, {"code": "1", **DIRTY}, True),
+        ({"code": "1", "git_commit": "b" * 40}, {"code": "1", "git_commit": "c" * 40}, True),
+        ({"code": None, "git_commit": None}, {"code": None, "git_commit": None}, False),
+        (DIRTY, DIRTY, False),
+        ({}, {}, True),
+    ],
+)
+def test_runs_are_pooled_by_their_code_and_unknown_code_equals_nothing(one, other, pooled, fault):
+    histories = [
+        [{**epoch, "train_loss": loss} for epoch in results_of(NAME, [900, 980])["history"]] for loss in (0.1, 0.2)
+    ]
+    record = record_of(
+        (NAME, one | {"history": histories[0]}), (NAME.replace("01", "02"), other | {"history": histories[1]})
+    )
+    with fault("runs of other or unknown code pooled"):
+        kept, complaints = comparison.poolable(record)
+        assert len(kept) == 1 + pooled
+        assert len(complaints) == 1 - pooled
+        assert comparison.comparable(record) == pooled
+
+
+# Files
+
+
+def test_files_of_another_run_are_refused(copy, digits, tmp_path, fault):
+    """A checkpoint of another seed, length or network, and weights of the same run from another place."""
+    others = [{"run": 2, "seed": 124}, {"n_epochs": 4}, {"model": Unrecorded, "n_epochs": 1}]
+    for number, other in enumerate(others):
+        name = f"exp_98_run_0{number}_other"
+        with fault("checkpoint or weights of another run") as told:
+            run(digits, tmp_path / "others", **{"name": name, "model": Linear, **other})
+            out = shutil.copytree(copy, tmp_path / f"out_{number}")
+            (out / TRIAL / "results.json").unlink()
+            shutil.copy(tmp_path / "others" / name / "checkpoint.pt", out / TRIAL)
+            with pytest.raises(RunError, match=r"checkpoint.pt belongs to another run.*--force"):
+                run(digits, out, model=Linear)
+            told()
+            shutil.copy(tmp_path / "others" / name / "weights.pt", copy / TRIAL)
+            with pytest.raises(RunError, match=r"weights.pt belongs to another run.*--force"):
+                run(digits, copy, model=Linear)
+
+
+def test_weights_that_the_run_has_not_written_are_refused(copy, digits, fault):
+    """Sealed for the same settings by somebody who knows how."""
+    owner = train.fingerprint(json.loads((copy / TRIAL / "settings.json").read_text()))
+    train.save_tensors(copy / TRIAL / "weights.pt", Linear().state_dict(), owner)
+    message = r"weights.pt is not the file that the run has written; .*--force"
+    with fault("checkpoint or weights of another run"), pytest.raises(RunError, match=message):
+        run(digits, copy, model=Linear)
+
+
+def test_results_of_other_settings_are_refused(copy, digits, fault):
+    path = copy / TRIAL / "results.json"
+    results.write(path, results.read(path) | {"seed": 7})
+    with fault("results of another run"):
+        with pytest.raises(
+            RunError, match=r"results.json is of a run with seed 7 instead of 123 than in settings.json"
+        ):
+            run(digits, copy, model=Linear)
+
+
+MUTATION = st.lists(
+    st.tuples(st.sampled_from(["flip", "cut", "insert", "delete"]), st.integers(0, 10**6), st.integers(0, 255)),
+    min_size=1,
+    max_size=3,
+)
+
+
+def mutated(content, mutations):
+    content = bytearray(content)
+    for how, place, byte in mutations:
+        place %= max(len(content), 1)
+        if how == "flip" and content:
+            content[place] ^= byte or 1
+        elif how == "cut":
+            del content[place:]
+        elif how == "insert":
+            content.insert(place, byte)
+        elif content:
+            del content[place]
+    return bytes(content)
+
+
+@pytest.fixture(scope="module")
+def scratch(finished, tmp_path_factory):
+    """A copy of the finished run in which files are broken and mended: (folder, {name: good content})."""
+    out = shutil.copytree(finished[0], tmp_path_factory.mktemp("scratch") / "out")
+    names = ("results.json", "settings.json", "checkpoint.pt", "weights.pt")
+    return out / TRIAL, {name: (out / TRIAL / name).read_bytes() for name in names}
+
+
+@settings(max_examples=1000)
+@given(mutations=MUTATION)
+def test_mutated_results_are_refused_or_mean_the_same(scratch, mutations):
+    place, good = scratch
+    (place / "results.json").write_bytes(mutated(good["results.json"], mutations))
+    record, complaints = results.read_all(place.parent)
+    (place / "results.json").write_bytes(good["results.json"])
+    if record:  # white space between the values
+        assert record == results.read_all(place.parent)[0]
+    else:
+        assert len(complaints) == 1
+        assert complaints[0].isprintable()
+
+
+@settings(max_examples=1000)
+@given(mutations=MUTATION)
+def test_mutated_settings_are_refused_or_mean_the_same(scratch, mutations):
+    place, good = scratch
+    asked = json.loads(good["settings.json"])
+    (place / "settings.json").write_bytes(mutated(good["settings.json"], mutations))
+    try:
+        state = train.folder.state_of(place, asked)
+        there = train.folder.read_settings(place)
+        if state == "finished" and {**there, "code": 0, "git_commit": 0} != {**asked, "code": 0, "git_commit": 0}:
+            pytest.fail(f"{there} is taken for {asked}")
+        if state == "finished" and there != asked:  # another code or commit is told there than in the results
+            with pytest.raises(RunError, match=r"than in settings\.json"):
+                train.folder.read_results(place)
+    except RunError as error:
+        complaint = str(error)
+    else:
+        complaint = ""
+    finally:
+        (place / "settings.json").write_bytes(good["settings.json"])
+    assert complaint == "" or ("--force" in complaint and "\n" not in complaint)
+
+
+@settings(max_examples=1000)
+@given(mutations=MUTATION, name=st.sampled_from(["checkpoint.pt", "weights.pt"]))
+def test_mutated_checkpoints_are_damaged(scratch, mutations, name):
+    place, good = scratch
+    content = mutated(good[name], mutations)
+    (place / name).write_bytes(content)
+    try:
+        if content == good[name]:
+            train.load_tensors(place / name)
+        else:
+            with pytest.raises(train.Damaged):
+                train.load_tensors(place / name)
+    finally:
+        (place / name).write_bytes(good[name])
+
+
+SEALED = {
+    "accuracy that the predictions contradict": {"test_correct": 983, "test_accuracy": 98.3},
+    "no number of parameters": {"trainable_parameters": None},
+    "infinite loss": {"history": [{**results_of(NAME, [982])["history"][0], "train_loss": float("1e999")}]},
+    "negative loss": {"history": [{**results_of(NAME, [982])["history"][0], "test_loss": -0.1}]},
+    "no epochs": {"history": []},
+    "fewer predictions": {"predictions": "0" * 999},
+}
+
+
+@pytest.mark.parametrize("change", SEALED)
+def test_results_that_contradict_themselves_are_refused_though_sealed_anew(tmp_path, change, fault):
+    content = results_of(NAME, [982]) | SEALED[change]
+    content = {key: value for key, value in content.items() if value is not None or key == "transformer"}
+    (tmp_path / NAME).mkdir()
+    text = json.dumps({**content, "checksum": results.checksum(content)})
+    (tmp_path / NAME / "results.json").write_text(text)
+    with fault("results that contradict themselves"):
+        record, complaints = results.read_all(tmp_path)
+        assert record == {}
+        assert len(complaints) == 1
+        assert "passed over, it is broken (" in complaints[0]
+
+
+def test_predictions_of_mnist_are_compared_with_its_labels(tmp_path, fault):
+    """All figures agree with each other, but not with the labels in the repository."""
+    description = {"name": "mine", "mean": 0.1307, "std": 0.3081, "md5": results.MNIST}
+    changes = {"total": 10_000, "data": description}
+    with fault("results that contradict themselves"):
+        write_results(tmp_path, NAME, [9_900], **changes)
+        record, complaints = results.read_all(tmp_path)
+        assert record == {}
+        assert "predictions do not agree" in complaints[0]
+
+
+def test_runs_with_the_same_number_or_content_are_named(tmp_path, fault):
+    """`foo` beside `foo_run_01`, a copy under another number, and numbers that only the names tell."""
+    name = "exp_03_run_0{}_foo".format
+    changes = [{"avg_test_loss": 0.1}, {"avg_test_loss": 0.2}]
+    write_results(tmp_path, name(1), [900, 982])
+    write_results(tmp_path, name(2), [900, 982], **changes[1])  # sealed anew with another loss, the rest is a copy
+    write_results(tmp_path, name(3), [901, 983], run=1)  # its number was left at the default
+    folder = tmp_path / "exp_03_foo"
+    folder.mkdir()
+    results.write(folder / "results.json", results_of(name(1), [902, 984]) | {"experiment_name": "exp_03_foo"})
+    with fault("runs whose numbers collide, or copies"):
+        record, complaints = comparison.distinct(results.read_all(tmp_path)[0])
+        assert list(record) == [name(1), name(3)]
+        assert sorted(complaints) == [
+            f"exp_03_foo: left out, it has the same number as {name(1)}",
+            f"{name(2)}: left out, it is a copy of {name(1)}",
+        ]
+        assert list(comparison.groups(record)["exp_03_foo"]) == [1, 3]
+
+
+# TensorBoard
+
+
+def continued(digits, out, damage):
+    """Stop a run of three epochs after two, let `damage` do something to its events, and go on to its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        original, calls = train.save_checkpoint, []
+
+        def stopped(*args):
+            original(*args)
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(train, "save_checkpoint", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(digits, out, model=Linear)
+    (path,) = (out / TRIAL).glob("events*")
+    damage(path)
+    return run(digits, out, model=Linear)
+
+
+def test_a_damaged_file_of_tensorboard_is_named_and_its_curves_are_written_anew(
+    finished, digits, tmp_path, capsys, fault
+):
+    def flip(path):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 20] ^= 4
+        path.write_bytes(content)
+
+    with fault("events file damaged or out of order"):
+        continued(digits, tmp_path, flip)
+        said = capsys.readouterr().err
+        assert f"{tmp_path / TRIAL}: TensorBoard's file was damaged; of epoch 1, 2 only losses" in said
+        ours, theirs = points(tmp_path / TRIAL), points(finished[0] / TRIAL)
+        for tag in ("Accuracy test", "Average loss test", "Average loss train"):
+            assert ours[tag] == theirs[tag]
+
+
+def test_steps_are_in_order_whatever_the_clock_says(finished, digits, tmp_path, fault):
+    def from_the_future(path):
+        path.rename(path.with_name(path.name.replace(path.name.split(".")[3], "4000000000")))
+
+    with fault("events file damaged or out of order"):
+        continued(digits, tmp_path, from_the_future)
+        assert points(tmp_path / TRIAL) == points(finished[0] / TRIAL)
+        events = EventAccumulator(str(tmp_path / TRIAL), {"scalars": 0}).Reload()
+        assert [event.step for event in events.Scalars("Accuracy test")] == [1, 2, 3]
+
+
+def test_a_finished_runs_damaged_events_are_named_at_the_next_start(call, idx_folder, tmp_path, fault):
+    command = ("run_experiments.py", "--data", idx_folder, "--out", tmp_path, "--epochs", 1, "--only", "exp_03")
+    assert call(*command).returncode == 0
+    (path,) = (tmp_path / NAME).glob("events*")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with fault("events file damaged or out of order"):
+        again = call(*command)
+        assert f"{path} is damaged: TensorBoard may not show all of it" in again.stdout.splitlines()
+        assert again.returncode == 0
+
+
+# Data
+
+
+@pytest.fixture
+def fashion(idx_folder, tmp_path):
+    """Other images in a folder that is called MNIST."""
+    arrays = [mnist.read_idx(idx_folder, name) for name in mnist.MD5]
+    folder = tmp_path / "MNIST"
+    folder.mkdir()
+    mnist.write_idx(folder, [255 - array if array.ndim == 3 else array for array in arrays])
+    return folder
+
+
+def test_a_folder_called_mnist_is_not_mnist(fashion, call, tmp_path, fault):
+    out = tmp_path / "out"
+    process = call("run_experiments.py", "--data", fashion, "--out", out, "--epochs", 1, "--only", "exp_02", "exp_03")
+    assert process.returncode == 0, process.stderr
+    with fault("other data under the name of MNIST"):
+        record = results.read_all(out)[0]
+        assert not any("wrong" in run for run in record.values())
+        assert not any(map(plot.as_in_the_table, record.values()))
+        document = tables.comparison_document(record, ALL)
+        assert re.search(r"^## 'MNIST' \(MD5 [0-9a-f]{32}\), 500 test images$", document, re.MULTILINE)
+        assert "98.84" not in document  # the original's, on MNIST
+        drawn = plot.comparison_figures(record)
+        assert all(name.startswith("MNIST_") for name in drawn)
+        (figure,) = (drawing for name, drawing in drawn.items() if name.endswith("AccuracyComparison.png"))
+        assert not any("original" in text.get_text() or "claim" in text.get_text() for text in figure.legends[0].texts)
+        with pytest.raises(ValueError, match="only runs on MNIST"):
+            plot.animate(out, ALL["exp_02"].directory(1))
+
+
+def test_each_data_set_has_a_table_of_its_own(fault):
+    mnists = {"name": "MNIST", "md5": results.MNIST}
+    datas = [
+        mnists,
+        mnists | {"perspective_sigma": 3.5},
+        mnists | {"perspective_sigma": 7},
+        {"name": "few", "md5": "1" * 32},
+    ]
+    record = record_of(*((f"exp_0{n}_run_01_x", {"data": data}) for n, data in enumerate(datas, 1)))
+    with fault("tables of mixed data"):
+        document = tables.comparison_document(record, ALL)
+        assert re.findall(r"^## (.*)$", document, re.MULTILINE) == [
+            "MNIST",
+            "MNIST in perspective, 3.5 pixels",
+            "MNIST in perspective, 7 pixels",
+            f"'few' (MD5 {'1' * 32}), 1,000 test images",
+        ]
+        assert document.count("98.70") == 1  # the original's exp_01, in the table of MNIST alone
+
+
+# Networks of one's own
+
+
+def ends_with(layer):
+    return lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10), layer)
+
+
+class Twelve(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(784, 12), nn.LogSoftmax(1))
+
+
+class Frozen(Linear):
+    def __init__(self):
+        super().__init__()
+        self.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        (Twelve, {}, r"gives \(2, 12\) of 2 images, not log-probabilities \(2, 10\)"),
+        (ends_with(nn.Identity()), {}, "rows are not log-probabilities: it should end with log_softmax"),
+        (ends_with(nn.Softmax(1)), {}, "rows are not log-probabilities"),
+        (lambda: nn.Linear(784, 10), {}, r"the network fails on images \(2, 1, 28, 28\): RuntimeError: "),
+        (Frozen, {}, "the network has no parameter to train"),
+        (Linear, {"run": 0}, "run is a whole number from 1, seed one from 0, not run 0 and seed 123"),
+        (Linear, {"seed": -1}, "not run 1 and seed -1"),
+        (Linear, {"seed": 1.5}, "not run 1 and seed 1.5"),
+        (Linear, {"arguments": {"layer": nn.ReLU()}}, "not JSON serializable; arguments are plain values"),
+        (Linear, {"arguments": {"rate": float("nan")}}, "arguments are plain values"),
+    ],
+)
+def test_a_network_that_cannot_be_a_run_is_refused_before_training(
+    digits, tmp_path, monkeypatch, fault, network, options, message
+):
+    forbid(monkeypatch, train, "train_epoch")
+    with fault("a network or arguments that cannot be a run") as told:
+        with pytest.raises(RunError, match=message) as error:
+            run(digits, tmp_path, model=network, **options)
+        told()
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / TRIAL / "settings.json").exists()
+
+
+def test_scores_that_are_nan_in_a_class_without_images_are_found(digits, tmp_path, fault):
+    class Unseen(Linear):
+        def forward(self, x):
+            scores = super().forward(x)
+            if self.training or len(x) == 2:
+                return scores
+            return torch.where(torch.arange(10) == 9, torch.nan, scores)
+
+    few = digits._replace(
+        test_images=digits.test_images[digits.test_labels < 9], test_labels=digits.test_labels[digits.test_labels < 9]
+    )
+    with fault("loss or gradient not finite"), pytest.raises(RunError, match="in epoch 1 is not finite"):
+        run(few, tmp_path, model=Unseen)
+
+
+# Messages
+
+
+def start(idx_folder, out, shell, tmp_path, only="exp_03"):
+    """Run the command in a shell line in which {command} stands for it."""
+    command = f"{sys.executable} {ROOT / 'run_experiments.py'} --data {idx_folder} --out {out} --epochs 1 --only {only}"
+    return subprocess.run(["bash", "-c", shell.format(command=command)], capture_output=True, cwd=tmp_path, timeout=170)
+
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        "{command} | head -1; exit ${{PIPESTATUS[0]}}",
+        "{command} >/dev/full",
+        "{command} 2>&-",
+        "{command} >&-",
+        "{command} >&- 2>&- <&-",
+        "{command} 2>/dev/full",
+        "LC_ALL=C PYTHONIOENCODING=ascii {command}",
+        "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {command}",
+    ],
+)
+def test_streams_that_are_closed_full_or_lack_letters_do_not_stop_the_work(idx_folder, tmp_path, shell, fault):
+    out = "out_ü" if "LC_ALL" in shell else "out"
+    with fault("stdout or stderr closed, full or without letters") as told:
+        process = start(idx_folder, out, shell, tmp_path)
+        told()
+        assert b"Traceback" not in process.stderr, process.stderr.decode()
+        assert process.returncode == 0, process.stderr.decode()
+        assert (tmp_path / out / NAME / "results.json").exists()
+        if ">/dev/full" in shell and "2>" not in shell:
+            assert b"The output cannot be written" in process.stderr
+
+
+def test_a_folder_whose_name_is_no_text_is_used(idx_folder, tmp_path, fault):
+    with fault("stdout or stderr closed, full or without letters"):
+        process = start(idx_folder, "$'out_\\xff'", "{command}", tmp_path)
+        assert b"Traceback" not in process.stderr
+        assert process.returncode == 0
+        assert os.path.exists(os.path.join(os.fsencode(tmp_path), b"out_\xff", NAME.encode(), b"results.json"))
+
+
+def test_a_working_directory_that_is_gone_is_told(idx_folder, tmp_path, fault):
+    with fault("working directory deleted, or no memory"):
+        process = start(idx_folder, "out", "mkdir gone && cd gone && rmdir ../gone && {command}", tmp_path)
+        said = b"run_experiments.py: the working directory does not exist any more; change to another\n"
+        assert (process.returncode, process.stderr) == (2, said)
+
+
+def test_a_lack_of_memory_is_told_in_one_line(idx_folder, tmp_path, fault):
+    with fault("working directory deleted, or no memory"):
+        process = start(idx_folder, tmp_path / "out", "ulimit -v 600000; {command}", tmp_path)
+        assert process.returncode in (1, 2)
+        assert b"Traceback" not in process.stderr, process.stderr.decode()
+        assert process.stderr.count(b"run_experiments.py: ") == 1
+
+
+def test_links_that_lead_nowhere_are_named(digits, tmp_path, fault):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("dangling", "loop"):
+        with fault("symbolic links"), pytest.raises(RunError, match=f"{name} is a symbolic link that leads nowhere"):
+            run(digits, tmp_path / name, model=Linear)
+
+
+def test_no_link_is_written_through(digits, tmp_path, fault):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in (".holder", ".lock", "results.json", "checkpoint.pt"):
+        out = tmp_path / f"out_{name}"
+        (out / TRIAL).mkdir(parents=True)
+        (out / TRIAL / name).symlink_to(victim)
+        with fault("symbolic links"):
+            try:
+                run(digits, out, n_epochs=1, model=Linear)
+            except RunError as error:
+                assert "symbolic link" in str(error) or "of another version" in str(error)  # noqa: PT017 either is right
+            assert victim.read_text() == "mine"
+
+
+def test_a_linked_run_is_not_replaced(copy, digits, tmp_path, fault):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / TRIAL).symlink_to(copy / TRIAL)
+    with fault("symbolic links"):
+        with pytest.raises(RunError, match="is a symbolic link: what it leads to is not replaced"):
+            run(digits, linked, model=Linear, overwrite=True)
+        assert (copy / TRIAL / "results.json").exists()
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mred", "a|b", "a\nb", "a b", "-x", "$(id)"])
+def test_names_of_folders_made_by_hand_are_quoted(tmp_path, name, fault):
+    write_results(tmp_path, NAME, [982])
+    (tmp_path / name).mkdir()
+    results.write(tmp_path / name / "results.json", results_of(NAME, [983]) | {"experiment_name": name})
+    with fault("names of folders with other characters"):
+        record, complaints = results.read_all(tmp_path)
+        assert list(record) == [NAME]
+        assert len(complaints) == 1
+        assert complaints[0].isprintable()
+        assert f"{name!a} is not the name of a run" in complaints[0]
