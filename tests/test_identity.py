@@ -155,11 +155,10 @@ def test_weights_that_the_run_has_not_written_are_refused(copy, digits, fault):
 def test_results_of_other_settings_are_refused(copy, digits, fault):
     path = copy / TRIAL / "results.json"
     results.write(path, results.read(path) | {"seed": 7})
-    with fault("results of another run"):
-        with pytest.raises(
-            RunError, match=r"results.json is of a run with seed 7 instead of 123 than in settings.json"
-        ):
-            run(digits, copy, model=Linear)
+    with fault("results of another run"), pytest.raises(
+        RunError, match=r"results.json is of a run with seed 7 instead of 123 than in settings.json"
+    ):
+        run(digits, copy, model=Linear)
 
 
 MUTATION = st.lists(
