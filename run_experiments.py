@@ -233,9 +233,8 @@ def prepare(options, jobs, on_progress=None):
                 job.status = "skipped: already finished"
                 if job.results["code"] != job.settings.code:
                     job.status += f", with {other_code(job.results)}"
-                note += [
-                    f"{path} is damaged: TensorBoard may not show all" for path in damaged_events(place, job.results)
-                ]
+                damaged = damaged_events(place, job.results)
+                note += [f"{path} is damaged: TensorBoard may not show all of it" for path in damaged]
         except RunError as error:
             complaints.append(str(error))
     if complaints:
@@ -299,6 +298,8 @@ def parse_arguments(arguments=None):
         parser.error(f"--device: cpu, cuda or cuda:N is needed, not {options.device!r}")
     if not options.out.strip():
         parser.error("--out: the name of a folder is needed, not an empty one")
+    if any("\ud800" <= letter <= "\udfff" for letter in options.out):  # bytes that are no text; TensorBoard needs one
+        parser.error(f"--out {options.out!a}: a name that is text in UTF-8 is needed")
     if options.slurm and options.executor != "slurm":
         parser.error("--slurm is only for --executor slurm")
     parameters = [re.fullmatch(r"([a-z_]+)=(.+)", text) or text for text in options.slurm]
