@@ -426,9 +426,14 @@ def results_document(folder, table):
         measurement("A whole job, and what its runs spend beside their training", "job", job_text),
         measurement("Memory", "memory", "All processes of a job together: {peak_megabytes:,} MB at most.".format_map),
         measurement("A thousand runs", "scale", scale_table),
-        measurement("On a GPU", "h100", "The seven in {minutes} minutes, {at_a_time} at a time.".format_map),
+        measurement("On a GPU", "h100", gpu_text),
         measurement("Fast against plain convolutions", "formulations", formulations_table),
         "## Faults",
         measurement("What was tried, and how often it held", "faults", faults_table),
     )
     return page + "\n"
+
+
+def gpu_text(record):
+    minutes = " and ".join(f"{value:.2f}" for value in record["minutes"])
+    return f"The seven in {minutes} minutes, {record['at_a_time']} at a time."
