@@ -107,10 +107,10 @@ def told(rows):
     return [(name, values, centre(values), mark) for name, values, mark in rows]
 
 
-def accuracy_figure(record):
-    """Draw the runs of every experiment as points, with mean and interval."""
+def accuracy_figure(record, title=""):
+    """Draw the runs of every experiment as points, with mean and interval. title: of the data, if it is to be told."""
     line = CLAIM if all(map(is_plain_mnist, record.values())) else None
-    return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch", line))
+    return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title and f' ({title})'}", line))
 
 
 def differences_figure(record, pairs, pool=False):
@@ -163,9 +163,9 @@ def comparison_figures(record, pool=False):
     # Without the transformer's own effect in perspective, beside which the others could not be seen.
     small = [pair for name in FAMILIES if name.startswith("In persp") for pair in FAMILIES[name] if pair[1] != "exp_12"]
     drawn = {}
-    for (_, prefix), part in by_data(record).items():
-        family = small if prefix.endswith("Perspective") else FAMILIES["The seven"]
-        drawn[f"{prefix}AccuracyComparison.png"] = accuracy_figure(part)
+    for (title, prefix), part in by_data(record).items():
+        family = small if "Perspective" in prefix else FAMILIES["The seven"]
+        drawn[f"{prefix}AccuracyComparison.png"] = accuracy_figure(part, title if title != "MNIST" else "")
         drawn[f"{prefix}Differences.png"] = differences_figure(part, family, pool)
         drawn[f"{prefix}AccuracyCurves.png"] = accuracy_curves(part)
         drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, LOSS)

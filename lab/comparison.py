@@ -4,7 +4,8 @@ import itertools
 import json
 import re
 
-from lab.results import PARTS, is_mnist, last, percentages
+from lab.results import MNIST, PARTS, is_mnist, last, percentages
+from lab.sets import PERSPECTIVE_SIGMA
 from lab.settings import differences
 from lab.stats import compare, corrected, steps
 
@@ -182,16 +183,19 @@ def falls(record, after=10):
 
 
 def by_data(record):
-    """Split a record by data set: {(title, prefix of file names): record}, MNIST first, by its checksum."""
+    """Split a record by data set, known by its checksum: {(title, prefix of file names): record}, MNIST first.
+
+    Names of figures need a prefix only for distorted images, and for a second data set.
+    """
     found = {}
+    digests = sorted({run["data"].get("md5", "unknown") for run in record.values()}, key=lambda md5: md5 != MNIST)
     for name, run in record.items():
         data = run["data"]
-        title, prefix = data["name"], re.sub(r"\W", "_", data["name"]) + f"_{data.get('md5', 'unknown')[:6]}_"
-        if is_mnist(data):
-            title, prefix = "MNIST", ""
-        else:
-            title = f"{title!r} (MD5 {data.get('md5', 'unknown')}), {run['test_total']:,} test images"
-        if "perspective_sigma" in data:
-            title, prefix = f"{title} in perspective, {data['perspective_sigma']} pixels", f"{prefix}Perspective"
+        md5 = data.get("md5", "unknown")
+        title = "MNIST" if md5 == MNIST else f"{data['name']!r} (MD5 {md5}), {run['test_total']:,} test images"
+        prefix = "" if md5 == digests[0] else re.sub(r"\W", "_", data["name"]) + f"_{md5[:6]}_"
+        if sigma := data.get("perspective_sigma"):
+            usual = sigma == PERSPECTIVE_SIGMA
+            title, prefix = f"{title} in perspective, {sigma} pixels", f"{prefix}Perspective{'' if usual else sigma}"
         found.setdefault((title, prefix), {})[name] = run
-    return dict(sorted(found.items(), key=lambda item: (item[0][1] != "", item[0][1] != "Perspective", item[0])))
+    return dict(sorted(found.items(), key=lambda item: (not item[0][0].startswith("MNIST"), item[0][1])))

@@ -10,6 +10,7 @@ ORIGINAL_ACCURACY = {
 }
 TUTORIAL_ACCURACY = 98.69  # in %, as the tutorial claims it
 
+PERSPECTIVE_SIGMA = 3.5  # pixels, of the noise that moves corners (see stn/perspective.py)
 # What lies outside of an image is background, not grey (see stn/warps.py).
 BACKGROUND = {"padding": "background"}
 # The localisation network learns slowly: else the accuracy jumps from epoch to epoch.

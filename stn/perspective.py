@@ -7,10 +7,11 @@ is one fixed draw.
 import numpy as np
 import torch
 
+from lab.sets import PERSPECTIVE_SIGMA
 from stn.data import Dataset, epoch_seed
 from stn.warps import CORNERS
 
-PERSPECTIVE = {"perspective_sigma": 3.5}  # pixels, in each direction; part of the description of such a set
+PERSPECTIVE = {"perspective_sigma": PERSPECTIVE_SIGMA}  # in each direction; part of the description of such a set
 TEST_SEED = 0  # of the test set; runs have other seeds
 DISTORTION_BATCH = 500
 

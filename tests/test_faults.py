@@ -30,7 +30,8 @@ from torch import nn
 
 import train
 from lab import files, folder
-from lab.settings import Recipe, RunError
+from lab.folder import read_settings
+from lab.settings import Recipe, RunError, fingerprint
 from run_experiments import ALL
 from stn.checkpoint import save_tensors
 
@@ -208,10 +209,16 @@ def test_a_file_that_would_run_code_is_refused(finished, stopped, digits, tmp_pa
     source = stopped if name == "checkpoint.pt" else finished[0].parent
     out = shutil.copytree(source, tmp_path / "out")
     path = out / TRIAL / name
-    (save_tensors if sealed else lambda path, content: torch.save(content, path))(path, {"model": Trap()})
+    owner = fingerprint(read_settings(path.parent))
+    if sealed:
+        save_tensors(path, {"model": Trap()}, owner)
+    else:
+        torch.save({"model": Trap()}, path)
     with fault("checkpoint or weights that would run code") as told:
         if sealed or name == "weights.pt":
-            with pytest.raises(RunError, match=rf"{name} (holds more than tensors|is damaged).*--force"):
+            with pytest.raises(
+                RunError, match=rf"{name} (holds more than tensors|is damaged|is not the file).*--force"
+            ):
                 run(digits, out, model=Unrecorded)
         else:
             results = run(digits, out, model=Unrecorded)  # goes on from the checkpoint before

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from conftest import results_of, write_results
 
-from lab import folder, results
+from lab import folder
 from lab.files import write_json
 from lab.settings import RunError, Settings
 
@@ -20,7 +21,7 @@ EARLIER = {
 
 @pytest.fixture
 def settings():
-    return Settings("trial", "Net", {}, "0123abcd", 3, {"name": "few"}).as_json()
+    return Settings("trial", "Net", {}, "0123abcd", 3, {"name": "few"}, code="c" * 64).as_json()
 
 
 @pytest.mark.parametrize("others", [[], ["weights.pt", "notes.txt", "confusion_matrix.png"]], ids=str)
@@ -76,11 +77,9 @@ def test_settings_that_cannot_be_read_are_refused_with_the_way_out(tmp_path, set
 
 
 def test_results_are_read_or_named_with_the_way_out(tmp_path):
-    place = tmp_path / "trial"
-    place.mkdir()
-    content = {"experiment_name": "trial", "test_accuracy": 98.7}
-    results.write(place / "results.json", content)
-    assert folder.read_results(place) == content
+    name = "exp_03_run_01_trial"
+    place = write_results(tmp_path, name, [987]).parent
+    assert folder.read_results(place) == results_of(name, [987])
     (place / "results.json").write_text((place / "results.json").read_text().replace("98.7", "99.7"))
     with pytest.raises(RunError) as broken:
         folder.read_results(place)

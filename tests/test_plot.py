@@ -28,7 +28,12 @@ def test_every_run_is_a_point_and_several_have_an_interval(tmp_path):
     for run, correct in enumerate((985, 987, 989), 1):
         write_results(tmp_path, f"exp_01_run_0{run}_reproduce_baseline", [900, correct])
     write_results(tmp_path, "exp_03_run_01_bypass_localisation", [982])
-    figure = plot.accuracy_figure(results.read_all(tmp_path)[0])
+    record = results.read_all(tmp_path)[0]
+    unmarked = plot.accuracy_figure(record).axes[0].lines
+    assert not any(line.get_marker() == "D" for line in unmarked)  # other data than the original's
+    for run in record.values():
+        run["data"]["md5"] = results.MNIST
+    figure = plot.accuracy_figure(record)
     shown = texts(figure)
     assert {"exp_01 reproduce baseline", "exp_03 bypass localisation"} <= set(shown)
     assert "98.70 ± 0.50" in shown  # t(2, 0.975) = 4.303 times 0.2 / sqrt(3)

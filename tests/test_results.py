@@ -79,7 +79,7 @@ def test_what_is_no_file_of_results_is_named_and_passed_over(tmp_path, make):
 
 def test_a_copied_folder_is_not_a_second_run(tmp_path):
     write_results(tmp_path, NAME, [982])
-    shutil.copytree(tmp_path / NAME, tmp_path / "copy of exp_03")
+    shutil.copytree(tmp_path / NAME, tmp_path / "copy_of_exp_03")
     record, complaints = results.read_all(tmp_path)
     assert len(record) == 1
     assert "a copied or renamed folder?" in complaints[0]

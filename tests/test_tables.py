@@ -5,10 +5,11 @@ import itertools
 import pytest
 from conftest import results_of
 
-from lab import comparison, tables
+from lab import comparison, results, tables
 from lab.results import condensed, last_five
 from run_experiments import ALL
 
+MNIST = {"data": {"name": "MNIST", "md5": results.MNIST}}
 SEVEN = comparison.FAMILIES["The seven"]
 TRANSFORMER = ("exp_02", "exp_03", "the transformer")
 MEASURES = {
@@ -35,7 +36,8 @@ def pairs_of(differences, first="exp_02", second="exp_03"):
 
 def test_results_table_by_hand():
     history = [900, 970, 975, 980, 985, 990]
-    table = tables.results_table(record_of({("exp_02", 1): (history, {}), ("exp_02", 2): ([*history[:-1], 980], {})}))
+    runs = {("exp_02", 1): (history, MNIST), ("exp_02", 2): ([*history[:-1], 980], MNIST)}
+    table = tables.results_table(record_of(runs))
     row = table.splitlines()[2].split(" | ")
     assert row[:4] == ["| `exp_02_reproduce_baseline`", "6", "2", "27,360"]
     assert row[4] == "98.50 ± 6.35"  # t(1, 0.975) = 12.706, standard error 0.5
@@ -107,7 +109,7 @@ def test_swings_table_looks_at_the_last_ten_steps():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"git_commit": "b" * 40}, "git_commit"),
+        ({"git_commit": "b" * 40}, "code"),
         ({"device_name": "another"}, "device_name"),
         ({"data": {"name": "few", "md5": "1"}}, "data"),
         ({"versions": {"torch": "3"}}, "versions"),
@@ -134,7 +136,7 @@ def test_experiments_of_different_code_are_not_compared_unless_asked():
     record = record_of(runs)
     assert comparison.poolable(record) == (record, [])
     assert comparison.comparisons(record, SEVEN, ALL) == {}
-    refused = "exp_02 and exp_03 are not compared: they differ in git_commit (--pool compares them)"
+    refused = "exp_02 and exp_03 are not compared: they differ in code (--pool compares them)"
     assert comparison.obstacles(record, ALL) == [refused]
     assert refused in tables.comparison_document(record, ALL)
     assert list(comparison.comparisons(record, SEVEN, ALL, pool=True)) == [TRANSFORMER]
