@@ -80,14 +80,15 @@ def distinct(record):
     """Return (the record with each run once, [a line about each that is left out]): by number or content."""
     kept, seen, complaints = {}, {}, []
     for name in sorted(record, key=lambda name: ("_run_" not in name, name)):  # a number in the name decides
-        content = json.dumps([record[name]["history"], record[name].get("wrong")])
-        for key, why in ((split_name(name, record[name]), "has the same number as"), (content, "is a copy of")):
+        number = split_name(name, record[name])
+        content = number[0], json.dumps([record[name]["history"], record[name].get("wrong")])
+        for key, why in ((number, "has the same number as"), (content, "is a copy of")):
             if key in seen:
                 complaints.append(f"{name}: left out, it {why} {seen[key]}")
                 break
         else:
             kept[name] = record[name]
-            seen |= {split_name(name, record[name]): name, content: name}
+            seen |= {number: name, content: name}
     return {name: run for name, run in record.items() if name in kept}, complaints
 
 
