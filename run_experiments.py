@@ -239,11 +239,15 @@ def prepare(options, jobs, on_progress=None):
             complaints.append(str(error))
     if complaints:
         return "failed", "\n".join(complaints)
+    options.plain = jobs[0].settings.plain_convolutions  # without Numba, which has been said once
     if todo := [job for job in jobs if not job.results]:
         try:
             check_room(Path(options.out), RUN_SIZE * len(todo))
         except OSError as error:
             return "failed", unwritable(options.out, error)
+        if here and options.device == "cpu":  # so that the convolutions are compiled before there are more workers
+            for exp_id in {job.experiment.id for job in todo}:
+                networks[exp_id](torch.zeros(2, 1, 28, 28)).sum().backward()
     return "prepared", (options, jobs, note)
 
 

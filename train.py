@@ -19,7 +19,7 @@ from lab import cli, figures, folder, results
 from lab.files import Damaged, sha256, unwritable, write_json
 from lab.progress import Display
 from lab.settings import BATCH_SIZE, SEED, THREADS, TUTORIAL, Recipe, RunError, Settings, fingerprint
-from stn import measures, tensorboard
+from stn import fast_conv, measures, tensorboard
 from stn.checkpoint import code_of, load_checkpoint, load_tensors, save_checkpoint, save_tensors, weights_signature
 from stn.data import epoch_order, epoch_seed, load
 from stn.mnist import DataError
@@ -75,8 +75,10 @@ def train(
 
 def settings_of(model, experiment_name, arguments, n_epochs, data, device, **own):
     """Return the `Settings` of a run. data: the description of a data set. Raise RunError if they cannot be."""
-    own["plain_convolutions"] = getattr(model, "plain", False)
-    own |= {"device": torch.device(device).type, "code": code_of(model), "git_commit": folder.git_commit()}
+    kind_of_device = torch.device(device).type
+    without_numba = kind_of_device == "cpu" and fast_conv.kernels() is None
+    own["plain_convolutions"] = getattr(model, "plain", False) or without_numba
+    own |= {"device": kind_of_device, "code": code_of(model), "git_commit": folder.git_commit()}
     kind, signature = type(model).__name__, weights_signature(model)
     return Settings(experiment_name, kind, arguments or {}, signature, n_epochs, data, **own)
 

@@ -18,7 +18,7 @@ import platform
 import subprocess
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -28,7 +28,7 @@ from lab.files import check_room, remove_parts, sha256, write_text
 from lab.settings import FORMAT, RunError, differences
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy")
+PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy", "numba")
 WRITTEN = (  # `results.json` first: without it a run does not look finished; no checkpoint outlives its settings
     *("results.json", "checkpoint.pt", "checkpoint_previous.pt", "failed.txt", "settings.json", "weights.pt"),
     *("confusion_matrix.png", "class_statistics.png", "visualized_transformation.png", "transformation.gif"),
@@ -36,6 +36,7 @@ WRITTEN = (  # `results.json` first: without it a run does not look finished; no
 )
 CODE = ("models.py", "coordconv.py", "train.py", "stn/*.py", "lab/settings.py")  # what a result depends on
 DECISIVE = ("settings.json", "checkpoint.pt", "checkpoint_previous.pt", "results.json")  # a folder with one is a run's
+WIDEST_VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2", "AVX": "avx"}  # and their flags, the widest first
 WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"
 
 
@@ -156,9 +157,15 @@ def provenance(packages=PACKAGES, device_name=None):
     return {
         "device_name": device_name or processor_name(),
         "cores": available_cores(),
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "versions": {"python": platform.python_version(), **{package: installed(package) for package in packages}},
         "git_commit": git_commit(),
     }
+
+
+def installed(package):
+    """Return the version of a package, None without it. (All runs go on without Numba.)"""
+    with suppress(PackageNotFoundError):
+        return version(package)
 
 
 @lru_cache
@@ -182,10 +189,13 @@ def git_commit():
 
 
 def processor_name():
+    """Name the processor, and on Linux its widest vectors: two of one name may differ in them, and so in every bit."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
+        told = {key.strip(): value.strip() for key, value in reversed(lines)}
+        widest = [name for name, flag in WIDEST_VECTORS.items() if flag in told.get("flags", "").split()]
+        if "model name" in told:
+            return ", ".join([told["model name"], *widest[:1]])
     return platform.processor() or platform.machine()
 
 

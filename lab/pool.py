@@ -95,7 +95,7 @@ def run_all(command, jobs, options, display, worker=None):
 
     worker: one that is there already and has nothing else to do.
     """
-    waiting, workers, events = deque(in_starting_order(jobs)), {worker} - {None}, queue.SimpleQueue()
+    waiting, workers, events = deque(in_starting_order(jobs, options.jobs)), {worker} - {None}, queue.SimpleQueue()
 
     def work(worker):
         """Let a worker train one job after another, in a thread of its own; the main thread does all the rest."""

@@ -1,21 +1,27 @@
-"""`models.convolve_and_pool` in a form in which a training step takes about half the time on a CPU core.
+"""`models.convolve_and_pool` near the peak of any CPU core, by loops that Numba compiles (fast_conv_kernels.py).
 
-A convolution with 1 to 20 channels fills a vector unit badly, and so does pooling its output. Here a map is kept in
-*blocks*: each rectangle of a × b pixels becomes one pixel with a·b·C channels, (B, a·b·C, H/a, W/b) in channels_last
-memory. On blocks a convolution is again a convolution (dense, stride 1), whose weight is the ordinary weight copied
-to the a·b shifted places, and a 2×2 pooling window is four neighbours in memory. Parameters keep their ordinary
-shapes: the larger weight is gathered from them in each step.
+A convolution of 1 to 20 channels fills a vector unit badly, images side by side fill it well: with V images to a group,
+V being the numbers in a vector register, a pixel of all of them is loaded at once, and multiplied by one weight.
 
-Images come in blocks of 4 × 2 (4 × 1 where no gradient is needed), the map pooled after the first convolution has
-blocks of 2 × 1, and the one after the second is an ordinary map; these sizes were the fastest of those tried. A step of
-`Net` takes 6.4 ms instead of 12.0, with CoordConv in both parts 6.4 instead of 12.5, without a transformer 3.4 instead
-of 5.6 (one thread of a busy AMD EPYC with AVX-512, torch 2.14.1, both forms recorded, in turn in one process, medians
-of 96 steps).
+    batch  (B, C, H, W)               groups  (G, C, H, W, V), here with V = 4; a letter is an image, a digit a pixel
+
+    image a    a0 a1 a2 a3 ...                   pixel 0        pixel 1        pixel 2
+    image b    b0 b1 b2 b3 ...        group 0    a0 b0 c0 d0    a1 b1 c1 d1    a2 b2 c2 d2    ...
+    image c    c0 c1 c2 c3 ...        group 1    e0 f0 g0 h0    e1 f1 g1 h1    e2 f2 g2 h2    ...
+    ...                                          one register
+
+Both layers compute in groups, and only images, their gradient and the small result are rearranged; zeros fill up the
+last group. A layer is one operation of torch, `stn::conv_pool`, and its gradient another: a recorded step (stn/step.py)
+has them. A group passes through a layer alone, so its maps stay in the caches. The sums of 2 × 2 pixels are pooled
+while they are in the first cache, and only maxima and their places are kept; the gradient is spread to these again.
+
+A step of `Net` takes 4.8 ms instead of 17.2 with the ordinary layers, with CoordConv in both parts 5.1 instead of 18.1;
+5.1 instead of 20.0 and 5.5 instead of 21.3 with AVX2 alone (one thread of an AMD EPYC with AVX-512, torch 2.14.1, all
+recorded, in turn in one process, the fastest of 150 steps; AVX2 by settings, not by another machine).
 """
 
-import itertools
+import sys
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +30,19 @@ from torch.autograd.function import once_differentiable
 
 from coordconv import CoordConv2d, coordinates
 
-CHUNK = 125  # images that the layers see at a time where no gradient is needed: their maps fit the caches of a core
-TO_NCHW = (0, 3, 1, 2)  # (B, H, W, C) in memory, seen as (B, C, H, W)
-TO_NHWC = (0, 2, 3, 1)
-aten = torch.ops.aten
+TO_GROUPS = (0, 2, 3, 4, 1)  # (G, V, C, H, W) -> (G, C, H, W, V)
+TO_BATCH = (0, 4, 1, 2, 3)  # and back
+
+
+@lru_cache
+def kernels():
+    """The module with the compiled functions, or None, which is said once. (Late, since importing Numba takes time.)"""
+    try:
+        from stn import fast_conv_kernels
+    except ImportError as error:
+        print(f"Numba cannot be imported, so the convolutions are slower ({error})", file=sys.stderr)
+        return None
+    return fast_conv_kernels
 
 
 def can_compute(conv):
@@ -40,229 +55,116 @@ def can_compute(conv):
         and (conv.groups, conv.padding_mode) == (1, "zeros")
         and conv.bias is not None
         and conv.kernel_size[0] == conv.kernel_size[1]
+        and conv.weight.dtype in (torch.float32, torch.float64)
+        and kernels() is not None
     )
 
 
 def convolve_and_pool(conv1, conv2, x):
-    """The same function as `models.convolve_and_pool`, up to rounding: (B, 1, 28, 28) -> (B, C, h, h).
+    """The same function as `models.convolve_and_pool`, up to rounding: (B, C, H, W) -> (B, O, h, w).
 
-    Where values in a pooling window are exactly equal, its gradient goes to the first one column by column instead
-    of row by row.
+    Where values in a pooling window are equal its gradient goes to the first one, as in the plain form.
     """
-    conv1, conv2 = (conv.conv if isinstance(conv, CoordConv2d) else conv for conv in (conv1, conv2))
-    arguments = x, conv1.weight, conv1.bias, conv2.weight, conv2.bias
-    return ConvolveAndPool.apply(*arguments) if torch.is_grad_enabled() else both_layers(*arguments)[0]
+    groups = layer(conv2, layer(conv1, in_groups(x)))
+    result = groups.permute(TO_BATCH).flatten(0, 1)
+    return result[: len(x)] if len(x) < len(result) else result
 
 
-def both_layers(x, weight1, bias1, weight2, bias2, for_gradient=False):
-    """Images (B, 1, H, H), weights (O, C, k, k), biases (O,) -> (B, O2, h, h), and two lists for `conv_pool_grad`."""
-    size, k1, k2 = x.shape[2], weight1.shape[2], weight2.shape[2]
-    pooled_size = (size - k1 + 1) // 2
-    columns = 4 * ((pooled_size - k2 + 1) // 2) + 2 * (k2 - 1) + k1 - 1  # those that reach the result
-    b = 2 if for_gradient else 1
-    first = layer_on_blocks(weight1, bias1, 1, 4, b, size, size // 4, columns // b)
-    second = layer_on_blocks(weight2, bias2, len(weight1), 2, 1, pooled_size, first.height, first.width * b // 2)
-    results = []
-    for images in (x,) if for_gradient else x.split(CHUNK):
-        y, *saved1 = conv_pool(to_blocks(images[..., :columns], 4, b), first, for_gradient)
-        y, *saved2 = conv_pool(y, second, for_gradient)
-        results.append(y)
-    return torch.cat(results) if len(results) > 1 else y, saved1, saved2
+def in_groups(x):
+    """(B, C, H, W) -> (G, C, H, W, V), filled up with zeros."""
+    v = kernels().V
+    missing = -len(x) % v
+    groups = F.pad(x, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else x
+    return groups.unflatten(0, (-1, v)).permute(TO_GROUPS).contiguous()
 
 
-class ConvolveAndPool(torch.autograd.Function):
-    """`both_layers` with its gradient.
+def layer(conv, x):
+    """relu(max_pool2d(conv(x), 2)) in groups: (G, C, H, W, V) -> (G, O, h, w, V).
 
-    It is written by hand because that keeps every step in channels_last (autograd hands the last pooling
-    its gradient in NCHW, on which the kernel is slow), and takes the bias gradient from the pooled map, a quarter
-    of the size, instead of from the convolution's output. Both layers are one function because a step of so small a
-    network is to a third the overhead of its many calls.
+    The coordinates of a CoordConv layer are the same for every image and grow evenly: their part is a bias that is a
+    plane, three numbers for each output channel, once for the batch. For an ordinary layer the last two are 0.
     """
+    channels, height, width = x.shape[1:4]
+    if isinstance(conv, CoordConv2d):
+        conv = conv.conv
+    weight, bias = conv.weight, conv.bias
+    k = weight.shape[2]
+    if min(height, width) <= k:
+        raise ValueError(f"images of {height} × {width} pixels are too small for a kernel of {k} × {k} and pooling")
+    plane = F.pad(bias[:, None], (0, 2))
+    if weight.shape[1] > channels:
+        weight, on_coordinates = weight.split([channels, 2], dim=1)
+        plane = torch.addmm(plane, on_coordinates.flatten(1), coordinate_planes(height, width, k, x.dtype))
+    if torch.is_grad_enabled():
+        return ConvPool.apply(x, weight, plane)
+    return torch.ops.stn.conv_pool(x, weight, plane)[0]
+
+
+@lru_cache
+@torch.inference_mode(False)
+def coordinate_planes(height, width, k, dtype):
+    """The coordinates under the kernel at the first place, and how they grow to the next row and column, (2·K·K, 3)."""
+    seen = F.unfold(coordinates((height, width), dtype=torch.float64), k)[0]
+    first, right, below = seen[:, 0], seen[:, 1], seen[:, width - k + 1]
+    return torch.stack([first, below - first, right - first], dim=1).to(dtype)
+
+
+class ConvPool(torch.autograd.Function):
+    """The operations below as one with a gradient; nothing else is kept for it than x, the weight and the places."""
 
     @staticmethod
-    def forward(ctx, x, weight1, bias1, weight2, bias2):
-        y, saved1, saved2 = both_layers(x, weight1, bias1, weight2, bias2, for_gradient=True)
-        ctx.save_for_backward(*saved1, *saved2)
-        ctx.shapes = x.shape, weight1.shape, weight2.shape
-        return y
+    def forward(ctx, x, weight, plane):
+        z, places = torch.ops.stn.conv_pool(x, weight, plane)
+        ctx.save_for_backward(x, weight, places)
+        return z
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x_shape, shape1, shape2 = ctx.shapes
-        saved = ctx.saved_tensors
-        grad, grad_weight2, grad_bias2 = conv_pool_grad(grad, saved[6:], shape2, 2, 1, True)
-        grad, grad_weight1, grad_bias1 = conv_pool_grad(grad, saved[:6], shape1, 4, 2, ctx.needs_input_grad[0])
-        if grad is not None:
-            grad = F.pad(from_blocks(grad, 4, 2), (0, x_shape[3] - 2 * grad.shape[3]))  # columns that did not count
-        return grad, grad_weight1, grad_bias1, grad_weight2, grad_bias2
+        return torch.ops.stn.conv_pool_grad(grad, *ctx.saved_tensors, ctx.needs_input_grad[0])
 
 
-class Layer(NamedTuple):
-    """A convolution as it is computed on blocks of a × b pixels, made once per batch by `layer_on_blocks`."""
-
-    weight: torch.Tensor  # (a·b·O, a·b·C, Ky, Kx)
-    bias: torch.Tensor  # (a·b·O,)
-    patches: torch.Tensor | None  # those of the coordinates, if it is a CoordConv layer, see `coord_patches`
-    offsets: torch.Tensor | None  # (height, width, a·b·O), what the coordinates add to the output
-    a: int
-    b: int
-    height: int  # of the output, in blocks
-    width: int
+def arrays(*tensors):
+    """The same memory for Numba."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
-def layer_on_blocks(weight, bias, channels, a, b, size, height, width):
-    """From an ordinary weight (O, C, k, k) and bias (O,) the `Layer` for a map (B, channels, size, size), of which
-    height × width blocks are given.
+def conv_pool(x, weight, plane):
+    """x (G, C, H, W, V), weight (O, C, K, K), plane (O, 3) -> the pooled map and the places of its maxima.
 
-    A weight for two channels more is a CoordConv layer's. The coordinates do not depend on the image: their part of the
-    convolution is computed once per batch and added as a map.
+    All memory comes from torch, which aligns it to the caches' lines (as Numba does not).
     """
-    block_w = block_weight(weight[:, :channels], a, b)
-    height, width = height - block_w.shape[2] + 1, width - block_w.shape[3] + 1
-    patches = offsets = None
-    if weight.shape[1] > channels:
-        patches = coord_patches(size, weight.shape[2], a, b, height * a, width * b, weight.dtype, weight.device)
-        offsets = (patches @ weight[:, channels:].flatten(1).t()).view(height, width, -1)
-    return Layer(block_w, bias.repeat(a * b), patches, offsets, a, b, height, width)
+    code = kernels()
+    groups, _, height, width, v = x.shape
+    n_out, _, k, _ = weight.shape
+    h, w = (height - k + 1) // 2, (width - k + 1) // 2
+    n = code.tile(n_out, code.MOST_CHANNELS)
+    z, places = x.new_empty(groups, n_out, h, w, v), x.new_empty(groups, n_out, h, w, v, dtype=torch.int8)
+    bias, y = x.new_empty(n_out, 2 * h, 2 * w), x.new_empty(n, 2, 2, w, v)
+    code.forward(x.dtype, n)(*arrays(x, weight, plane, z, places, bias, y))
+    return z, places
 
 
-def conv_pool(x, layer, for_gradient):
-    """relu(max_pool2d(conv(map), 2)) for x, a map in the blocks of a `Layer`, or as much of it as counts.
-
-    x (B, a·b·C, H/a, W/b) -> (B, a/2·O, H', W'), the result in blocks of a/2 × 1; after it, if asked for, what
-    `conv_pool_grad` needs.
-    """
-    y = F.conv2d(x, layer.weight, layer.bias).permute(TO_NHWC).contiguous()
-    batch, height, width, channels = y.shape
-    a, b = layer.a, layer.b
-    n_out = channels // (a * b)
-    if layer.offsets is not None:
-        y += layer.offsets
-    if not for_gradient:  # a maximum is found faster without its place
-        for n in (a * n_out, a // 2 * n_out):  # of all four pixels of a window, and of two
-            y = torch.maximum(*y.view(batch, -1, 2, n).unbind(2))
-        return (y.relu_().view(batch, height, width * b // 2, -1).permute(TO_NCHW),)
-    windows = y.view(batch, height * width * b // 2, 4, a // 2 * n_out).permute(TO_NCHW)
-    pooled, places = aten.max_pool2d_with_indices.default(windows, (1, 4))
-    pooled.relu_()
-    result = pooled.permute(TO_NHWC).view(batch, height, width * b // 2, -1).permute(TO_NCHW)
-    return result, x, layer.weight, windows, places, pooled, layer.patches
+def conv_pool_grad(grad, x, weight, places, for_x):
+    """The gradients to x (None if it is not asked for), weight and plane, from that to the pooled map."""
+    code = kernels()
+    _, n_out, h, w, v = grad.shape
+    channels, k = weight.shape[1:3]
+    n, n_x = code.tile(n_out, max(1, code.MOST_WEIGHTS // k)), code.tile(channels, code.MOST_CHANNELS)
+    p = 4 if n_x == 1 and 2 * w + k > 4 else 2  # more sums at a time, where the image is wide enough for it
+    grad_x, grad_weight = x.new_zeros(x.shape if for_x else (0,) * 5), x.new_zeros(weight.shape)
+    grad_plane = x.new_zeros(n_out, 3)
+    y, s = x.new_zeros(n_out, 2 * h + 2, 2 * w + 2 * p - 2, v), x.new_empty(k, n, v)
+    t, position = x.new_empty(3, v), x.new_empty(3)
+    given, made = arrays(grad, x, weight, places), arrays(grad_x, grad_weight, grad_plane, y, s, t, position)
+    code.backward(x.dtype, k, n, n_x, p)(*given, for_x, *made)
+    return grad_x if for_x else None, grad_weight, grad_plane
 
 
-def conv_pool_grad(grad, saved, weight_shape, a, b, needs_grad_x):
-    """The gradients of `conv_pool` to x (or None), weight and bias, from that to its result."""
-    x, block_w, windows, places, pooled, patches = saved
-    n_out, _, k, _ = weight_shape
-    height, width = (x.shape[dim] - block_w.shape[dim] + 1 for dim in (2, 3))
-    grad = grad.permute(TO_NHWC).reshape(pooled.permute(TO_NHWC).shape).contiguous().permute(TO_NCHW)
-    grad = aten.threshold_backward.default(grad, pooled, 0)  # of the ReLU
-    grad_bias = grad.sum((0, 2, 3)).view(-1, n_out).sum(0)
-    pooling = (1, 4), (), (0, 0), (1, 1), False, places
-    # Its result is written over `windows`, whose values nobody needs any more: less memory to fetch. (`.data`: autograd
-    # need not know; were the gradient taken a second time, it would be the same.)
-    grad = aten.max_pool2d_with_indices_backward.grad_input(grad, windows, *pooling, grad_input=windows.data)
-    grad = grad.permute(TO_NHWC).reshape(len(x), height, width, -1)
-    grad_block_w = convolution_grad(grad.permute(TO_NCHW), x, block_w, 1)
-    grad_x = grad_of_blocks(grad.permute(TO_NCHW), x, block_w) if needs_grad_x else None
-    grad_weight = grad_of_block_weight(grad_block_w, n_out, k, a, b)
-    if patches is not None:
-        grad_coords = grad.sum(0).view(-1, n_out).t() @ patches
-        grad_weight = torch.cat([grad_weight, grad_coords.view(n_out, 2, k, k)], dim=1)
-    return grad_x, grad_weight, grad_bias
-
-
-def convolution_grad(grad, x, weight, argument):
-    """The gradient of F.conv2d(x, weight) to x (argument 0) or to weight (1), from that to its result."""
-    mask = (argument == 0, argument == 1, False)
-    conv = None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1  # an ordinary one: no bias, stride 1, no padding
-    return aten.convolution_backward.default(grad, x, weight, *conv, mask)[argument]
-
-
-def grad_of_blocks(grad, x, weight):
-    """convolution_grad(grad, x, weight, 0), row by row of the kernel: then all Ky · C channels fill the vectors."""
-    batch, channels, height, width = x.shape
-    n_out, _, ky, kx = weight.shape
-    if channels % 16 == 0:
-        return convolution_grad(grad, x, weight, 0)
-    n = height - ky + 1
-    parts = x.new_empty(batch, n, width, ky * channels).permute(TO_NCHW)  # only its shape is used
-    parts = convolution_grad(grad, parts, weight.transpose(1, 2).reshape(n_out, ky * channels, 1, kx), 0)
-    parts = parts.permute(TO_NHWC).reshape(batch, n, width, ky, channels)
-    result = x.new_zeros(batch, height, width, channels)
-    for row in range(ky):
-        result[:, row : row + n].add_(parts[:, :, :, row])  # `+=` would also copy, in a recorded step
-    return result.permute(TO_NCHW)
-
-
-def to_blocks(x, a, b):
-    """Images (B, 1, H, W) -> (B, a·b, H/a, W/b), channels in the order [row][column] of the block."""
-    batch, _, height, width = x.shape
-    order, _ = block_order(height, width, a, b, x.device)
-    x = x.reshape(batch, height * width).index_select(1, order)
-    return x.view(batch, height // a, width // b, a * b).permute(TO_NCHW)
-
-
-def from_blocks(x, a, b):
-    """The inverse of `to_blocks`."""
-    batch, _, height, width = x.shape
-    _, order = block_order(height * a, width * b, a, b, x.device)
-    return x.permute(TO_NHWC).reshape(batch, -1).index_select(1, order).view(batch, 1, height * a, width * b)
-
-
-@lru_cache
-@torch.inference_mode(False)
-def block_order(height, width, a, b, device):
-    """The numbers of an image's pixels in the order of its blocks, and the inverse of that permutation."""
-    pixels = torch.arange(height * width, device=device).view(height // a, a, width // b, b)
-    order = pixels.transpose(1, 2).flatten()
-    return order, order.argsort()
-
-
-def block_weight(weight, a, b):
-    """(O, C, k, k) -> (a·b·O, a·b·C, Ky, Kx), the same convolution on blocks."""
-    numbers, _ = weight_places(*weight.shape[:3], a, b, weight.device)
-    return F.pad(weight.flatten(), (0, 1)).index_select(0, numbers.flatten()).view(numbers.shape).permute(TO_NCHW)
-
-
-def grad_of_block_weight(grad, n_out, k, a, b):
-    """The gradient to `block_weight`'s argument from that to its result: the sum over the a·b copies."""
-    n_in = grad.shape[1] // (a * b)
-    _, copies = weight_places(n_out, n_in, k, a, b, grad.device)
-    copies = grad.permute(TO_NHWC).flatten().index_select(0, copies.flatten()).view(copies.shape)
-    return copies.sum(0).view(n_out, n_in, k, k)
-
-
-@lru_cache
-@torch.inference_mode(False)
-def weight_places(n_out, n_in, k, a, b, device):
-    """Which element of an ordinary weight stands where in the block weight, both flattened in memory order.
-
-    Returns for each place of a block weight, (a·b·O, Ky, Kx, a·b·C), the number of its element, O·C·k·k where there
-    is a 0; and for each element its places, (a·b, O·C·k·k).
-    """
-    ky, kx = -(-(a + k - 1) // a), -(-(b + k - 1) // b)  # how many blocks the kernels of a block's pixels cover
-    n = n_out * n_in * k * k
-    numbers = torch.full((a, b, n_out, n_in, ky * a, kx * b), n)
-    for y, x in itertools.product(range(a), range(b)):
-        numbers[y, x, :, :, y : y + k, x : x + k] = torch.arange(n).view(n_out, n_in, k, k)
-    numbers = output_order(numbers, a, b).view(a * b, n_out, n_in, ky, a, kx, b).permute(0, 1, 3, 5, 4, 6, 2)
-    numbers = numbers.reshape(a * b * n_out, ky, kx, a * b * n_in)
-    copies = numbers.flatten().argsort(stable=True)[: a * b * n].view(n, a * b).t().contiguous()
-    return numbers.to(device), copies.to(device)
-
-
-@lru_cache
-@torch.inference_mode(False)
-def coord_patches(size, k, a, b, height, width, dtype, device):
-    """The k × k patches of the coordinates under the first height × width outputs, (height·width, 2·k·k), in the
-    order of the convolution's output in `conv_pool`."""
-    patches = F.unfold(coordinates((size, size), dtype=dtype, device=device), k)[0].t()
-    patches = patches.reshape(size - k + 1, size - k + 1, -1)[:height, :width]
-    patches = patches.reshape(height // a, a, width // b, b, -1).movedim((1, 3), (0, 1))
-    return output_order(patches, a, b).movedim(0, 2).reshape(height * width, -1)
-
-
-def output_order(t, a, b):
-    """Merge dims 0 and 1 of t, row and column in a block: the pixels of one pooling window are a/2 · O apart."""
-    return t.unflatten(0, (a // 2, 2)).movedim((2, 1, 0), (0, 1, 2)).flatten(0, 2)
+library = torch.library.Library("stn", "FRAGMENT")  # (a custom_op does the same, and takes longer to call)
+library.define("conv_pool(Tensor x, Tensor weight, Tensor plane) -> (Tensor, Tensor)")
+library.define(
+    "conv_pool_grad(Tensor grad, Tensor x, Tensor weight, Tensor places, bool for_x) -> (Tensor?, Tensor, Tensor)"
+)
+library.impl("conv_pool", conv_pool, "CPU")
+library.impl("conv_pool_grad", conv_pool_grad, "CPU")

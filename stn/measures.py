@@ -7,8 +7,7 @@ import torch.nn.functional as F
 
 from stn import perspective, warps
 
-# Of test images: large because fast_conv.py rearranges its weights once per batch (and splits it), and to keep a GPU
-# busy.
+# Of test images: the larger, the fewer calls, and a GPU is busy.
 TEST_BATCH_SIZE = {"cpu": 500, "cuda": 2500}
 PAIRS = 2000  # test images of which a second distorted copy is made
 

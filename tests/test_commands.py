@@ -24,7 +24,7 @@ from stress_kill import assert_same_run, wait_until, without_times
 
 import run_experiments
 import train
-from lab.settings import Job, in_starting_order
+from lab.settings import Job, in_starting_order, when_free
 from run_experiments import ALL, EXPERIMENTS, SETS
 
 NAMES = [experiment.directory(1) for experiment in EXPERIMENTS]
@@ -281,6 +281,16 @@ def test_the_longest_runs_start_first():
     jobs = [Job(experiment, 1, experiment.epochs) for experiment in EXPERIMENTS]
     order = [job.experiment.id for job in in_starting_order(jobs)]
     assert order == ["exp_02", "exp_05", "exp_06", "exp_07", "exp_01", "exp_03", "exp_04"]
+
+
+@pytest.mark.parametrize("at_a_time", [2, 3, 4])
+def test_the_seven_end_as_early_as_if_they_were_shared_out_in_any_way(at_a_time):
+    jobs = [Job(experiment, 1, experiment.epochs) for experiment in EXPERIMENTS]
+    costs = [job.cost for job in in_starting_order(jobs, at_a_time)]
+    loads = []
+    for share in itertools.product(range(at_a_time), repeat=len(costs)):
+        loads.append([sum(cost for cost, who in zip(costs, share, strict=True) if who == w) for w in range(at_a_time)])
+    assert max(when_free(costs, [0] * at_a_time)) == min(map(max, loads))
 
 
 @given(st.lists(st.sampled_from(list(ALL.values())), min_size=1), st.integers(1, 12))

@@ -1,96 +1,172 @@
-"""The fast forms against the plain ones: the same function, the same gradients."""
+"""The fast convolutions against the ordinary layers: the same function, the same gradients, whatever is cached."""
 
+import copy
+import os
+import shutil
+import subprocess
+import sys
 from functools import partial
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 from coordconv import CoordConv2d
-from models import Net, Net_CoordConv, convolve_and_pool
-from stn import fast_conv
+from models import Net, Net_CoordConv, Net_CoordConv_Homography, convolve_and_pool
+from stn import fast_conv, fast_conv_kernels
+from stn.step import training_step
 
-PARTS = {"localisation": (8, 7, 10, 5), "classifier": (10, 5, 20, 5)}
+PARTS = {"localisation": (1, 8, 7, 10, 5), "classifier": (1, 10, 5, 20, 5)}
+V = fast_conv_kernels.V
 
 
-def convolutions(part, coordconv, dtype=torch.float64):
+def convolutions(channels, c1, k1, c2, k2, coordconv=False, dtype=torch.float64):
     torch.manual_seed(3)
-    c1, k1, c2, k2 = PARTS[part]
     layer = CoordConv2d if coordconv else nn.Conv2d
-    return nn.ModuleList([layer(1, c1, k1), layer(c1, c2, k2)]).to(dtype)
+    return nn.ModuleList([layer(channels, c1, k1), layer(c1, c2, k2)]).to(dtype)
+
+
+def values_and_gradients(form, layers, images, of_images=True):
+    x = images.clone().requires_grad_(of_images)
+    y = form(*layers, x)
+    torch.manual_seed(4)
+    wanted = [x] * of_images + [*layers.parameters()]
+    return [y.detach(), *torch.autograd.grad(y, wanted, torch.randn(y.shape, dtype=y.dtype))]
+
+
+def assert_the_same(layers, images, of_images=True, tolerance=1e-10):
+    ours = values_and_gradients(fast_conv.convolve_and_pool, layers, images, of_images)
+    plain = values_and_gradients(convolve_and_pool, layers, images, of_images)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+    with torch.no_grad():
+        assert torch.equal(fast_conv.convolve_and_pool(*layers, images), ours[0])
 
 
 @pytest.mark.parametrize("coordconv", [False, True])
 @pytest.mark.parametrize("part", PARTS)
 def test_values_and_gradients_equal_the_plain_form(part, coordconv, digits):
     """On real digits with a little noise, so that no two values in a pooling window are equal by chance."""
-    images = digits.test_images[:16].double() + 0.01 * torch.randn(16, 1, 28, 28, dtype=torch.float64)
-    outcomes = []
-    for form in (fast_conv.convolve_and_pool, convolve_and_pool):
-        layers, x = convolutions(part, coordconv), images.clone().requires_grad_()
-        y = form(*layers, x)
-        torch.manual_seed(4)
-        y.backward(torch.randn(y.shape, dtype=y.dtype))
-        outcomes.append([y, x.grad, *(parameter.grad for parameter in layers.parameters())])
-    for ours, plain in zip(*outcomes, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10)
+    images = digits.test_images[:20].double() + 0.01 * torch.randn(20, 1, 28, 28, dtype=torch.float64)
+    for of_images in (False, True):
+        assert_the_same(convolutions(*PARTS[part], coordconv), images, of_images)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_float32_agrees_to_rounding(part, digits):
-    layers = convolutions(part, True, torch.float32)
-    images = digits.test_images[:64]
-    torch.testing.assert_close(
-        fast_conv.convolve_and_pool(*layers, images), convolve_and_pool(*layers, images), rtol=1e-4, atol=1e-5
-    )
+    """Gradients are compared with those in float64: in float32 both forms round, each in its own order."""
+    layers = convolutions(*PARTS[part], True, torch.float32)
+    images = digits.test_images[:64] + 0.01 * torch.randn(64, 1, 28, 28)
+    ours = values_and_gradients(fast_conv.convolve_and_pool, layers, images)
+    plain = values_and_gradients(convolve_and_pool, layers, images)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 63, 64, 65, 127, 500])
+def test_any_batch_size(batch, digits):
+    images = digits.test_images[:batch].double()
+    images += 0.01 * torch.randn(images.shape, dtype=torch.float64)
+    assert_the_same(convolutions(*PARTS["classifier"]), images)
+
+
+@pytest.mark.parametrize(("c1", "c2"), [(1, 1), (3, 7), (5, 9), (16, 11)])
+def test_any_number_of_channels(c1, c2):
+    assert_the_same(convolutions(3, c1, 5, c2, 3), torch.randn(5, 3, 20, 20, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("k2", [1, 2, 3, 5])
+@pytest.mark.parametrize("k1", [1, 2, 3, 5, 7])
+def test_any_kernel(k1, k2):
+    assert_the_same(convolutions(1, 4, k1, 3, k2), torch.randn(3, 1, 19, 19, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("coordconv", [False, True])
-@pytest.mark.parametrize("part", PARTS)
-def test_without_a_gradient_the_values_are_the_same(part, coordconv, digits):
-    layers = convolutions(part, coordconv, torch.float64)
-    images = digits.test_images[: fast_conv.CHUNK + 7].double()
-    with torch.no_grad():
-        alone = fast_conv.convolve_and_pool(*layers, images)
-    torch.testing.assert_close(alone, fast_conv.convolve_and_pool(*layers, images), rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("size", [(14, 14), (15, 22), (23, 16), (27, 29)])
+def test_any_size_of_images(size, coordconv):
+    """Where pooling leaves rows and columns out, their gradient is 0."""
+    assert_the_same(convolutions(2, 4, 5, 3, 3, coordconv), torch.randn(3, 2, *size, dtype=torch.float64))
 
 
-def test_tied_values_pass_their_gradient_to_one_pixel_of_the_window():
-    """On a constant image all values of a window are equal, as on the background of a digit."""
-    sums = []
-    for form in (fast_conv.convolve_and_pool, convolve_and_pool):
-        layers = convolutions("classifier", False)
-        x = torch.full((2, 1, 28, 28), 0.5, dtype=torch.float64, requires_grad=True)
-        form(*layers, x).sum().backward()
-        sums.append([x.grad.sum(), *(parameter.grad for parameter in layers.parameters())])
-    for ours, plain in zip(*sums, strict=True):
-        torch.testing.assert_close(ours, plain)
+def test_too_small_images_are_refused():
+    with pytest.raises(ValueError, match="images of 5 × 9 pixels are too small"):
+        fast_conv.convolve_and_pool(*convolutions(1, 4, 5, 3, 3), torch.randn(2, 1, 5, 9, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("n_coordinates", [0, 2])
-def test_gradcheck_of_the_gradient_written_by_hand(n_coordinates):
+def test_images_that_are_not_contiguous(digits):
+    layers = convolutions(*PARTS["classifier"], dtype=torch.float32)
+    images = digits.test_images[:9].transpose(2, 3)
+    ours = fast_conv.convolve_and_pool(*layers, images)
+    assert torch.equal(ours, fast_conv.convolve_and_pool(*layers, images.contiguous()))
+
+
+@pytest.mark.parametrize("value", [0.5, -0.5])
+def test_tied_values_pass_their_gradient_to_the_same_pixel_as_in_the_plain_form(value):
+    """On a constant image all values of a window are equal, as on the background of a digit: the first one gets it."""
+    layers = convolutions(*PARTS["classifier"])
+    x = torch.full((2, 1, 28, 28), value, dtype=torch.float64)
+    ours, plain = (values_and_gradients(form, layers, x) for form in (fast_conv.convolve_and_pool, convolve_and_pool))
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a.sum(), b.sum())
+
+
+@pytest.mark.parametrize(("size", "k", "channels", "n_out"), [(8, 3, 2, 3), (9, 2, 1, 4), (7, 1, 3, 2)])
+def test_gradcheck_of_one_layer(size, k, channels, n_out):
     torch.manual_seed(0)
-    shapes = (2, 1, 16, 16), (4, 1 + n_coordinates, 3, 3), (4,), (3, 4 + n_coordinates, 3, 3), (3,)
+    shapes = (1, channels, size, size, V), (n_out, channels, k, k), (n_out, 3)
     tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(fast_conv.ConvolveAndPool.apply, tensors, fast_mode=True)
+    assert torch.autograd.gradcheck(fast_conv.ConvPool.apply, tensors, fast_mode=True)
 
 
-def test_the_gradient_can_be_taken_twice():
-    """Its first computation overwrites a tensor that was kept for it."""
-    layers = convolutions("classifier", False)
-    x = torch.randn(4, 1, 28, 28, dtype=torch.float64, requires_grad=True)
+def test_the_gradient_can_be_taken_twice_and_is_the_same():
+    layers = convolutions(*PARTS["classifier"], dtype=torch.float32)
+    x = torch.randn(70, 1, 28, 28, requires_grad=True)
     y = fast_conv.convolve_and_pool(*layers, x).square().sum()
     first, second = (torch.autograd.grad(y, [x, *layers.parameters()], retain_graph=True) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("pixel", [(0, 0), (0, 1), (1, 0), (1, 1), (27, 27)])
+@pytest.mark.parametrize("k", [1, 5])
+def test_a_nan_passes_through(k, pixel):
+    """As in the plain form, from any one pixel of a window, and only into its own image."""
+    layers = convolutions(1, 8, k, 10, 5, dtype=torch.float32)
+    x = torch.randn(3, 1, 28, 28)
+    x[1, 0, pixel[0], pixel[1]] = torch.nan
+    for form in (fast_conv.convolve_and_pool, convolve_and_pool):
+        finite = form(*layers, x).isfinite().flatten(1).all(1)
+        assert finite.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_weight_that_is_not_finite_is_seen_in_the_result(value):
+    layers = convolutions(*PARTS["localisation"], dtype=torch.float32)
+    with torch.no_grad():
+        layers[0].weight[3, 0, 2, 2] = value
+    assert not fast_conv.convolve_and_pool(*layers, torch.randn(3, 1, 28, 28)).isfinite().all()
+
+
 def test_a_first_use_in_inference_mode_does_not_spoil_training(digits):
-    for cached in (fast_conv.weight_places, fast_conv.block_order, fast_conv.coord_patches):
-        cached.cache_clear()
     model = Net_CoordConv(True, True)
     with torch.inference_mode():
         model.eval()(digits.test_images[:4])
     model.train()(digits.test_images[:4]).sum().backward()
+
+
+@pytest.mark.parametrize("model", [Net, partial(Net_CoordConv, True, True), Net_CoordConv_Homography])
+def test_the_recorded_step_is_the_ordinary_one_to_the_bit(model, digits):
+    torch.manual_seed(0)
+    model = model()
+    outcomes = []
+    for repeatable in (True, False):
+        trained = copy.deepcopy(model)
+        trained.repeatable = repeatable
+        step = training_step(trained, digits)
+        torch.manual_seed(1)
+        losses = [step(torch.arange(64 * i, 64 * i + 64)) for i in range(5)]
+        outcomes.append([*losses, *trained.state_dict().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -98,13 +174,19 @@ def test_a_first_use_in_inference_mode_does_not_spoil_training(digits):
     [
         partial(nn.Conv2d, dilation=1, padding_mode="circular", padding=0),
         partial(nn.Conv2d, bias=False),
+        partial(nn.Conv2d, dtype=torch.bfloat16),
         partial(CoordConv2d, with_r=True),
         type("Doubled", (nn.Conv2d,), {"forward": lambda self, x: 2 * nn.Conv2d.forward(self, x)}),
     ],
 )
-def test_a_layer_of_another_kind_is_called_as_it_is(layer, digits):
+def test_a_layer_of_another_kind_is_not_computed(layer):
+    assert not fast_conv.can_compute(layer(1, 8, kernel_size=5))
+    assert fast_conv.can_compute(nn.Conv2d(1, 8, kernel_size=5))
+
+
+def test_a_layer_of_another_kind_is_called_as_it_is(digits):
     torch.manual_seed(0)
-    model = Net(classifier_conv=layer).eval()
+    model = Net(classifier_conv=partial(CoordConv2d, with_r=True)).eval()
     x = digits.test_images[:4]
     expected = model.transform(x)
     expected = convolve_and_pool(model.conv1, model.conv2, expected).flatten(1)
@@ -118,3 +200,164 @@ def test_the_plain_form_stays_reachable(digits):
     outputs = model(digits.test_images[:20])
     model.plain = True
     torch.testing.assert_close(model(digits.test_images[:20]), outputs, rtol=1e-4, atol=1e-5)
+
+
+# Compiling and what is kept of it
+
+FIRST_STEP = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+from stn import fast_conv
+from torch import nn
+if "numba" in sys.modules or "stn.fast_conv_kernels" in sys.modules:
+    raise SystemExit("Numba is imported before it is needed")
+layers = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)
+x = torch.randn(8, 1, 14, 14)
+if not fast_conv.can_compute(layers[0]):
+    raise SystemExit("ordinary layers")
+y = fast_conv.convolve_and_pool(*layers, x)
+print(y.double().sum().item().hex())
+"""
+TOLD = "compiling the convolutions for this processor, once"
+
+
+def copy_sources(folder):
+    (folder / "stn").mkdir(parents=True)
+    for name in ("stn/__init__.py", "stn/fast_conv.py", "stn/fast_conv_kernels.py", "coordconv.py"):
+        shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The files of the convolutions in a folder of their own, without a cache."""
+    return copy_sources(tmp_path / "checkout")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """(A checkout with a cache, what the program printed and said when that was made.)"""
+    folder = copy_sources(tmp_path_factory.mktemp("compiled") / "checkout")
+    return folder, *end(begin(folder))
+
+
+@pytest.fixture
+def cached(compiled, tmp_path):
+    """A copy of that checkout."""
+    return shutil.copytree(compiled[0], tmp_path / "checkout")
+
+
+def begin(checkout, program=FIRST_STEP, **changes):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")} | changes
+    command = [sys.executable, "-W", "error", "-c", program, str(checkout)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": checkout.parent}
+    return subprocess.Popen(command, env=environment, **options)
+
+
+def end(process):
+    """(standard output, standard error) of a process that must succeed."""
+    output, errors = process.communicate(timeout=170)
+    assert process.returncode == 0, errors
+    return output, errors
+
+
+def test_it_compiles_once_and_says_so(compiled, cached):
+    _, output, errors = compiled
+    assert errors.startswith(TOLD)
+    assert errors.count("\n") == 1
+    assert end(begin(cached)) == (output, "")
+
+
+def test_two_processes_at_once(compiled, checkout):
+    outputs = [output for output, _ in map(end, [begin(checkout) for _ in range(2)])]
+    assert outputs == [compiled[1]] * 2
+    assert end(begin(checkout)) == (compiled[1], "")
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged", None])
+def test_a_damaged_cache_is_made_anew(compiled, cached, damage):
+    """Indices and code that are empty, other bytes, or cut in half as by a full disk."""
+    for path in cached.glob("stn/__pycache__/*.nb?"):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if damage is None else damage)
+    output, errors = end(begin(cached))
+    assert output == compiled[1]
+    assert errors.startswith(TOLD)
+    assert end(begin(cached)) == (output, "")
+
+
+def test_damaged_code_is_made_anew(compiled, cached):
+    """With an index that names it."""
+    for path in cached.glob("stn/__pycache__/*.nbc"):
+        path.write_bytes(path.read_bytes()[:-1000])
+    output, errors = end(begin(cached))
+    assert output == compiled[1]
+    assert errors.startswith(TOLD)
+    assert end(begin(cached)) == (output, "")
+
+
+def test_an_interrupted_compilation_leaves_nothing_that_is_used(checkout):
+    process = begin(checkout)
+    process.stderr.readline()  # it is compiling
+    process.kill()
+    process.communicate()
+    output, errors = end(begin(checkout))
+    assert errors.startswith(TOLD)
+    assert end(begin(checkout)) == (output, "")
+
+
+def test_another_processor_does_not_get_this_ones_code(compiled, cached):
+    """One that has less: with its own number of images side by side, and its own files beside the others."""
+    n = len([*cached.glob("stn/__pycache__/*.nbc")])
+    other = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    output, errors = end(begin(cached, **other))
+    assert errors.startswith(TOLD)
+    assert end(begin(cached, **other)) == (output, "")
+    assert end(begin(cached)) == (compiled[1], "")
+    assert len([*cached.glob("stn/__pycache__/*.nbc")]) == 2 * n
+
+
+def test_a_checkout_that_cannot_be_written_and_no_home(checkout):
+    """Then each process compiles. (A file in place of the folder stops root, too.)"""
+    (checkout / "stn" / "__pycache__").write_text("")
+    for _ in range(2):
+        output, errors = end(begin(checkout, HOME="/dev/null"))
+        assert output
+        assert errors.startswith(TOLD)
+        assert errors.count("\n") == 1
+
+
+def test_a_checkout_that_cannot_be_written_and_a_home(checkout):
+    """The cache is then the user's."""
+    (checkout / "stn" / "__pycache__").write_text("")
+    first, second = (end(begin(checkout, HOME=str(checkout.parent))) for _ in range(2))
+    assert first[1].startswith(TOLD)
+    assert second == (first[0], "")
+
+
+def test_a_damaged_cache_that_cannot_be_replaced(compiled, cached):
+    """As when a file system became full or read-only after the folder was tried."""
+    program = FIRST_STEP.replace(
+        "layers =",
+        "from numba.core.caching import IndexDataCacheFile as File\n"
+        "def full(*_):\n    raise OSError(28, 'No space left on device')\n"
+        "File._save_index = File._save_data = full\nlayers =",
+        1,
+    )
+    for path in cached.glob("stn/__pycache__/*.nbi"):
+        path.write_bytes(b"damaged")
+    output, errors = end(begin(cached, program))
+    assert output == compiled[1]
+    assert errors.startswith(TOLD)
+
+
+def test_without_numba_one_line_says_that_the_ordinary_layers_are_used(checkout):
+    program = 'import sys\nsys.modules["numba"] = None\n' + FIRST_STEP.replace(
+        'if "numba" in sys.modules or "stn.fast_conv_kernels" in sys.modules:', "if False:"
+    ).replace('raise SystemExit("ordinary layers")', "print(fast_conv.can_compute(layers[1]))\n    sys.exit()")
+    output, errors = end(begin(checkout, program))
+    assert output == "False\n"
+    assert errors.startswith("Numba cannot be imported")
+    assert errors.count("\n") == 1

@@ -10,10 +10,13 @@ For each experiment, in turn and `--rounds` times, one whole epoch (training and
 Both train the same network on the same number of batches. The ratio of a row is (tutorial's seconds) / (our seconds
 per run, that is the seconds of the processes side by side divided by their number), formed within each round. The
 whole job's seconds are the rows' medians times their epochs; ours end with the last run if the runs are started in
-the order of run_experiments.py, which cannot divide seven runs evenly. Takes about eleven minutes on two cores.
+the order of run_experiments.py, which cannot divide seven runs evenly.
+
+Before that, on one core: a step with our convolutions and with the ordinary layers, both recorded, in turn; and the
+rate of each convolution, forward and backward, beside that of a product of two 1024² matrices, which is called the
+core's peak. A CPU takes about ten minutes in all.
 """
 
-import heapq
 import json
 import math
 import multiprocessing
@@ -30,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from lab import cli
 from lab.files import write_json
 from lab.folder import provenance
-from lab.settings import BATCH_SIZE, SEED, Job, in_starting_order
+from lab.settings import BATCH_SIZE, SEED, Job, in_starting_order, when_free
 from run_experiments import ALL, EXPERIMENTS, build, default_jobs, parse_arguments
 
 N_TRAIN = 60_000  # MNIST's training images
@@ -156,6 +159,88 @@ def measure(loop, experiment, device, processes):
     return statistics.mean(training), statistics.mean(testing), max(memory)
 
 
+def convolution_calls(model):
+    """Return {"1 → 10, k 5": (a function that computes it forward and backward once, its operations)} of a network."""
+    import torch
+
+    from stn import fast_conv
+
+    calls = {}
+    for first, second, first_of_all in ((model.loc_conv1, model.loc_conv2, True), (model.conv1, model.conv2, False)):
+        size = 28
+        for layer, to_images in ((first, not first_of_all), (second, True)):
+            n_out, channels, k, _ = layer.weight.shape
+            half = (size - k + 1) // 2
+            images = fast_conv.in_groups(torch.randn(BATCH_SIZE, channels, size, size))
+            weight, plane = layer.weight.detach(), torch.zeros(n_out, 3)
+
+            def call(images=images, weight=weight, plane=plane, to_images=to_images):
+                pooled, places = torch.ops.stn.conv_pool(images, weight, plane)
+                torch.ops.stn.conv_pool_grad(pooled, images, weight, places, to_images)
+
+            operations = 2 * n_out * channels * k**2 * (2 * half) ** 2 * BATCH_SIZE * (2 + to_images)
+            calls[f"{channels} → {n_out}, k {k}"] = call, operations
+            size = half
+    return calls
+
+
+def one_core(rounds):
+    """Return what one core does: the rates of the convolutions of exp_02, and the milliseconds of recorded steps."""
+    import torch
+
+    import train
+    from stn import data, fast_conv_kernels
+    from stn.step import training_step
+
+    train.configure()
+    mnist, batch, factor = data.load(), torch.arange(BATCH_SIZE), torch.randn(1024, 1024)
+    convolutions = convolution_calls(build(ALL["exp_02"], SEED))
+    calls = {"product": lambda: factor @ factor} | {name: call for name, (call, _) in convolutions.items()}
+    for experiment in ("exp_02", "exp_03", "exp_07"):
+        for plain in (True, False):
+            step = training_step(build(ALL[experiment], SEED, plain), mnist)
+            calls[experiment, plain] = lambda step=step: step(batch)
+    seconds = {name: [] for name in calls}
+    for _ in range(10 * rounds):
+        for name, call in calls.items():
+            call()
+            started = time.perf_counter()
+            for _ in range(10):
+                call()
+            seconds[name].append((time.perf_counter() - started) / 10)
+    return core_table(seconds, {name: operations for name, (_, operations) in convolutions.items()}) | {
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "images_in_a_register": fast_conv_kernels.V,
+    }
+
+
+def core_table(seconds, operations):
+    """Return the rates of the convolutions and the speed of the steps, medians of calls in turn.
+
+    seconds: {"product": [...], a convolution: [...], (experiment, whether in the plain form): [...]}
+    operations: of each convolution, and of two 1024² matrices, whose rate is called the core's peak.
+    """
+    peaks = [2 * 1024**3 / second for second in seconds["product"]]
+    of_all = [sum(parts) for parts in zip(*(seconds[name] for name in operations), strict=True)]
+    rows = [*((name, seconds[name], operations[name]) for name in operations)]
+    rows.append(("all four", of_all, sum(operations.values())))
+    rates = []
+    for name, spent, n in rows:
+        shares = [n / second / peak for second, peak in zip(spent, peaks, strict=True)]
+        gflops = round(n / statistics.median(spent) / 1e9, 1)
+        rates.append({"convolution": name, "gflops": gflops, "share_of_peak": round(statistics.median(shares), 3)})
+    steps = []
+    for experiment in (name for name, plain in (key for key in seconds if isinstance(key, tuple)) if plain):
+        plain, fast = seconds[experiment, True], seconds[experiment, False]
+        ratios = [a / b for a, b in zip(plain, fast, strict=True)]
+        numbers = {"plain_ms": 1000 * statistics.median(plain), "fast_ms": 1000 * statistics.median(fast)}
+        numbers |= {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+        steps.append({"experiment": experiment, **{key: round(number, 2) for key, number in numbers.items()}})
+    floor = round(1000 * sum(operations.values()) / statistics.median(peaks), 2)
+    peak = round(statistics.median(peaks) / 1e9, 1)
+    return {"peak_gflops": peak, "floor_ms_exp_02": floor, "convolutions": rates, "steps": steps}
+
+
 def row(experiment, rounds):
     """Return the table's row of one experiment from its rounds.
 
@@ -183,9 +268,8 @@ def whole_job(rows, processes):
     """Return the minutes of all experiments with both loops, and their ratio, from the rows of the table."""
     tutorial = sum(row["epochs"] * row["tutorial_seconds_per_epoch"] for row in rows)
     seconds = {row["experiment"]: row["epochs"] * row["ours_seconds_per_epoch"] * processes for row in rows}
-    free = [0.0] * processes  # when each process has no run any more
-    for job in in_starting_order([Job(ALL[row["experiment"]], 1, row["epochs"]) for row in rows]):
-        heapq.heapreplace(free, free[0] + seconds[job.experiment.id])
+    jobs = in_starting_order([Job(ALL[row["experiment"]], 1, row["epochs"]) for row in rows], processes)
+    free = when_free([seconds[job.experiment.id] for job in jobs], [0] * processes)
     return {
         "tutorial_minutes_whole_job": round(tutorial / 60, 2),
         "ours_minutes_all_cores_busy": round(sum(seconds.values()) / processes / 60, 2),
@@ -196,7 +280,16 @@ def whole_job(rows, processes):
 
 
 def speed(options):
-    """Time whole epochs of both loops, round by round; return the table's rows and the whole job."""
+    """Time one core, then whole epochs of both loops, round by round; return the numbers of the tables."""
+    core = {}
+    if options.device == "cpu":
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            core = {"core": pool.submit(one_core, options.rounds).result()}
+        for step in core["core"]["steps"]:
+            print(
+                "{experiment}: a step takes {plain_ms:.1f} ms plain, {fast_ms:.1f} ms fast".format_map(step), flush=True
+            )
+        print("the convolutions reach {share_of_peak:.0%} of the peak".format_map(core["core"]["convolutions"][-1]))
     print("round  experiment  tutorial s/epoch  ours s/epoch  ratio", flush=True)
     jobs = options.jobs or default_jobs(parse_arguments(["--device", options.device]), 1)
     experiments = [e for e in EXPERIMENTS if not options.only or e.id in options.only]
@@ -213,7 +306,7 @@ def speed(options):
     minutes = "whole job: tutorial {tutorial_minutes_whole_job:.1f} minutes, ours {ours_minutes_whole_job:.1f}"
     print(minutes.format_map(whole))
     how = {"device": options.device, "processes_at_a_time": jobs, "rounds": options.rounds}
-    return {**how, "rows": rows, **whole}
+    return {**how, **core, "rows": rows, **whole}
 
 
 def main():
