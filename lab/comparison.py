@@ -20,6 +20,13 @@ FAMILIES = {
         ("exp_06", "exp_02", "CoordConv in the localisation network"),
         ("exp_07", "exp_02", "CoordConv in both"),
     ),
+    "The steady recipe": (
+        ("exp_21", "exp_03", "the transformer"),
+        ("exp_04", "exp_03", "CoordConv in the classifier, without a transformer"),
+        ("exp_23", "exp_21", "CoordConv in the classifier"),
+        ("exp_24", "exp_21", "CoordConv in the localisation network"),
+        ("exp_25", "exp_21", "CoordConv in both"),
+    ),
     "The swings": (
         ("exp_20", "exp_02", "padding with the background"),
         ("exp_21", "exp_02", "a slow localisation network"),

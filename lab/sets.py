@@ -65,6 +65,16 @@ STABILITY = (  # exp_02 with one of the two changes that the homographies have, 
     Experiment("exp_22", "background_padding_slow_localisation", AFFINE, 30,
                "Does it take both?", BACKGROUND, SLOW),
 )
+
+STEADY = (  # exp_05 to exp_07 with a slow localisation network, beside exp_21
+    Experiment("exp_23", "slow_localisation_coordconf_classifier", AFFINE, 30,
+               "With a transformer that learns slowly, do CoordConv layers help in the classifier?", CLASSIFIER, SLOW),
+    Experiment("exp_24", "slow_localisation_coordconf_localistation", AFFINE, 30,
+               "Do CoordConv layers help in a localisation network that learns slowly?", LOCALISATION, SLOW),
+    Experiment("exp_25", "slow_localisation_coordconf_localistation_coordconf_classifier", AFFINE, 30,
+               "With a transformer that learns slowly, do CoordConv layers help in both parts together?",
+               LOCALISATION | CLASSIFIER, SLOW),
+)
 # fmt: on
 
 SETS = {"homography": HOMOGRAPHY, "perspective": PERSPECTIVE, "stability": STABILITY}
