@@ -71,6 +71,14 @@ RECORDS = {
     "runs": (tuple(row.id for row in EXPERIMENTS if row.id in ORIGINAL_ACCURACY), ("exp_02",)),
     "transformers": (("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"), ()),
     "perspective": (tables.PERSPECTIVE, ("exp_14", "exp_16")),
+    "formulations": (("exp_02", "exp_03", "exp_07"), ()),
+}
+# What the seven ask, under two recipes; without a transformer they are one.
+ASKED = ("no transformer", "no transformer, CoordConv", "transformer", "CoordConv in the classifier")
+ASKED += ("in the localisation network", "in both")
+RECIPES = {
+    "the tutorial's recipe": ("exp_03", "exp_04", "exp_02", "exp_05", "exp_06", "exp_07"),
+    "the steady recipe": ("exp_03", "exp_04", "exp_21", "exp_23", "exp_24", "exp_25"),
 }
 ANIMATED = ("exp_16",)  # in the documentation, with the statistics of its classes
 UNSHOWN = ("PerspectiveTrainLossCurves.png", "PerspectiveAccuracyCurves.png")  # there
@@ -111,6 +119,32 @@ def accuracy_figure(record, title=""):
     """Draw the runs of every experiment as points, with mean and interval. title: of the data, if it is to be told."""
     line = CLAIM if all(map(is_plain_mnist, record.values())) else None
     return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title and f' ({title})'}", line))
+
+
+def recipe_panels(record):
+    """Return what the seven ask under both recipes as panels of `figures.values_by_row`; [] unless both are there."""
+    panels = []
+    for recipe, exp_ids in RECIPES.items():
+        runs = {exp_id: of_experiment(record, exp_id).values() for exp_id in exp_ids}
+        if not any(runs[exp_id] for exp_id in exp_ids[2:]):
+            return []
+        found = zip(ASKED, runs.items(), strict=True)
+        rows = [
+            (f"{what}\n({exp_id})", [*map(last, of_one)], ORIGINAL_ACCURACY.get(exp_id))
+            for what, (exp_id, of_one) in found
+            if of_one
+        ]
+        panels.append((told(rows), f"{ACCURACY}, last epoch, {recipe}", CLAIM))
+    return panels
+
+
+def recipes_figure(panels):
+    """Draw the panels on one axis, which ends where only single runs of the tutorial's recipe lie; None without any."""
+    if not panels:
+        return None
+    tutorial, steady = ([value for _, values, _, _ in rows for value in values] for rows, _, _ in panels)
+    least = min(*steady, *ORIGINAL_ACCURACY.values(), float(np.quantile(tutorial, 0.1))) - 0.05
+    return figures.values_by_row(*panels, least=least)
 
 
 def differences_figure(record, pairs, pool=False):
@@ -166,6 +200,7 @@ def comparison_figures(record, pool=False):
     for (title, prefix), part in by_data(record).items():
         family = small if "Perspective" in prefix else FAMILIES["The seven"]
         drawn[f"{prefix}AccuracyComparison.png"] = accuracy_figure(part, title if title != "MNIST" else "")
+        drawn[f"{prefix}RecipesComparison.png"] = recipes_figure(recipe_panels(part)) if title == "MNIST" else None
         drawn[f"{prefix}Differences.png"] = differences_figure(part, family, pool)
         drawn[f"{prefix}AccuracyCurves.png"] = accuracy_curves(part)
         drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, LOSS)
@@ -274,7 +309,9 @@ def draw_shown(results, pictures):
 
 def write_docs(results, docs, pictures):
     """Write docs/results.md, and every figure of the documentation into `pictures`, from the files in `results`."""
-    runs, transformers, perspective = (read_json(results / f"{name}.json") for name in RECORDS)
+    runs, transformers, perspective = (
+        read_json(results / f"{name}.json") for name in ("runs", "transformers", "perspective")
+    )
     drawn = comparison_figures({**runs, **perspective})
     swings = {name: run for name, run in transformers.items() if name[:6] in tables.SWINGS}
     drawn["StabilityCurves.png"] = accuracy_curves(swings)
@@ -290,30 +327,40 @@ def write_docs(results, docs, pictures):
     write_text(docs / "results.md", tables.results_document(results, ALL))
 
 
-def as_in_the_table(run):
+def as_in_the_table(run, plain=False):
     """Tell whether a run is its experiment's as the table has it, on MNIST: no short look and no variation."""
     experiment = ALL[run["experiment_name"][:6]]
-    settings = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, "plain_convolutions": False}
+    settings = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, "plain_convolutions": plain}
     settings |= experiment.recipe._asdict()
     return is_mnist(run["data"]) and all(run[key] == value for key, value in settings.items())
 
 
-def record(out, name, found, results):
-    """Keep the runs of a complete set as results/<name>.json, and the weights of those that are shown.
-
-    Raise ValueError or OSError if the set is not complete, or its runs differ in code or machine.
-    """
-    from stn.checkpoint import save_tensors
-
-    exp_ids, shown = RECORDS[name]
+def complete(out, found, exp_ids, plain=False):
+    """Return the runs of a set as the table has it. Raise ValueError if one is missing, or code or machines differ."""
     kept = {}
     for exp_id in exp_ids:
-        runs = [run for run in of_experiment(found, exp_id).values() if as_in_the_table(run)]
+        runs = [run for run in of_experiment(found, exp_id).values() if as_in_the_table(run, plain)]
         if not runs:
             raise ValueError(f"{out} has no full run of {exp_id}, which belongs to the set")
         kept |= {run["experiment_name"]: run for run in runs}
     if not comparable(kept):
         raise ValueError("the runs differ in code or machine")
+    return kept
+
+
+def record(out, name, found, results):
+    """Keep the runs of a complete set as results/<name>.json, and the weights of those that are shown.
+
+    Of the formulations, <out> has the runs and <out>_plain the same in the plain form.
+    Raise ValueError or OSError if the set is not complete.
+    """
+    from stn.checkpoint import save_tensors
+
+    exp_ids, shown = RECORDS[name]
+    kept = complete(out, found, exp_ids)
+    if name == "formulations":
+        place = f"{Path(out)}_plain"
+        kept = {"fast": kept, "plain": complete(place, poolable(read_all(place)[0])[0], exp_ids, plain=True)}
     write_json(results / f"{name}.json", kept)
     for exp_id in shown:
         settings, checkpoint = read_run(Path(out) / ALL[exp_id].directory(1))

@@ -180,13 +180,13 @@ def last_steps(runs):
 def falls(record, after=10):
     """List the largest fall of each run from an epoch to the next, after so many epochs, the deepest first.
 
-    Each is (points, name, epoch, accuracy before, after, at the end); all runs must be longer than `after`.
+    Each is (points, name, epoch, accuracy before, after, at the end). Shorter runs have none.
     """
     found = []
     for name, run in record.items():
         values = percentages(run)
         pairs = enumerate(itertools.pairwise(values[after - 1 :]), after + 1)
-        found.append(max((a - b, name, epoch, a, b, values[-1]) for epoch, (a, b) in pairs))
+        found += [max(steps)] if (steps := [(a - b, name, epoch, a, b, values[-1]) for epoch, (a, b) in pairs]) else []
     return sorted(found, reverse=True)
 
 

@@ -131,27 +131,32 @@ def grid_of(images, columns=COLUMNS, gap=GAP):
     return np.pad(rows.reshape(-1, columns * width), ((gap, 0), (gap, 0)), constant_values=0.5)
 
 
-def values_by_row(*panels, images=None):
+def values_by_row(*panels, images=None, least=None):
     """Draw every run as a point, and the mean of each row with its interval, or its median; the first row on top.
 
     panels: side by side, each (rows, xlabel, line). rows: (label, [values], stats.Interval, mark), where the interval
     of a median has no limits, and `mark`, or None, is a value of someone else's, drawn as a diamond. line: (x, name) of
-    a vertical line, or None. images: how many one unit of the axis is, for a second axis on top in test images.
+    a vertical line, or None. images: how many one unit of the axis is, for a second axis on top in test images. least:
+    where all axes begin, if it is given; how many runs lie below is told at the edge.
     """
     height = 0.46 * max(len(rows) for rows, _, _ in panels) + 1.6
     figure = Figure(figsize=(5 + 4 * len(panels), height), layout="constrained")
     legend = {}  # one for all panels, each name once
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw_values(axes, *panel, sign="" if images is None else "+")
+        draw_values(axes, *panel, sign="" if images is None else "+", least=least)
         legend |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
         if images is not None:
             top = axes.secondary_xaxis("top", functions=(lambda x: x * images, lambda x: x / images))
             top.set_xlabel("in test images", fontsize=9)
+    if least is not None:
+        highest = max(axes.get_xlim()[1] for axes in figure.axes)
+        for axes in figure.axes:
+            axes.set_xlim(least, highest)
     figure.legend(legend.values(), legend, frameon=False, fontsize=8, loc="outside lower right", ncols=len(legend))
     return figure
 
 
-def draw_values(axes, rows, xlabel, line, sign):
+def draw_values(axes, rows, xlabel, line, sign, least):
     if line:
         axes.axvline(line[0], color=GREY, linestyle="--", linewidth=1, label=line[1])
     for y, (_, values, (mean, low, high), mark) in enumerate(rows):
@@ -168,6 +173,9 @@ def draw_values(axes, rows, xlabel, line, sign):
             style = {"markerfacecolor": "white", "markeredgecolor": ORANGE, "markersize": 7}
             axes.plot(mark, y, "D", label="the original's one run", **style)
         axes.text(1.01, y, text, va="center", fontsize=9, transform=axes.get_yaxis_transform())
+        if least is not None and (below := sum(value < least for value in values)):
+            told = f"◂ {below} below, to {min(values):.2f}"
+            axes.text(0.01, y - 0.3, told, va="center", fontsize=7, color=BLUE, transform=axes.get_yaxis_transform())
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(xlabel)

@@ -10,6 +10,13 @@ ORIGINAL_ACCURACY = {
 }
 TUTORIAL_ACCURACY = 98.69  # in %, as the tutorial claims it
 
+# For whoever has one run of each experiment.
+ONE_RUN_EACH = (
+    "One run of each says little: runs that differ in nothing but the seed can lie further apart than experiments do, "
+    "under the tutorial's recipe by more than a point. Ten of each (--runs 10) show what is not luck, and more sharply "
+    "with a localisation network that learns slowly (--set steady --runs 10)."
+)
+
 PERSPECTIVE_SIGMA = 3.5  # pixels, of the noise that moves corners (see stn/perspective.py)
 # What lies outside of an image is background, not grey (see stn/warps.py).
 BACKGROUND = {"padding": "background"}

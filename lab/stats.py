@@ -43,6 +43,17 @@ def prediction_limits(values):
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
+def runs_needed(values, half_width):
+    """Return how many values like these, two at least, it takes until the interval of their mean is so narrow.
+
+    The true spread is taken to be theirs; of so many new values the interval will be narrower about every second time.
+    """
+    spread, n = float(np.std(values, ddof=1)), 2
+    while spread * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) > half_width * math.sqrt(n):
+        n += max(1, n // 100)  # to one percent
+    return n
+
+
 def is_skewed(values):
     """Tell whether values are so one-sided that their mean with an interval would mislead, from three values on.
 

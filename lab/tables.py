@@ -19,11 +19,13 @@ from lab.comparison import (
     of_experiment,
 )
 from lab.results import PARTS, last, last_five, percentages, wrong_images
-from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
+from lab.sets import ONE_RUN_EACH, ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 
 SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
 HOMOGRAPHIES = ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")
 PERSPECTIVE = tuple(f"exp_{number}" for number in range(12, 20))
+ENOUGH = 0.05  # points, of the half interval that a user is told the number of runs for
+DEEP = 0.5  # points, of a fall worth telling
 
 
 # Cells and rows
@@ -214,6 +216,24 @@ def differences_table(record, family, table, pool=False):
     return markdown_table(header, rows)
 
 
+def needed_table(record, table, pool=False):
+    """How many pairs of runs a comparison would need for an interval of ± ENOUGH points; "" if there are no pairs."""
+    rows = []
+    for pair in dict.fromkeys(itertools.chain(*FAMILIES.values())):
+        for comparison in comparisons(record, [pair], table, pool=pool).values():
+            values = list(comparison.differences.values())
+            if len(values) > 1:
+                half = (comparison.interval.high - comparison.interval.low) / 2
+                needed = stats.runs_needed(values, ENOUGH)
+                more = max(0, needed - len(values))
+                rows.append(
+                    [f"{pair[2]} ({pair[0]} − {pair[1]})", len(values), f"± {half:.2f}", f"{needed:,}", f"{more:,}"]
+                )
+    return (
+        markdown_table(["comparison", "pairs", "interval", "pairs it takes", "more runs of each"], rows) if rows else ""
+    )
+
+
 def questions_table(record, table):
     """What each of the seven asks, and what came out."""
     found = comparisons(record, FAMILIES["The seven"], table)
@@ -229,11 +249,11 @@ def questions_table(record, table):
     return markdown_table(["", "question", "compared with", f"change of the accuracy, points: {how}", "p"], rows)
 
 
-def falls_table(record):
-    """The five deepest falls of the accuracy from one epoch to the next, after the tenth."""
+def falls_table(found):
+    """The five deepest of the `falls` of a record."""
     rows = [
         [f"`{name}`", epoch, *(f"{value:.2f}" for value in (before, after, end))]
-        for _, name, epoch, before, after, end in falls(record)[:5]
+        for _, name, epoch, before, after, end in found[:5]
     ]
     return markdown_table(["run", "in epoch", "accuracy %, before", "after", "at the end"], rows)
 
@@ -277,6 +297,28 @@ def speed_table(speed):
     return markdown_table(header, rows)
 
 
+def core_text(speed):
+    """What one core reaches: the convolutions beside the product of two large matrices, and steps in both forms."""
+    core = speed["core"]
+    told = (
+        "{instruction_set}, {images_in_a_register} images in a register. A product of two 1024² matrices runs at "
+        "{peak_gflops:.0f} GFLOP/s; at that rate the convolutions of a step of exp_02 take {floor_ms_exp_02:.1f} ms."
+    ).format_map(core)
+    rates = ["{convolution} | {gflops:.0f} | {share_of_peak:.0%}".format_map(row) for row in core["convolutions"]]
+    form = "{experiment} | {plain_ms:.1f} | {fast_ms:.1f} | {ratio:.1f} ({ratio_min:.1f} to {ratio_max:.1f})"
+    steps = [form.format_map(row) for row in core["steps"]]
+    return paragraphs(
+        told,
+        markdown_table(
+            ["convolution, forward and backward", "GFLOP/s", "of the peak"], [row.split(" | ") for row in rates]
+        ),
+        markdown_table(
+            ["a recorded step, ms", "ordinary layers", "ours", "ratio (lowest to highest)"],
+            [row.split(" | ") for row in steps],
+        ),
+    )
+
+
 def parts_table(job):
     """What the runs of a job spent beside their training."""
     names = [part.removesuffix("_seconds") for part in PARTS]
@@ -296,21 +338,27 @@ def job_text(job):
 
 
 def formulations_table(record):
-    """Plain against fast convolutions, run by run, over the epochs that both completed."""
-    rows, losses, accuracies = [], [], []
-    for name, plain in record["plain"].items():
-        fast = record["fast"][name]
-        n = min(len(plain["train_loss"]), len(fast["train_loss"]))
-        losses.append([100 * (fast["train_loss"][i] / plain["train_loss"][i] - 1) for i in (0, n - 1)])
-        accuracies.append([sum(form["test_correct"][n - 5 : n]) / 500 for form in (plain, fast)])
-        texts = [*(f"{change:+.2f} %" for change in losses[-1]), *(f"{mean:.2f}" for mean in accuracies[-1])]
-        rows.append([name[:13], n, *texts])
-    largest = f"largest {max(abs(first) for first, _ in losses):.2f} %"
-    final = interval_text([final for _, final in losses], "+", digits=1)
-    better = interval_text([fast - plain for plain, fast in accuracies], "+")
-    rows.append(["all pairs", "", largest, f"{final} %", "", f"{better} points"])
-    header = ["run", "epochs compared", "train loss of the first, fast against plain", "of the last"]
-    return markdown_table([*header, "test accuracy %, mean of the last five: plain", "fast"], rows)
+    """Fast against plain convolutions, by experiment: {"fast": {run: condensed results}, "plain": the same}."""
+    rows, everything = [], []
+    for exp_id in dict.fromkeys(name[:6] for name in record["fast"]):
+        forms = [of_experiment(record[form], exp_id) for form in ("fast", "plain")]
+        pairs = [[form[run] for form in forms] for run in sorted(forms[0].keys() & forms[1].keys())]
+        everything += pairs
+        rows.append([f"`{exp_id}`", *formulations_cells(pairs)])
+    rows.append(["all", *formulations_cells(everything)])
+    first = "first epoch's train loss, fast against plain: mean"
+    accuracies = ["accuracy % after the last epoch: fast", "plain", "fast less plain, points", "mean of the last five"]
+    return markdown_table(["", "pairs", first, "largest", *accuracies], rows)
+
+
+def formulations_cells(pairs):
+    """The cells of the pairs (fast, plain)."""
+    first_losses = ([run["history"]["train_loss"][0] for run in pair] for pair in pairs)
+    losses = [100 * (fast / plain - 1) for fast, plain in first_losses]
+    means = [statistics.fmean(map(last, form)) for form in zip(*pairs, strict=True)]
+    changes = [interval_text([value(fast) - value(plain) for fast, plain in pairs], "+") for value in (last, last_five)]
+    told = f"{interval_text(losses, '+')} %", f"{max(map(abs, losses)):.2f} %"
+    return [len(pairs), *told, *(f"{mean:.2f}" for mean in means), *changes]
 
 
 def scale_table(record):
@@ -345,12 +393,17 @@ def comparison_document(record, table, pool=False):
     for (title, _), part in by_data(record).items():
         single = sum(len(runs) == 1 for runs in groups(part).values())
         note = f"{single} of the experiments have one run only, and therefore no interval." if single else ""
-        parts += [f"## {title}", results_table(part), note]
+        luck = ONE_RUN_EACH if single == len(groups(part)) > 1 else ""
+        parts += [f"## {title}", results_table(part), note, luck]
         for name, family in FAMILIES.items():
             if differences := differences_table(part, family, table, pool):
                 parts += [f"### Paired differences: {name}", differences]
+        if needed := needed_table(part, table, pool):
+            parts += [f"### How many runs it takes for ± {ENOUGH} points", needed]
         if variance := variance_table(part):
             parts += ["### Where the variance comes from", variance]
+        if fallen := [fall for fall in falls(part) if fall[0] >= DEEP]:
+            parts += [f"### Falls of {DEEP} points and more from one epoch to the next", falls_table(fallen)]
     return paragraphs(*parts) + "\n"
 
 
@@ -376,6 +429,9 @@ def results_document(folder, table):
 
     runs, transformers, perspective = read("runs"), read("transformers"), read("perspective")
     only = f"--runs 6 --only {' '.join(dict.fromkeys((*SWINGS, *HOMOGRAPHIES)))}"
+    formulations = read("formulations")
+    pairs = f"--runs {len(formulations['fast']) // 3} --only exp_02 exp_03 exp_07"
+    imitating = read("core_avx2")["core"]["environment"]
     rounds = f"medians of {read('benchmark')['rounds']} rounds, {read('benchmark')['cores']} cores"
     before = "Written by `python plot.py --docs` from the files in `results/`, as is every figure here; do not edit."
     page = paragraphs(
@@ -405,7 +461,7 @@ def results_document(folder, table):
         made(transformers, f"--device cuda --jobs 20 {only}", "transformers"),
         figure("Test accuracy by epoch, with each of the two changes and with both", "StabilityCurves.png"),
         f"The deepest falls in the {len(runs)} runs of the seven:",
-        falls_table(runs),
+        falls_table(falls(runs)),
         "## A homography on MNIST as it is",
         chosen_table(transformers, HOMOGRAPHIES, table, TRANSFORMING),
         chosen_table(transformers, HOMOGRAPHIES[2:], table, SWINGING),
@@ -423,11 +479,20 @@ def results_document(folder, table):
         figure("Mean and variance of each class before and after exp_16", "class_statistics_exp_16.png"),
         "## Speed",
         measurement("Beside the tutorial's loop", "benchmark", speed_table, rounds),
+        measurement("On one core", "benchmark", core_text),
+        measurement(
+            "On one core that imitates one with AVX2 alone",
+            "core_avx2",
+            core_text,
+            " ".join(f"{key}={value}" for key, value in imitating.items()),
+        ),
         measurement("A whole job, and what its runs spend beside their training", "job", job_text),
         measurement("Memory", "memory", "All processes of a job together: {peak_megabytes:,} MB at most.".format_map),
         measurement("A thousand runs", "scale", scale_table),
         measurement("On a GPU", "h100", gpu_text),
-        measurement("Fast against plain convolutions", "formulations", formulations_table),
+        "### Fast against plain convolutions",
+        formulations_table(formulations),
+        made(formulations["fast"], f"{pairs}, the same with --plain --out experiments_plain", "formulations"),
         "## Faults",
         measurement("What was tried, and how often it held", "faults", faults_table),
     )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coordconv import CoordConv2d
-from run_experiments import EXPERIMENTS, build
+from run_experiments import ALL, EXPERIMENTS, build
 from stn import warps
 
 
@@ -29,6 +29,33 @@ def test_a_row_takes_medians_and_forms_ratios_within_rounds():
         "ratio_max": 8.0,
         "ours_peak_mb": 90,
     }
+
+
+def test_one_core_is_told_by_medians_of_calls_in_turn():
+    """A product of 2^31 operations in 20 ms, but for one slow moment, in which all is slow."""
+    seconds = {"product": [0.02, 0.2, 0.02], "a": [0.001, 0.01, 0.001], "b": [0.002, 0.02, 0.004]}
+    seconds |= {("exp_02", True): [0.012, 0.12, 0.012], ("exp_02", False): [0.004, 0.03, 0.004]}
+    found = benchmark.core_table(seconds, {"a": 2**26, "b": 2**26})
+    assert found["peak_gflops"] == 107.4
+    rates = {row["convolution"]: (row["gflops"], row["share_of_peak"]) for row in found["convolutions"]}
+    assert rates == {"a": (67.1, 0.625), "b": (16.8, 0.312), "all four": (26.8, 0.417)}
+    assert found["floor_ms_exp_02"] == 1.25
+    step = {"plain_ms": 12.0, "fast_ms": 4.0, "ratio": 3.0, "ratio_min": 3.0, "ratio_max": 4.0}
+    assert found["steps"] == [{"experiment": "exp_02", **step}]
+
+
+def test_the_four_convolutions_are_those_of_the_network():
+    """Their operations by hand: 2 · channels · kernel · pixels · 64 images, three times, the first one's twice."""
+    calls = benchmark.convolution_calls(build(ALL["exp_02"], 123))
+    expected = {
+        "1 → 8, k 7": 2 * 8 * 49 * 22**2 * 64 * 2,
+        "8 → 10, k 5": 2 * 80 * 25 * 6**2 * 64 * 3,
+        "1 → 10, k 5": 2 * 10 * 25 * 24**2 * 64 * 3,
+        "10 → 20, k 5": 2 * 200 * 25 * 8**2 * 64 * 3,
+    }
+    assert {name: operations for name, (_, operations) in calls.items()} == expected
+    for call, _ in calls.values():
+        call()
 
 
 def test_the_whole_job_ends_with_its_last_run():

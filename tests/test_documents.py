@@ -131,9 +131,9 @@ sys.exit(run_experiments.main())
             [sys.executable, script, *map(str, command)], cwd=tmp_path, capture_output=True, text=True, timeout=170
         )
         assert process.returncode == 0, process.stderr
-    results = json.loads((tmp_path / "experiments" / "exp_23_run_01_two_looks" / "results.json").read_text())
+    results = json.loads((tmp_path / "experiments" / "exp_90_run_01_two_looks" / "results.json").read_text())
     assert results["arguments"] == {"passes": 2}
-    assert (tmp_path / "experiments" / "diagram_exp_23.png").exists()
+    assert (tmp_path / "experiments" / "diagram_exp_90.png").exists()
     assert isinstance(eval(row, {"Experiment": Experiment}), Experiment)
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_results
+from conftest import ROOT, results_of, write_results
 from matplotlib.image import imread
 from PIL import Image
 
@@ -54,6 +54,28 @@ def test_differences_are_drawn_around_zero_in_points_and_images(tmp_path):
     points = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert points == [pytest.approx([1.0, 0.6])]
     assert plot.differences_figure({}, comparison.FAMILIES["The seven"]) is None
+
+
+def test_both_recipes_stand_side_by_side_on_one_axis():
+    """What lies far below the rest is told at the edge; without a run of the steady recipe there is no such figure."""
+    table = {("exp_03", 1): [986], ("exp_21", 1): [990], ("exp_21", 2): [991]}
+    table |= {("exp_02", run): [988 + run % 3] for run in range(1, 20)} | {("exp_02", 20): [950]}
+    record = {}
+    for (exp_id, run), correct in table.items():
+        name = f"{exp_id}_run_{run:02d}_x"
+        record[name] = results.condensed(results_of(name, correct))
+    figure = plot.recipes_figure(plot.recipe_panels(record))
+    panels = figure.axes
+    assert [[tick.get_text().split("\n")[1] for tick in axes.get_yticklabels()] for axes in panels] == [
+        ["(exp_03)", "(exp_02)"],
+        ["(exp_03)", "(exp_21)"],
+    ]
+    assert panels[0].get_xlim() == panels[1].get_xlim()
+    assert panels[0].get_xlim()[0] == pytest.approx(98.49)  # the lowest of the original's is 98.54
+    assert [text for text in texts(figure) if "below" in text] == ["◂ 1 below, to 95.00"]
+    assert (
+        plot.recipes_figure(plot.recipe_panels({name: run for name, run in record.items() if "21" not in name})) is None
+    )
 
 
 def test_curves_show_all_runs_and_their_mean():

@@ -13,22 +13,25 @@ from run_experiments import ALL, EXPERIMENTS
 from stn import data
 from stn.perspective import PERSPECTIVE
 
-N_RUNS = {"runs": 10, "transformers": 6, "perspective": 8}
+N_RUNS = {"runs": 10, "transformers": 6, "perspective": 8, "formulations": 6}
+RECORDS = [*((name, None) for name in plot.RECORDS if name != "formulations")]  # and the parts of that one
+RECORDS += [("formulations", "fast"), ("formulations", "plain")]
 
 
-def read(name):
-    return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+def read(name, part=None):
+    content = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return content[part] if part else content
 
 
-@pytest.mark.parametrize("name", plot.RECORDS)
-def test_recorded_runs_are_full_and_consistent(name):
-    record = read(name)
+@pytest.mark.parametrize(("name", "part"), RECORDS)
+def test_recorded_runs_are_full_and_consistent(name, part):
+    record = read(name, part)
     described = data.read()[1]
     for exp_id in plot.RECORDS[name][0]:
         experiment, runs = ALL[exp_id], comparison.of_experiment(record, exp_id)
         assert sorted(runs) == list(range(1, N_RUNS[name] + 1))
         for number, run in runs.items():
-            assert plot.as_in_the_table(run)
+            assert plot.as_in_the_table(run, plain=part == "plain")
             seed = Job(experiment, number, experiment.epochs).seed
             assert (run["model"], run["n_epochs"], run["seed"]) == (experiment.model, experiment.epochs, seed)
             assert run["data"] == {**described, **(PERSPECTIVE if experiment.perspective else {})}
@@ -41,11 +44,21 @@ def test_recorded_runs_are_full_and_consistent(name):
     assert len(record) == N_RUNS[name] * len(plot.RECORDS[name][0])
 
 
-@pytest.mark.parametrize("name", plot.RECORDS)
-def test_recorded_runs_come_from_one_commit_and_one_machine(name):
-    record = read(name)
+@pytest.mark.parametrize(("name", "part"), RECORDS)
+def test_recorded_runs_come_from_one_commit_and_one_machine(name, part):
+    record = read(name, part)
     assert comparison.comparable(record)
     assert comparison.poolable(record) == (record, [])
+
+
+def test_the_fast_form_is_another_rounding_of_the_plain_one():
+    """Of the same code: the first epochs' losses are equal to half a percent, the runs are other ones."""
+    fast, plain = read("formulations", "fast"), read("formulations", "plain")
+    assert {run["code"] for run in fast.values()} == {run["code"] for run in plain.values()}
+    for name, run in fast.items():
+        ours, theirs = (of_form["history"]["train_loss"] for of_form in (run, plain[name]))
+        assert ours[0] == pytest.approx(theirs[0], rel=0.005)
+        assert ours != theirs
 
 
 def test_the_first_twenty_epochs_of_exp_02_are_exp_01():
@@ -67,17 +80,19 @@ def test_every_fault_that_was_tried_was_survived():
 
 
 def test_the_limits_hold():
-    """5 % of the runs' time for all but training, 2 GB of memory for the job, and five times the tutorial's speed."""
+    """For a CPU with AVX-512: of the job's time and memory, of its speed beside the tutorial's, and of one core."""
     job, memory, speed = read("job"), read("memory"), read("benchmark")
     assert job["at_a_time"] == memory["cores"] == speed["processes_at_a_time"] == 2
     parts = ("train", "test", "log", "other")
     spent = {part: sum(row[part] for row in job["rows"]) for part in parts}
-    assert sum(spent.values()) - spent["train"] < 0.05 * sum(spent.values())
+    assert sum(spent.values()) - spent["train"] < 0.075 * sum(spent.values())
     assert memory["peak_megabytes"] < 2000
-    assert speed["ratio_whole_job"] > 5
+    assert speed["ratio_whole_job"] >= 6.5
+    assert speed["core"]["convolutions"][-1]["share_of_peak"] >= 0.6
+    assert next(row["ratio"] for row in speed["core"]["steps"] if row["experiment"] == "exp_02") >= 2.5
 
 
-@pytest.mark.parametrize("name", ["benchmark", "faults", "formulations", "h100", "job", "memory", "scale"])
+@pytest.mark.parametrize("name", ["benchmark", "faults", "h100", "job", "memory", "scale"])
 def test_a_measurement_names_a_commit_and_a_command_that_others_have(name):
     record = read(name)
     assert re.fullmatch("[0-9a-f]{40}", record["git_commit"])

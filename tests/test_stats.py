@@ -34,6 +34,21 @@ def test_interval_against_scipy():
         assert ours[1:3] == pytest.approx(scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95))
 
 
+@pytest.mark.parametrize(("spread", "wanted"), [(0.1, 0.05), (0.1, 0.1), (0.4, 0.05)])
+def test_the_runs_that_are_needed_give_so_narrow_an_interval_and_fewer_do_not(spread, wanted):
+    """By simulation: with so many values at least two of five intervals are so narrow, with three quarters fewer."""
+    values = np.random.default_rng(1).normal(98, 1, 50)
+    needed = stats.runs_needed((values - values.mean()) / values.std(ddof=1) * spread, wanted)
+    rng = np.random.default_rng(2)
+    shares = [
+        np.mean([half(rng.normal(0, spread, n).tolist()) <= wanted for _ in range(1000)])
+        for n in (needed, max(2, round(0.75 * needed)))
+    ]
+    assert 0.4 < shares[0] < 0.85
+    assert shares[1] < 0.4
+    assert stats.runs_needed([5.0, 5.0], wanted) == 2
+
+
 @pytest.mark.parametrize("n", [3, 10, 60])
 def test_coverage_of_the_interval(n):
     """Of 2,000 intervals 95 % contain the true mean; the standard error of that share is 0.5 %."""

@@ -7,6 +7,7 @@ from conftest import results_of
 
 from lab import comparison, results, tables
 from lab.results import condensed, last_five
+from lab.sets import ONE_RUN_EACH
 from run_experiments import ALL
 
 MNIST = {"data": {"name": "MNIST", "md5": results.MNIST}}
@@ -158,18 +159,41 @@ def test_single_runs_have_no_interval_and_no_p_value():
     assert "| p |" not in document
 
 
-def test_formulations_are_compared_over_the_epochs_that_both_have():
-    def form(losses, correct):
-        return {
-            "run_a": {"train_loss": losses, "test_correct": correct},
-            "run_b": {"train_loss": [1, 1], "test_correct": [0, 0]},
-        }
+def test_one_run_of_each_is_called_what_it_is():
+    document = tables.comparison_document(pairs_of([1]), ALL)
+    assert ONE_RUN_EACH in document
+    assert ONE_RUN_EACH not in tables.comparison_document(pairs_of([1, 2]), ALL)
 
-    plain = form([2.0, 1.0, 0.5], [9000, 9900, 10])
-    fast = form([2.02, 0.9], [9000, 9950])
-    text = tables.formulations_table({"plain": plain, "fast": fast, "device_name": "a machine", "git_commit": 40 * "a"})
-    assert "| run_a | 2 | +1.00 % | -10.00 % | 37.80 | 37.90 |" in text
-    assert "| all pairs |  | largest 1.00 % | -5.0 ± 63.5 % |" in text  # t(1, 0.975) = 12.706, standard error 5
+
+def test_the_runs_that_a_comparison_still_needs():
+    document = tables.comparison_document(pairs_of([1, 3, 2, 4]), ALL)
+    section = document[document.index("### How many runs it takes for ± 0.05 points") :]
+    row = next(line for line in section.splitlines() if line.startswith("| the transformer"))
+    pairs, _, needed, more = (cell.strip() for cell in row.split("|")[2:6])
+    assert int(more) == int(needed) - int(pairs) > 0
+
+
+def test_deep_falls_are_told():
+    quiet, fallen = [980] * 30, [980] * 20 + [970, 980] + [980] * 8
+    table = {("exp_02", 1): (quiet, {}), ("exp_02", 2): (fallen, {})}
+    document = tables.comparison_document(record_of(table), ALL)
+    assert "### Falls of 0.5 points and more from one epoch to the next" in document
+    assert "| 21 | 98.00 | 97.00 | 98.00 |" in document
+    assert "### Falls" not in tables.comparison_document(record_of({("exp_02", 1): (quiet, {})}), ALL)
+
+
+def test_forms_are_compared_run_by_run():
+    def form(shift, *losses):
+        record = record_of({("exp_02", run): ([980 + run + shift] * 5, {}) for run in (1, 2)})
+        for run, loss in zip(record.values(), losses, strict=True):
+            run["history"]["train_loss"] = [loss] * 5
+        return record
+
+    text = tables.formulations_table({"fast": form(2, 2.02, 1.0), "plain": form(0, 2.0, 1.0)})
+    # t(1, 0.975) = 12.706, standard error of the losses 0.5
+    cells = "| 2 | +0.50 ± 6.35 % | 1.00 % | 98.35 | 98.15 | +0.20 ± 0.00 | +0.20 ± 0.00 |"
+    assert f"| `exp_02` {cells}" in text
+    assert f"| all {cells}" in text
 
 
 def test_the_parts_of_a_run_are_shares_of_its_seconds():
@@ -200,7 +224,7 @@ def test_a_ranking_shows_ties():
 def test_the_deepest_falls_are_named():
     correct = [100, 900, *[980] * 12, 300, 985]
     record = record_of({("exp_02", 3): (correct, {}), ("exp_03", 1): ([970] * 15 + [969], {})})
-    rows = tables.falls_table(record).splitlines()[2:]
+    rows = tables.falls_table(comparison.falls(record)).splitlines()[2:]
     assert rows == [
         "| `exp_02_run_03_reproduce_baseline` | 15 | 98.00 | 30.00 | 98.50 |",
         "| `exp_03_run_01_bypass_localisation` | 16 | 97.00 | 96.90 | 96.90 |",
@@ -213,6 +237,8 @@ def test_the_mean_of_the_last_five_epochs():
 
 
 def test_families_name_experiments_of_the_tables_and_each_pair_once():
+    for family in comparison.FAMILIES.values():
+        assert len({pair[:2] for pair in family}) == len(family)
     pairs = list(itertools.chain.from_iterable(comparison.FAMILIES.values()))
-    assert len({pair[:2] for pair in pairs}) == len(pairs)
+    assert len({pair[:2] for pair in pairs}) == len(set(pairs))  # one that two families share is told in the same words
     assert {exp_id for pair in pairs for exp_id in pair[:2]} == ALL.keys()

@@ -1,6 +1,6 @@
 """Measure how long an epoch takes, beside a loop written as in the PyTorch tutorial.
 
-    python tools/benchmark.py [--rounds 3] [--only exp_02 ...] [--device cpu] [--jobs N] [--save results/benchmark.json]
+    python tools/benchmark.py [--rounds 3] [--only exp_02 ...] [--device cpu] [--jobs N] [--core] [--save FILE]
 
 For each experiment, in turn and `--rounds` times, one whole epoch (training and test) of
 
@@ -20,6 +20,7 @@ core's peak. A CPU takes about ten minutes in all.
 import json
 import math
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -36,6 +37,14 @@ from lab.folder import provenance
 from lab.settings import BATCH_SIZE, SEED, Job, in_starting_order, when_free
 from run_experiments import ALL, EXPERIMENTS, build, default_jobs, parse_arguments
 
+# By these a CPU can imitate one with fewer instructions (NUMBA_CPU_FEATURES: those of the name alone).
+IMITATING = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NUMBA_CPU_NAME",
+    "NUMBA_CPU_FEATURES",
+)
 N_TRAIN = 60_000  # MNIST's training images
 
 
@@ -279,17 +288,19 @@ def whole_job(rows, processes):
     }
 
 
+def core(options):
+    """Time one core in a new process; return {"core": its numbers}, and what makes it imitate another."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(one_core, options.rounds).result()
+    for step in found["steps"]:
+        print("{experiment}: a step takes {plain_ms:.1f} ms plain, {fast_ms:.1f} ms fast".format_map(step), flush=True)
+    print("the convolutions reach {share_of_peak:.0%} of the peak".format_map(found["convolutions"][-1]))
+    imitating = {name: os.environ[name] for name in IMITATING if name in os.environ}
+    return {"core": found | ({"environment": imitating} if imitating else {})}
+
+
 def speed(options):
-    """Time one core, then whole epochs of both loops, round by round; return the numbers of the tables."""
-    core = {}
-    if options.device == "cpu":
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            core = {"core": pool.submit(one_core, options.rounds).result()}
-        for step in core["core"]["steps"]:
-            print(
-                "{experiment}: a step takes {plain_ms:.1f} ms plain, {fast_ms:.1f} ms fast".format_map(step), flush=True
-            )
-        print("the convolutions reach {share_of_peak:.0%} of the peak".format_map(core["core"]["convolutions"][-1]))
+    """Time whole epochs of both loops, round by round; return the table's rows and the whole job."""
     print("round  experiment  tutorial s/epoch  ours s/epoch  ratio", flush=True)
     jobs = options.jobs or default_jobs(parse_arguments(["--device", options.device]), 1)
     experiments = [e for e in EXPERIMENTS if not options.only or e.id in options.only]
@@ -306,7 +317,7 @@ def speed(options):
     minutes = "whole job: tutorial {tutorial_minutes_whole_job:.1f} minutes, ours {ours_minutes_whole_job:.1f}"
     print(minutes.format_map(whole))
     how = {"device": options.device, "processes_at_a_time": jobs, "rounds": options.rounds}
-    return {**how, **core, "rows": rows, **whole}
+    return {**how, "rows": rows, **whole}
 
 
 def main():
@@ -316,17 +327,24 @@ def main():
     add("--only", nargs="+", choices=[e.id for e in EXPERIMENTS], metavar="EXP", help="these experiments")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     add("--jobs", type=int, metavar="N", help="our processes at a time")
+    add("--core", action="store_true", help="only what one core does, half a minute")
     add("--save", metavar="FILE", help="write the numbers as JSON")
     options = cli.parse(parser)
     cli.check_numbers(parser, options, rounds=99, jobs=1024)
     cli.check_parent(parser, options, "save")
+    if options.core and options.device != "cpu":
+        parser.error("--core: only for --device cpu")
     device_name = None
     if options.device == "cuda":
         import torch
 
         device_name = torch.cuda.get_device_name()
     content = {"command": " ".join(["python", "tools/benchmark.py", *sys.argv[1:]])}
-    content |= provenance(device_name=device_name) | speed(options)
+    content |= provenance(device_name=device_name)
+    if options.device == "cpu":
+        content |= core(options)
+    if not options.core:
+        content |= speed(options)
     if options.save:
         write_json(options.save, content)
     else:
