@@ -15,9 +15,7 @@ last group. A layer is one operation of torch, `stn::conv_pool`, and its gradien
 has them. A group passes through a layer alone, so its maps stay in the caches. The sums of 2 × 2 pixels are pooled
 while they are in the first cache, and only maxima and their places are kept; the gradient is spread to these again.
 
-A step of `Net` takes 4.8 ms instead of 17.2 with the ordinary layers, with CoordConv in both parts 5.1 instead of 18.1;
-5.1 instead of 20.0 and 5.5 instead of 21.3 with AVX2 alone (one thread of an AMD EPYC with AVX-512, torch 2.14.1, all
-recorded, in turn in one process, the fastest of 150 steps; AVX2 by settings, not by another machine).
+How fast that is, beside the ordinary layers and the peak of a core: docs/results.md, "On one core".
 """
 
 import sys
