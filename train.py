@@ -53,8 +53,8 @@ def train(
         the same shape) what the transformer does is drawn, with `homography` as in models.py it is also measured. Seed
         before you build it, for reproducible weights.
     experiment_name: the directory under `out`. If it holds the same run unfinished, that is continued after its last
-        complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights;
-        a run with other settings raises RunError unless `overwrite` asks for it to be replaced.
+        complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights
+        (other code is named on stderr); a run with other settings raises RunError unless `overwrite` asks for it to be replaced.
     run, arguments: recorded only (the run's number; the keyword arguments that made the model).
     seed: decides the order of the images and the dropout of every epoch. Sets torch's global seed.
     recipe: the optimiser and its learning rates.
@@ -67,6 +67,8 @@ def train(
     on_progress: called as on_progress(epoch, steps done, steps in all, last epoch's accuracy in % or None) now and
         then.
     """
+    if folder.code_hash() != folder.IMPORTED:
+        raise RunError(f"{experiment_name}: the code has changed since it was imported; start Python again")
     data = load() if data is None else data
     own = {"run": run, "seed": seed, "recipe": recipe}
     settings = settings_of(model, experiment_name, arguments, n_epochs, data.description, device, **own)
@@ -91,7 +93,7 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
                 folder.remove_run(place)
             state = folder.state_of(place, content)
             if state == "finished":
-                return load_finished(place, model.to(device), device)
+                return load_finished(place, model.to(device), settings, device)
             if state == "failed":
                 raise RunError(folder.failure(place))
             if code_of(model) != settings.code:
@@ -110,9 +112,14 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
         raise RunError(unwritable(place, error)) from error
 
 
-def load_finished(place, model, device):
-    """Put the weights of a finished run into `model` and return its results. Raise RunError if they do not belong."""
+def load_finished(place, model, settings, device):
+    """Put the weights of a finished run into `model` and return its results; say on stderr if its code was another.
+
+    Raise RunError if the weights do not belong to the results.
+    """
     content = folder.read_results(place)
+    if content["code"] != settings.code or settings.code is None:
+        print(f"{place}: already finished, with {folder.other_code(content)}", file=sys.stderr)
     owner = fingerprint(folder.read_settings(place))
     model.load_state_dict(load_tensors(place / "weights.pt", device, owner, content["weights"]))
     return content

@@ -161,14 +161,16 @@ def provenance(packages=PACKAGES, device_name=None):
     }
 
 
-@lru_cache
-def code_hash(*more):
-    """Return the SHA-256 of the files that a result depends on, and `more`, as they are at the first call."""
-    digest = hashlib.sha256()
-    for path in [*(path for pattern in CODE for path in sorted(ROOT.glob(pattern))), *map(Path, more)]:
-        content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)} ".encode() + content)
-    return digest.hexdigest()
+def code_files():
+    return [path for pattern in CODE for path in sorted(ROOT.glob(pattern))]
+
+
+def code_hash():
+    """Return the SHA-256 of the files that a result depends on, as they are now."""
+    return hashlib.sha256(repr([(path.name, sha256(path)) for path in code_files()]).encode()).hexdigest()
+
+
+IMPORTED = code_hash()  # of the code that this process runs, whatever becomes of the files
 
 
 @lru_cache
