@@ -68,7 +68,7 @@ ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # ax
 N_ANIMATED = 24  # digits
 # The records in results/: the experiments of each, and those of which run 01 is shown, too.
 RECORDS = {
-    "runs": (tuple(row.id for row in EXPERIMENTS if row.id in ORIGINAL_ACCURACY), ("exp_02",)),
+    "runs": (tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY), ("exp_02",)),
     "transformers": (("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"), ()),
     "perspective": (tables.PERSPECTIVE, ("exp_14", "exp_16")),
 }
@@ -97,7 +97,7 @@ def value_rows(record, value=last):
     found = {name: [value(run) for run in runs.values()] for name, runs in groups(record).items()}
     plain = all(map(is_plain_mnist, record.values()))
     marks = ORIGINAL_ACCURACY if plain else {}
-    return told([(label(name), values, marks.get(name[:6])) for name, values in found.items()])
+    return told([(label(name), values, marks.get(name)) for name, values in found.items()])
 
 
 def told(rows):
@@ -150,7 +150,7 @@ def confusion_figure(record):
     """Draw those of two experiments, a run on average, and their difference; None if they are not known."""
     matrices, titles = [], []
     for exp_id in CONFUSED:
-        counts = [confusion_matrix(run) for run in of_experiment(record, exp_id).values()]
+        counts = [confusion_matrix(run) for run in of_experiment(record, ALL[exp_id]).values()]
         if not counts or None in counts:
             return None
         matrices.append(np.mean(counts, axis=0))
@@ -170,7 +170,7 @@ def comparison_figures(record, pool=False):
         drawn[f"{prefix}AccuracyCurves.png"] = accuracy_curves(part)
         drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, LOSS)
         drawn[f"{prefix}ConfusionComparison.png"] = confusion_figure(part)
-        baselines = [runs[1] for exp_id in ("exp_01", "exp_02") if 1 in (runs := of_experiment(part, exp_id))]
+        baselines = [runs[1] for exp_id in ("exp_01", "exp_02") if 1 in (runs := of_experiment(part, ALL[exp_id]))]
         curves = [(run["experiment_name"], train_losses(run)) for run in baselines]
         drawn[f"{prefix}train_loss.png"] = figures.loss_curves(curves, LOSS) if curves else None
     return {name: drawing for name, drawing in drawn.items() if drawing}
@@ -179,7 +179,7 @@ def comparison_figures(record, pool=False):
 def draw_comparison(record, target, pool=False):
     """Write what the module's docstring lists into the folder `target`, and print the paths."""
     present = groups(record)
-    shown = [row for row in ALL.values() if row in EXPERIMENTS or f"{row.id}_{row.title}" in present]
+    shown = [row for row in ALL.values() if row in EXPERIMENTS or row.name in present]
     drawn = comparison_figures(record, pool) | {f"diagram_{row.id}.png": diagram(row) for row in shown}
     for name, drawing in drawn.items():
         figures.save(drawing, target / name)
@@ -308,7 +308,7 @@ def record(out, name, found, results):
     exp_ids, shown = RECORDS[name]
     kept = {}
     for exp_id in exp_ids:
-        runs = [run for run in of_experiment(found, exp_id).values() if as_in_the_table(run)]
+        runs = [run for run in of_experiment(found, ALL[exp_id]).values() if as_in_the_table(run)]
         if not runs:
             raise ValueError(f"{out} has no full run of {exp_id}, which belongs to the set")
         kept |= {run["experiment_name"]: run for run in runs}

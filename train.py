@@ -54,7 +54,8 @@ def train(
         before you build it, for reproducible weights.
     experiment_name: the directory under `out`. If it holds the same run unfinished, that is continued after its last
         complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights
-        (other code is named on stderr); a run with other settings raises RunError unless `overwrite` asks for it to be replaced.
+        (other code is named on stderr); a run with other settings raises RunError unless `overwrite` asks for it to be
+        replaced.
     run, arguments: recorded only (the run's number; the keyword arguments that made the model).
     seed: decides the order of the images and the dropout of every epoch. Sets torch's global seed.
     recipe: the optimiser and its learning rates.

@@ -58,6 +58,10 @@ class Experiment:
     recipe: Recipe = TUTORIAL
     perspective: bool = False  # on MNIST in perspective (see stn/perspective.py) instead of as it is
 
+    @property
+    def name(self):
+        return f"{self.id}_{self.title}"
+
     def directory(self, run):
         return f"{self.id}_run_{run:02d}_{self.title}"
 

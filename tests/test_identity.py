@@ -331,6 +331,18 @@ def test_runs_with_the_same_number_or_content_are_named(tmp_path, fault):
         assert list(comparison.groups(record)["exp_03_foo"]) == [1, 3]
 
 
+def test_another_experiment_of_the_same_id_is_not_compared_as_that_of_the_table(fault):
+    """It was: under the number of the run whose name sorts last."""
+    mnist = {"data": {"name": "MNIST", "md5": results.MNIST}}
+    correct = {f"exp_02_run_01_{ALL['exp_02'].title}": 980, NAME: 970, "exp_03_run_01_variant": 950}
+    record = {name: results.condensed(results_of(name, [n], **mnist)) for name, n in correct.items()}
+    with fault("runs whose numbers collide, or copies"):
+        found = comparison.comparisons(record, comparison.FAMILIES["The seven"], ALL)
+        assert [pairs.differences for pairs in found.values()] == [{1: pytest.approx(1.0)}]
+        rows = tables.results_table(record).splitlines()[2:]
+        assert ["98.55" in row for row in rows] == [False, True, False]  # the original's
+
+
 # TensorBoard
 
 
@@ -434,7 +446,7 @@ def test_each_data_set_has_a_table_of_its_own(fault):
         mnists | {"perspective_sigma": 7},
         {"name": "few", "md5": "1" * 32},
     ]
-    record = record_of(*((f"exp_0{n}_run_01_x", {"data": data}) for n, data in enumerate(datas, 1)))
+    record = record_of(*((ALL[f"exp_0{n}"].directory(1), {"data": data}) for n, data in enumerate(datas, 1)))
     with fault("tables of mixed data"):
         document = tables.comparison_document(record, ALL)
         assert re.findall(r"^## (.*)$", document, re.MULTILINE) == [
