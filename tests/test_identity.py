@@ -280,6 +280,9 @@ SEALED = {
     "accuracy that the predictions contradict": {"test_correct": 983, "test_accuracy": 98.3},
     "no number of parameters": {"trainable_parameters": None},
     "infinite loss": {"history": [{**results_of(NAME, [982])["history"][0], "train_loss": float("1e999")}]},
+    "another loss than in the history": {"avg_test_loss": 0.2},
+    "more correct images than there are": {"history": [results_of(NAME, [9820])["history"][0]], "test_correct": 9820},
+    "another confusion": {"confusion_matrix": [[982, 0, 18], *([[0] * 3] * 2)]},
     "negative loss": {"history": [{**results_of(NAME, [982])["history"][0], "test_loss": -0.1}]},
     "no epochs": {"history": []},
     "fewer predictions": {"predictions": "0" * 999},
@@ -300,6 +303,42 @@ def test_results_that_contradict_themselves_are_refused_though_sealed_anew(tmp_p
         assert "passed over, it is broken (" in complaints[0]
 
 
+ANYTHING = st.none() | st.booleans() | st.integers(-1, 10**6) | st.floats() | st.text(max_size=3)
+ANYTHING |= st.lists(ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=3), ANYTHING, max_size=2)
+
+
+@settings(max_examples=1000)
+@given(data=st.data())
+def test_results_sealed_anew_with_any_value_are_refused_or_can_be_shown(tmp_path_factory, data):
+    """A value, at any depth, is replaced or left out."""
+    path = tmp_path_factory.getbasetemp() / "sealed" / NAME / "results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = content = json.loads(
+        json.dumps(results_of(NAME, [900, 982]) | {"code": "1", "transformer": {"ink_kept": 1}})
+    )
+    while True:
+        key = data.draw(st.sampled_from(sorted(part) if isinstance(part, dict) else range(len(part))))
+        if not isinstance(part[key], dict | list) or not part[key] or data.draw(st.integers(0, 3)) == 0:
+            break
+        part = part[key]
+    if data.draw(st.integers(0, 3)) == 0:
+        del part[key]
+    else:
+        part[key] = data.draw(ANYTHING)
+    path.write_text(json.dumps({**content, "checksum": results.checksum(content)}))
+    record, complaints = results.read_all(path.parent.parent)
+    if record:
+        tables.comparison_document(comparison.poolable(comparison.distinct(record)[0])[0], ALL)
+        assert percentages_of(record) <= 100
+    else:
+        assert len(complaints) == 1
+        assert complaints[0].isprintable()
+
+
+def percentages_of(record):
+    return max(max(results.percentages(run)) for run in record.values())
+
+
 def test_predictions_of_mnist_are_compared_with_its_labels(tmp_path, fault):
     """All figures agree with each other, but not with the labels in the repository."""
     description = {"name": "mine", "mean": 0.1307, "std": 0.3081, "md5": results.MNIST}
@@ -314,9 +353,8 @@ def test_predictions_of_mnist_are_compared_with_its_labels(tmp_path, fault):
 def test_runs_with_the_same_number_or_content_are_named(tmp_path, fault):
     """`foo` beside `foo_run_01`, a copy under another number, and numbers that only the names tell."""
     name = "exp_03_run_0{}_foo".format
-    changes = [{"avg_test_loss": 0.1}, {"avg_test_loss": 0.2}]
     write_results(tmp_path, name(1), [900, 982])
-    write_results(tmp_path, name(2), [900, 982], **changes[1])  # sealed anew with another loss, the rest is a copy
+    write_results(tmp_path, name(2), [900, 982], seconds=7.0)  # sealed anew with another time, the rest is a copy
     write_results(tmp_path, name(3), [901, 983], run=1)  # its number was left at the default
     folder = tmp_path / "exp_03_foo"
     folder.mkdir()
