@@ -55,7 +55,7 @@ from lab.comparison import (
 from lab.files import write_json, write_text
 from lab.results import confusion_matrix, is_mnist, last, percentages, read_all
 from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
-from lab.settings import RunError
+from lab.settings import RunError, printable
 from lab.stats import Interval, is_skewed, mean_interval
 from run_experiments import ALL, EXPERIMENTS
 
@@ -354,7 +354,7 @@ def main():
         found, more = poolable(found)
         complaints += more + obstacles(found, ALL)
     for complaint in complaints:
-        print(complaint, file=sys.stderr)
+        print(printable(complaint), file=sys.stderr)
     if not found:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from lab import cli, pool, sets
 from lab.files import check_room, unwritable, write_json
-from lab.folder import available_cores, damaged_events, other_code, provenance, read_results, state_of
+from lab.folder import altered, available_cores, other_code, provenance, read_results, state_of
 from lab.progress import Display, print_summary
 from lab.settings import SEED, ClusterError, Experiment, Job, RunError
 
@@ -233,8 +233,8 @@ def prepare(options, jobs, on_progress=None):
                 job.status = "skipped: already finished"
                 if job.results["code"] != job.settings.code:
                     job.status += f", with {other_code(job.results)}"
-                damaged = damaged_events(place, job.results)
-                note += [f"{path} is damaged: TensorBoard may not show all of it" for path in damaged]
+                changed = altered(place, job.results)
+                note += [f"{path} is not as the run has left it: missing, damaged or another" for path in changed]
         except RunError as error:
             complaints.append(str(error))
     if complaints:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from lab import cli, figures, folder, results
-from lab.files import Damaged, sha256, unwritable, write_json
+from lab.files import Damaged, unwritable, write_json
 from lab.progress import Display
 from lab.settings import BATCH_SIZE, SEED, THREADS, TUTORIAL, Recipe, RunError, Settings, fingerprint
 from stn import measures, tensorboard
@@ -314,7 +314,7 @@ def finish(place, settings, model, history, predictions, conclusion):
         **folder.provenance(device_name=device_name),
         "git_commit": settings["git_commit"],  # at the start, as is the code
         "weights": weights,  # the seal of weights.pt
-        "events": {path.name: sha256(path) for path in sorted(place.glob("events.out.tfevents.*"))},
+        "events": folder.event_seals(place),
         "transformer": conclusion.transformer and conclusion.transformer.numbers,
         "confusion_matrix": conclusion.confusion,
         "history": history,

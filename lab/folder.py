@@ -24,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lab import results
-from lab.files import check_room, remove_parts, sha256, write_text
+from lab.files import check_room, read_sealed, remove_parts, sha256, write_text
 from lab.settings import FORMAT, RunError, differences
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +68,7 @@ def run_lock(folder):
 
 def holder(note):
     """Name the process that wrote `note`; one that is gone has no part in what happens now."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, OverflowError):
         pid, host = note.read_text(encoding="utf-8").split()
         if host == platform.node() and os.name == "posix":
             with suppress(PermissionError):  # it is there, and another user's
@@ -125,9 +125,17 @@ def read_results(folder):
     return content
 
 
-def damaged_events(folder, content):
-    """List the TensorBoard files that are not as a finished run has left them. content: of results.json."""
-    return [folder / name for name, seal in content["events"].items() if sha256(folder / name) != seal]
+def event_seals(folder):
+    """Return {name: SHA-256} of TensorBoard's files."""
+    return {path.name: sha256(path) for path in sorted(folder.glob("events.out.tfevents.*"))}
+
+
+def altered(folder, content):
+    """List the weights and TensorBoard's files that are not as a finished run has left them. content: its results."""
+    told, there = {"weights.pt": content.get("weights"), **(content.get("events") or {})}, event_seals(folder)
+    with suppress(OSError):
+        there["weights.pt"] = read_sealed(folder / "weights.pt")[1]
+    return [folder / name for name in sorted(told | there) if told.get(name) != there.get(name)]
 
 
 def fail(folder, reason):
@@ -138,7 +146,7 @@ def fail(folder, reason):
 
 def failure(folder):
     """Say why the run in `folder` is marked as failed, and what to do."""
-    reason = (folder / "failed.txt").read_text(encoding="utf-8")
+    reason = (folder / "failed.txt").read_text(encoding="utf-8", errors="replace")
     return f"{folder} failed: {reason}; {WAY_OUT}, to try again after the last good epoch, delete failed.txt"
 
 

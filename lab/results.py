@@ -68,8 +68,8 @@ KINDS = {  # what a results.json must have
     **dict.fromkeys(("seconds", "avg_test_loss", "test_accuracy"), NUMBER),
     **dict.fromkeys(("arguments", "data", "versions"), dict),
     **dict.fromkeys(("history", "confusion_matrix"), list),
-    **dict.fromkeys(("code", "git_commit"), str | None),
-    "transformer": dict | None,
+    **dict.fromkeys(("code", "git_commit", "weights"), str | None),
+    **dict.fromkeys(("transformer", "events"), dict | None),
 }
 DATA_KINDS = {"name": str, "md5": str | None, "perspective_sigma": NUMBER | None}
 

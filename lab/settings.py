@@ -14,8 +14,16 @@ FORMAT = 2  # of a run's folder: it counts up when files of an earlier version c
 OPTIMIZERS = ("sgd", "adam")
 
 
+def printable(text):
+    """Return text in one line, whatever it holds: what no terminal should see becomes its escape sequence."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 class RunError(Exception):
-    """A run that cannot be made or went wrong; the message says which, why and what to do."""
+    """A run that cannot be made or went wrong; the message says which, why and what to do, in one line."""
+
+    def __init__(self, message):
+        super().__init__(printable(message))
 
 
 class ClusterError(Exception):

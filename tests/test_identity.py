@@ -3,7 +3,9 @@
 Real runs on few digits. Nothing here is found by luck: it is refused in one line, or harmless.
 """
 
+import contextlib
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -12,6 +14,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, results_of, write_results
+from filelock import FileLock
 from helpers import TRIAL, Linear, Unrecorded, forbid, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -431,16 +434,20 @@ def test_steps_are_in_order_whatever_the_clock_says(finished, digits, tmp_path, 
         assert [event.step for event in events.Scalars("Accuracy test")] == [1, 2, 3]
 
 
-def test_a_finished_runs_damaged_events_are_named_at_the_next_start(call, idx_folder, tmp_path, fault):
+def test_a_finished_runs_altered_files_are_named_at_the_next_start(call, idx_folder, tmp_path, fault):
     command = ("run_experiments.py", "--data", idx_folder, "--out", tmp_path, "--epochs", 1, "--only", "exp_03")
     assert call(*command).returncode == 0
-    (path,) = (tmp_path / NAME).glob("events*")
-    content = bytearray(path.read_bytes())
+    (events,) = (tmp_path / NAME).glob("events*")
+    content = bytearray(events.read_bytes())
     content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with fault("events file damaged or out of order"):
+    events.write_bytes(content)
+    added = shutil.copy(events, tmp_path / NAME / "events.out.tfevents.9")
+    (tmp_path / NAME / "weights.pt").unlink()
+    with fault("files of a finished run altered"):
         again = call(*command)
-        assert f"{path} is damaged: TensorBoard may not show all of it" in again.stdout.splitlines()
+        told = [line for line in again.stdout.splitlines() if line.endswith("missing, damaged or another")]
+        wanted = sorted(map(str, (events, added, tmp_path / NAME / "weights.pt")))
+        assert told == [f"{path} is not as the run has left it: missing, damaged or another" for path in wanted]
         assert again.returncode == 0
 
 
@@ -645,6 +652,29 @@ def test_a_linked_run_is_not_replaced(copy, digits, tmp_path, fault):
         with pytest.raises(RunError, match="is a symbolic link: what it leads to is not replaced"):
             run(digits, linked, model=Linear, overwrite=True)
         assert (copy / TRIAL / "results.json").exists()
+
+
+@pytest.mark.parametrize("state", ["another model", "another commit", "failed", "held"])
+def test_what_files_say_is_told_in_one_line_without_escape_sequences(copy, digits, state, fault):
+    odd = "a\nb\x1b[31m"
+    stop(copy)
+    content = json.loads((copy / TRIAL / "settings.json").read_text())
+    change = {"another model": {"model": odd, odd: odd}, "another commit": {"git_commit": odd, "code": "0" * 64}}
+    (copy / TRIAL / "settings.json").write_text(json.dumps(content | change.get(state, {})))
+    if state == "failed":
+        (copy / TRIAL / "failed.txt").write_bytes(odd.encode() + b"\xff")
+    with fault("names of folders with other characters"), contextlib.ExitStack() as stack:
+        if state == "held":
+            stack.enter_context(FileLock(copy / TRIAL / ".lock"))
+            (copy / TRIAL / ".holder").write_text(f"{10**30} \x1b[31m{platform.node()}")
+        with pytest.raises(RunError) as error:
+            run(digits, copy, model=Linear)
+        assert str(error.value).isprintable()
+
+
+def test_a_holder_that_cannot_be_a_process_is_another_one(tmp_path):
+    (tmp_path / ".holder").write_text(f"{10**30} {platform.node()}")
+    assert train.folder.holder(tmp_path / ".holder") == "another process"
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mred", "a|b", "a\nb", "a b", "-x", "$(id)"])
