@@ -126,7 +126,7 @@ def load_finished(place, model, settings, device):
     return content
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not in inference mode: what a network makes there and keeps could not be trained with
 def check_model(model, images, name):
     """Raise RunError if a network has nothing to train or does not give log-probabilities (B, 10) of images."""
     if not trainable(model):

@@ -25,7 +25,7 @@ from torch import nn
 import plot
 import train
 from lab import comparison, results, tables
-from lab.settings import RunError
+from lab.settings import Recipe, RunError
 from run_experiments import ALL
 from stn import mnist
 
@@ -532,8 +532,13 @@ class Frozen(Linear):
         (Linear, {"run": 0}, "run is a whole number from 1, seed one from 0, not run 0 and seed 123"),
         (Linear, {"seed": -1}, "not run 1 and seed -1"),
         (Linear, {"seed": 1.5}, "not run 1 and seed 1.5"),
-        (Linear, {"arguments": {"layer": nn.ReLU()}}, "not JSON serializable; arguments are plain values"),
-        (Linear, {"arguments": {"rate": float("nan")}}, "arguments are plain values"),
+        (Linear, {"n_epochs": 2.0}, r"at least one epoch is needed, not 2\.0"),
+        (Linear, {"n_epochs": "3"}, "at least one epoch is needed, not '3'"),
+        (Linear, {"recipe": Recipe(localisation_norm=0)}, "positive numbers"),
+        (Linear, {"recipe": Recipe(learning_rate="a")}, "a recipe has positive numbers"),
+        (Linear, {"arguments": [1]}, "arguments are a dict of plain values"),
+        (Linear, {"arguments": {"layer": nn.ReLU()}}, "not JSON serializable; arguments are a dict of plain values"),
+        (Linear, {"arguments": {"rate": float("nan")}}, "arguments are a dict of plain values"),
     ],
 )
 def test_a_network_that_cannot_be_a_run_is_refused_before_training(
@@ -546,6 +551,18 @@ def test_a_network_that_cannot_be_a_run_is_refused_before_training(
         told()
         assert "\n" not in str(error.value)
     assert not (tmp_path / TRIAL / "settings.json").exists()
+
+
+def test_a_network_may_keep_what_it_made_at_the_first_look(digits, tmp_path):
+    class Keeping(Linear):
+        kept = None
+
+        def forward(self, x):
+            if self.kept is None:
+                self.kept = torch.linspace(0.5, 1, 784).view(1, 1, 28, 28)
+            return super().forward(x * self.kept)
+
+    assert run(digits, tmp_path, n_epochs=1, model=Keeping)["n_epochs"] == 1
 
 
 def test_scores_that_are_nan_in_a_class_without_images_are_found(digits, tmp_path, fault):
