@@ -24,7 +24,7 @@ from pathlib import Path
 
 from lab import cli, pool, sets
 from lab.files import check_room, unwritable, write_json
-from lab.folder import altered, available_cores, other_code, provenance, read_results, state_of
+from lab.folder import altered, available_cores, other_code, read_results, state_of
 from lab.progress import Display, print_summary
 from lab.settings import SEED, ClusterError, Experiment, Job, RunError
 
@@ -112,11 +112,15 @@ def trainer(options, worker):
     return submit
 
 
+PROVENANCE = ("device_name", "cores", "versions", "git_commit")  # of a run's results, and of the whole job
+
+
 def record(options, jobs, minutes):
     """Write what a whole job took into <out>/job.json; return the exit code."""
     name = "job.json" if options.set == "original" else f"job_{options.set}.json"
     content = {"command": " ".join(["python", "run_experiments.py", *sys.argv[1:]]), "runs": len(jobs)}
-    content |= {"minutes": round(minutes, 2), "at_a_time": options.jobs, **provenance()}
+    content |= {"minutes": round(minutes, 2), "at_a_time": options.jobs}
+    content |= {key: jobs[0].results[key] for key in PROVENANCE}
     content["rows"] = [{"experiment": job.experiment.id, "run": job.run, **job.results["seconds"]} for job in jobs]
     try:
         write_json(Path(options.out) / name, content)
@@ -167,7 +171,7 @@ def train_job(job, options, on_progress=None):
         gc.collect()  # the images of this run are in reference cycles, 200 MB beside those of the worker's next one
     parts = ("train", "test", "log", "other")
     seconds = {part: round(sum(e[f"{part}_seconds"] for e in results["history"]), 2) for part in parts}
-    shown = {key: results[key] for key in ("test_accuracy", "test_correct", "test_total")}
+    shown = {key: results[key] for key in ("test_accuracy", "test_correct", "test_total", *PROVENANCE)}
     return "finished", shown | {"seconds": seconds}
 
 
