@@ -52,7 +52,7 @@ from lab.comparison import (
     of_experiment,
     poolable,
 )
-from lab.files import write_json, write_text
+from lab.files import check_room, write_json, write_text
 from lab.results import confusion_matrix, is_mnist, last, percentages, read_all
 from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 from lab.settings import RunError, printable
@@ -323,6 +323,7 @@ def record(out, name, found, results):
 
 
 def main():
+    cli.keep_streams()
     cli.end_with_the_reader()
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
@@ -366,7 +367,7 @@ def main():
         return 0
     target = Path(options.figures or options.out)
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        check_room(target)
         draw_comparison(found, target, options.pool)
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")

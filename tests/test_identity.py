@@ -613,6 +613,33 @@ def test_streams_that_are_closed_full_or_lack_letters_do_not_stop_the_work(idx_f
             assert b"The output cannot be written" in process.stderr
 
 
+STREAMS = [">/dev/full", ">&- 2>&- <&-", "2>&-", "| cat"]
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+def test_the_other_scripts_end_well_with_any_streams(idx_folder, tmp_path, streams, fault):
+    write_results(tmp_path / "out_ü", NAME, [900, 982])
+    program = "import sys, train; from stn.data import load; sys.exit(train.main(1, load(sys.argv.pop())))"
+    for command, made in (
+        (f"{sys.executable} {ROOT / 'plot.py'} --out out_ü", "out_ü/comparison.md"),
+        (f"{sys.executable} -c '{program}' {idx_folder}", "experiments/test/results.json"),
+    ):
+        with fault("stdout or stderr closed, full or without letters"):
+            shell = f"export PYTHONPATH={ROOT} LC_ALL=C PYTHONIOENCODING=ascii; set -o pipefail; {command} {streams}"
+            process = subprocess.run(["bash", "-c", shell], capture_output=True, cwd=tmp_path, timeout=170)
+            assert (process.returncode, b"Traceback" in process.stderr) == (0, False), process.stderr.decode()
+            assert (tmp_path / made).exists()
+
+
+def test_figures_are_not_written_where_a_link_leads_nowhere(call, tmp_path, fault):
+    write_results(tmp_path / "out", NAME, [982])
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with fault("symbolic links"):
+        process = call("plot.py", "--out", tmp_path / "out", "--figures", tmp_path / "link")
+        assert process.returncode == 2
+        assert "link is a symbolic link that leads nowhere" in process.stderr
+
+
 @pytest.mark.parametrize("shell", ["{command}", "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {command}"])
 def test_a_folder_whose_name_is_no_text_is_refused(idx_folder, tmp_path, shell, fault):
     with fault("stdout or stderr closed, full or without letters"):
