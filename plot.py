@@ -110,7 +110,8 @@ def told(rows):
 def accuracy_figure(record, title=""):
     """Draw the runs of every experiment as points, with mean and interval. title: of the data, if it is to be told."""
     line = CLAIM if all(map(is_plain_mnist, record.values())) else None
-    return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title and f' ({title})'}", line))
+    title = title and f" ({title})".replace("$", r"\$")  # not a formula
+    return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title}", line))
 
 
 def differences_figure(record, pairs, pool=False):

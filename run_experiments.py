@@ -26,7 +26,7 @@ from lab import cli, pool, sets
 from lab.files import check_room, unwritable, write_json
 from lab.folder import altered, available_cores, other_code, read_results, state_of
 from lab.progress import Display, print_summary
-from lab.settings import SEED, ClusterError, Experiment, Job, RunError
+from lab.settings import SEED, ClusterError, Experiment, Job, RunError, printable
 
 # torch is imported late, by the functions that a worker calls: --help and --list answer at once.
 
@@ -64,7 +64,7 @@ def run(options, worker):
     for number in range(1, options.runs + 1):
         for experiment in selection(options):
             jobs.append(Job(experiment, number, options.epochs or experiment.epochs))
-    print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} into {options.out}", flush=True)
+    print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} into {printable(options.out)}", flush=True)
     train_all = trainer(options, worker)
     kind, content = worker.call("prepare", options, jobs)
     if kind == "failed":
@@ -220,7 +220,7 @@ def prepare(options, jobs, on_progress=None):
     except (DataError, OSError) as error:
         return "failed", str(error)
     numbers = "mean {mean} and standard deviation {std}".format(**description)
-    note = [f"{options.data}: normalised with the {numbers} of its training images"] if options.data else []
+    note = [f"{printable(options.data)}: normalised with the {numbers} of its training images"] if options.data else []
     # A network's signature is the same in all runs of an experiment: there may be many runs.
     rows = {job.experiment.id: job.experiment for job in jobs}
     networks = {exp_id: build(experiment, SEED, options.plain) for exp_id, experiment in rows.items()}
@@ -302,8 +302,9 @@ def parse_arguments(arguments=None):
         parser.error(f"--device: cpu, cuda or cuda:N is needed, not {options.device!r}")
     if not options.out.strip():
         parser.error("--out: the name of a folder is needed, not an empty one")
-    if any("\ud800" <= letter <= "\udfff" for letter in options.out):  # bytes that are no text; TensorBoard needs one
-        parser.error(f"--out {options.out!a}: a name that is text in UTF-8 is needed")
+    for name, path in (("out", options.out), ("data", options.data or "")):
+        if any("\ud800" <= letter <= "\udfff" for letter in path):  # bytes that are no text; TensorBoard needs one
+            parser.error(f"--{name} {path!a}: a name that is text in UTF-8 is needed")
     if options.slurm and options.executor != "slurm":
         parser.error("--slurm is only for --executor slurm")
     parameters = [re.fullmatch(r"([a-z_]+)=(.+)", text) or text for text in options.slurm]

@@ -27,6 +27,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from lab import figures
 from lab.files import atomic_write
+from lab.settings import printable
 from stn import measures, warps
 
 KEPT = "events.out.tfevents.0.complete_epochs"  # of a run that was continued
@@ -66,7 +67,7 @@ def open_writer(folder, history):
     if lost := [entry for entry in history if entry["epoch"] not in logged]:
         epochs = ", ".join(str(entry["epoch"]) for entry in lost)
         print(
-            f"{folder}: TensorBoard's file was damaged; of epoch {epochs} only losses and accuracy are left",
+            f"{folder}: TensorBoard's file was damaged; of epoch {epochs} only losses and accuracy are sure to be left",
             file=sys.stderr,
         )
         for entry in lost:
@@ -93,7 +94,8 @@ def add_entry(writer, entry):
 def start(writer, settings, question, model, data, log_images):
     """Log what is known before the first epoch, at step 0. log_images: 0 leaves out the heavy parts."""
     columns = hyperparameters(settings, model)
-    rows = [f"| {name} | {value} |" for name, value in columns.items()]
+    cells = [(name, printable(str(value)).replace("|", r"\|")) for name, value in columns.items()]
+    rows = [f"| {name} | {value} |" for name, value in cells]
     writer.add_text("Question", question or "(none was given)", 0)
     writer.add_text("Settings", "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
     writer.add_custom_scalars(LAYOUT)
@@ -112,7 +114,6 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
     conclusion: after the last epoch what `train.conclude` returns, None before.
     """
     epoch, last = entry["epoch"], conclusion is not None
-    add_entry(writer, entry)
     confusion = measures.confusion(data.test_labels, predictions)
     for digit, counts in enumerate(confusion):
         if sum(counts):
@@ -132,6 +133,7 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
     if last:
         _, _, session_end = hparams({}, {})
         writer.file_writer.add_summary(session_end, epoch)
+    add_entry(writer, entry)  # at the end: where it can be read, all of the epoch can (see `open_writer`)
     writer.flush()
 
 

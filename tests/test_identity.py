@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import plot
+import run_experiments
 import train
 from lab import comparison, results, tables
 from lab.settings import Recipe, RunError
@@ -406,18 +407,19 @@ def continued(digits, out, damage):
     return run(digits, out, model=Linear)
 
 
+@pytest.mark.parametrize(("share", "epochs"), [(0.05, "1, 2"), (0.98, "2")])
 def test_a_damaged_file_of_tensorboard_is_named_and_its_curves_are_written_anew(
-    finished, digits, tmp_path, capsys, fault
+    finished, digits, tmp_path, capsys, fault, share, epochs
 ):
     def flip(path):
         content = bytearray(path.read_bytes())
-        content[len(content) // 20] ^= 4
+        content[int(len(content) * share)] ^= 4
         path.write_bytes(content)
 
     with fault("events file damaged or out of order"):
         continued(digits, tmp_path, flip)
         said = capsys.readouterr().err
-        assert f"{tmp_path / TRIAL}: TensorBoard's file was damaged; of epoch 1, 2 only losses" in said
+        assert f"{tmp_path / TRIAL}: TensorBoard's file was damaged; of epoch {epochs} only losses" in said
         ours, theirs = points(tmp_path / TRIAL), points(finished[0] / TRIAL)
         for tag in ("Accuracy test", "Average loss test", "Average loss train"):
             assert ours[tag] == theirs[tag]
@@ -462,6 +464,23 @@ def fashion(idx_folder, tmp_path):
     folder.mkdir()
     mnist.write_idx(folder, [255 - array if array.ndim == 3 else array for array in arrays])
     return folder
+
+
+@pytest.mark.parametrize("name", ["$a$\\frac$", "a|b", "few_\x1b[31m"])
+def test_names_of_data_are_shown_as_they_are(idx_folder, call, tmp_path, name, fault):
+    """A pair of dollars is a formula for matplotlib, a bar ends a cell in Markdown."""
+    folder = shutil.copytree(idx_folder, tmp_path / name)
+    command = ("run_experiments.py", "--data", folder, "--out", tmp_path / "out", "--epochs", 1, "--only", "exp_03")
+    with fault("names of folders with other characters"):
+        process = call(*command)
+        assert process.returncode == 0, process.stderr
+        assert process.stdout.replace("\n", "").isprintable()
+        plotted = call("plot.py", "--out", tmp_path / "out")
+        assert plotted.returncode == 0, plotted.stderr
+        events = EventAccumulator(str(tmp_path / "out" / NAME)).Reload()
+        (text,) = events.Tensors("Settings/text_summary")
+        table = text.tensor_proto.string_val[0].decode().splitlines()
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in table} == {3}
 
 
 def test_a_folder_called_mnist_is_not_mnist(fashion, call, tmp_path, fault):
@@ -648,6 +667,13 @@ def test_a_folder_whose_name_is_no_text_is_refused(idx_folder, tmp_path, shell, 
         said = process.stderr.splitlines()[-1]
         assert said == b"run_experiments.py: error: --out 'out_\\udcff': a name that is text in UTF-8 is needed"
         assert list(tmp_path.glob("out*")) == []
+
+
+def test_data_in_a_folder_whose_name_is_no_text_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        run_experiments.parse_arguments(["--data", "few_\udcff"])
+    said = r"--data 'few_\udcff': a name that is text in UTF-8 is needed"
+    assert capsys.readouterr().err.endswith(f"{said}\n")
 
 
 def test_a_working_directory_that_is_gone_is_told(idx_folder, tmp_path, fault):
