@@ -80,6 +80,7 @@ def settings_of(model, experiment_name, arguments, n_epochs, data, device, **own
     """Return the `Settings` of a run. data: the description of a data set. Raise RunError if they cannot be."""
     own["plain_convolutions"] = getattr(model, "plain", False)
     own |= {"device": torch.device(device).type, "code": code_of(model), "git_commit": folder.git_commit()}
+    own["versions"] = folder.versions()
     kind, signature = type(model).__name__, weights_signature(model)
     return Settings(experiment_name, kind, arguments or {}, signature, n_epochs, data, **own)
 

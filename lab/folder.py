@@ -87,7 +87,7 @@ def state_of(folder, settings):
     there = read_settings(folder)
     if there.get("format") != FORMAT:
         raise RunError(f"{folder} is of another version of this program, or has no readable settings.json; {WAY_OUT}")
-    told = {"git_commit": None, "code": None}
+    told = dict.fromkeys(("git_commit", "code", "versions"))
     if different := differences(there | told, settings | told):
         raise RunError(f"{folder} holds a run with {', '.join(different)}; {WAY_OUT}")
     if (folder / "failed.txt").exists():
@@ -96,6 +96,9 @@ def state_of(folder, settings):
         return "finished"
     if there.get("code") != settings["code"] or settings["code"] is None:
         raise RunError(f"{folder} was begun with {other_code(there)}, with which alone it may be continued; {WAY_OUT}")
+    versions = there.get("versions")
+    if different := differences(versions if isinstance(versions, dict) else {}, settings["versions"]):
+        raise RunError(f"{folder} was begun with {', '.join(different)}; {WAY_OUT}")
     return "unfinished"
 
 
@@ -159,14 +162,20 @@ def remove_run(folder):
             path.unlink()
 
 
-def provenance(packages=PACKAGES, device_name=None):
+def provenance(device_name=None):
     """Return where numbers come from: the device's name, cores, versions, and the commit of this code."""
     return {
         "device_name": device_name or processor_name(),
         "cores": available_cores(),
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+@lru_cache
+def versions():
+    """Return the versions of Python and of the packages that a result may depend on."""
+    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
 
 
 def code_files():

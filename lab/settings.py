@@ -87,6 +87,7 @@ class Settings:
     n_epochs: int
     data: dict  # see `stn.data.Dataset.description`
     code: str | None = None  # see `stn.checkpoint.code_of`; None where it is not known
+    versions: dict = field(default_factory=dict)  # of the packages
     git_commit: str | None = None  # only told: a commit may change what the result does not depend on
     run: int = 1
     seed: int = SEED

@@ -140,7 +140,9 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
 def hyperparameters(settings, model):
     """Return a run's columns in TensorBoard's table: its settings, the arguments of the network among them."""
     values = {
-        name: settings[name] for name in settings if name not in ("experiment_name", "format", "weights_signature")
+        name: settings[name]
+        for name in settings
+        if name not in ("experiment_name", "format", "weights_signature", "versions")
     }
     defaults = {name: p.default for name, p in inspect.signature(type(model)).parameters.items()}
     defaults = {name: value for name, value in defaults.items() if isinstance(value, bool | int | float | str)}

@@ -68,6 +68,15 @@ def test_a_run_is_not_continued_with_other_code_but_a_finished_one_is_shown(
         run(digits, copy, model=Linear, overwrite=True)
 
 
+def test_a_run_is_not_continued_with_other_versions_of_the_packages(copy, finished, digits, monkeypatch, fault):
+    monkeypatch.setattr(train.folder, "versions", lambda: finished[1]["versions"] | {"torch": "1.0"})
+    with fault("code changed since a run was begun"):
+        assert run(digits, copy, model=Linear) == finished[1]
+        stop(copy)
+        with pytest.raises(RunError, match=r"was begun with torch [\d.]+\S* instead of 1\.0; .*--force"):
+            run(digits, copy, model=Linear)
+
+
 def test_code_that_changes_between_the_command_and_its_run_is_refused(digits, tmp_path, monkeypatch):
     made = train.settings_of(Linear(), TRIAL, None, 1, digits.description, "cpu")
     monkeypatch.setattr(train, "code_of", lambda model: "0" * 64)
@@ -234,7 +243,7 @@ def test_mutated_results_are_refused_or_mean_the_same(scratch, mutations):
         assert complaints[0].isprintable()
 
 
-def plain(content, told=("code", "git_commit")):
+def plain(content, told=("code", "git_commit", "versions")):
     """Settings without what is only told, and without what says nothing."""
     return {key: value for key, value in content.items() if value is not None and key not in told}
 
