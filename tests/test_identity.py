@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT, results_of, write_results
 from filelock import FileLock
-from helpers import TRIAL, Linear, Unrecorded, forbid, run
+from helpers import TRIAL, Linear, Unrecorded, forbid, run, write_idx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stress_kill import points
@@ -471,7 +471,7 @@ def fashion(idx_folder, tmp_path):
     arrays = [mnist.read_idx(idx_folder, name) for name in mnist.MD5]
     folder = tmp_path / "MNIST"
     folder.mkdir()
-    mnist.write_idx(folder, [255 - array if array.ndim == 3 else array for array in arrays])
+    write_idx(folder, [255 - array if array.ndim == 3 else array for array in arrays])
     return folder
 
 
