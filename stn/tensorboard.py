@@ -63,15 +63,15 @@ def open_writer(folder, history):
         if not history or path.name != KEPT:
             path.unlink()
     writer = SummaryWriter(folder)
-    logged = {e.step for e in events.values() for value in e.summary.value if value.tag == "Accuracy test"}
-    if lost := [entry for entry in history if entry["epoch"] not in logged]:
+    logged = {(e.step, value.tag) for e in events.values() for value in e.summary.value}
+    if lost := [entry for entry in history if (entry["epoch"], "Accuracy test") not in logged]:
         epochs = ", ".join(str(entry["epoch"]) for entry in lost)
         print(
             f"{folder}: TensorBoard's file was damaged; of epoch {epochs} only losses and accuracy are sure to be left",
             file=sys.stderr,
         )
         for entry in lost:
-            add_entry(writer, entry)
+            add_entry(writer, entry, logged)
     return writer
 
 
@@ -84,11 +84,12 @@ def read_events(path):
             yield reader.record(), Event.FromString(reader.record())
 
 
-def add_entry(writer, entry):
-    """Log the losses and the accuracy of an epoch: an entry of the history."""
-    writer.add_scalar("Average loss train", entry["train_loss"], entry["epoch"])
-    writer.add_scalar("Average loss test", entry["test_loss"], entry["epoch"])
-    writer.add_scalar("Accuracy test", entry["test_accuracy"], entry["epoch"])
+def add_entry(writer, entry, logged=()):
+    """Log the losses and the accuracy of an epoch, an entry of the history, but for the (step, tag) in `logged`."""
+    epoch, values = entry["epoch"], (entry["train_loss"], entry["test_loss"], entry["test_accuracy"])
+    for tag, value in zip(("Average loss train", "Average loss test", "Accuracy test"), values, strict=True):
+        if (epoch, tag) not in logged:
+            writer.add_scalar(tag, value, epoch)
 
 
 def start(writer, settings, question, model, data, log_images):
