@@ -52,10 +52,10 @@ from lab.comparison import (
     of_experiment,
     poolable,
 )
-from lab.files import write_json, write_text
+from lab.files import check_room, write_json, write_text
 from lab.results import confusion_matrix, is_mnist, last, percentages, read_all
 from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
-from lab.settings import RunError
+from lab.settings import RunError, printable
 from lab.stats import Interval, is_skewed, mean_interval
 from run_experiments import ALL, EXPERIMENTS
 
@@ -68,7 +68,7 @@ ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # ax
 N_ANIMATED = 24  # digits
 # The records in results/: the experiments of each, and those of which run 01 is shown, too.
 RECORDS = {
-    "runs": (tuple(row.id for row in EXPERIMENTS if row.id in ORIGINAL_ACCURACY), ("exp_02",)),
+    "runs": (tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY), ("exp_02",)),
     "transformers": (("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"), ()),
     "perspective": (tables.PERSPECTIVE, ("exp_14", "exp_16")),
     "formulations": (("exp_02", "exp_03", "exp_07"), ()),
@@ -105,7 +105,7 @@ def value_rows(record, value=last):
     found = {name: [value(run) for run in runs.values()] for name, runs in groups(record).items()}
     plain = all(map(is_plain_mnist, record.values()))
     marks = ORIGINAL_ACCURACY if plain else {}
-    return told([(label(name), values, marks.get(name[:6])) for name, values in found.items()])
+    return told([(label(name), values, marks.get(name)) for name, values in found.items()])
 
 
 def told(rows):
@@ -118,19 +118,20 @@ def told(rows):
 def accuracy_figure(record, title=""):
     """Draw the runs of every experiment as points, with mean and interval. title: of the data, if it is to be told."""
     line = CLAIM if all(map(is_plain_mnist, record.values())) else None
-    return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title and f' ({title})'}", line))
+    title = title and f" ({title})".replace("$", r"\$")  # not a formula
+    return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title}", line))
 
 
 def recipe_panels(record):
     """Return what the seven ask under both recipes as panels of `figures.values_by_row`; [] unless both are there."""
     panels = []
     for recipe, exp_ids in RECIPES.items():
-        runs = {exp_id: of_experiment(record, exp_id).values() for exp_id in exp_ids}
+        runs = {exp_id: of_experiment(record, ALL[exp_id]).values() for exp_id in exp_ids}
         if not any(runs[exp_id] for exp_id in exp_ids[2:]):
             return []
         found = zip(ASKED, runs.items(), strict=True)
         rows = [
-            (f"{what}\n({exp_id})", [*map(last, of_one)], ORIGINAL_ACCURACY.get(exp_id))
+            (f"{what}\n({exp_id})", [*map(last, of_one)], ORIGINAL_ACCURACY.get(ALL[exp_id].name))
             for what, (exp_id, of_one) in found
             if of_one
         ]
@@ -184,7 +185,7 @@ def confusion_figure(record):
     """Draw those of two experiments, a run on average, and their difference; None if they are not known."""
     matrices, titles = [], []
     for exp_id in CONFUSED:
-        counts = [confusion_matrix(run) for run in of_experiment(record, exp_id).values()]
+        counts = [confusion_matrix(run) for run in of_experiment(record, ALL[exp_id]).values()]
         if not counts or None in counts:
             return None
         matrices.append(np.mean(counts, axis=0))
@@ -205,7 +206,7 @@ def comparison_figures(record, pool=False):
         drawn[f"{prefix}AccuracyCurves.png"] = accuracy_curves(part)
         drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, LOSS)
         drawn[f"{prefix}ConfusionComparison.png"] = confusion_figure(part)
-        baselines = [runs[1] for exp_id in ("exp_01", "exp_02") if 1 in (runs := of_experiment(part, exp_id))]
+        baselines = [runs[1] for exp_id in ("exp_01", "exp_02") if 1 in (runs := of_experiment(part, ALL[exp_id]))]
         curves = [(run["experiment_name"], train_losses(run)) for run in baselines]
         drawn[f"{prefix}train_loss.png"] = figures.loss_curves(curves, LOSS) if curves else None
     return {name: drawing for name, drawing in drawn.items() if drawing}
@@ -214,7 +215,7 @@ def comparison_figures(record, pool=False):
 def draw_comparison(record, target, pool=False):
     """Write what the module's docstring lists into the folder `target`, and print the paths."""
     present = groups(record)
-    shown = [row for row in ALL.values() if row in EXPERIMENTS or f"{row.id}_{row.title}" in present]
+    shown = [row for row in ALL.values() if row in EXPERIMENTS or row.name in present]
     drawn = comparison_figures(record, pool) | {f"diagram_{row.id}.png": diagram(row) for row in shown}
     for name, drawing in drawn.items():
         figures.save(drawing, target / name)
@@ -339,7 +340,7 @@ def complete(out, found, exp_ids, plain=False):
     """Return the runs of a set as the table has it. Raise ValueError if one is missing, or code or machines differ."""
     kept = {}
     for exp_id in exp_ids:
-        runs = [run for run in of_experiment(found, exp_id).values() if as_in_the_table(run, plain)]
+        runs = [run for run in of_experiment(found, ALL[exp_id]).values() if as_in_the_table(run, plain)]
         if not runs:
             raise ValueError(f"{out} has no full run of {exp_id}, which belongs to the set")
         kept |= {run["experiment_name"]: run for run in runs}
@@ -370,6 +371,7 @@ def record(out, name, found, results):
 
 
 def main():
+    cli.keep_streams()
     cli.end_with_the_reader()
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
@@ -401,7 +403,7 @@ def main():
         found, more = poolable(found)
         complaints += more + obstacles(found, ALL)
     for complaint in complaints:
-        print(complaint, file=sys.stderr)
+        print(printable(complaint), file=sys.stderr)
     if not found:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1
@@ -413,7 +415,7 @@ def main():
         return 0
     target = Path(options.figures or options.out)
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        check_room(target)
         draw_comparison(found, target, options.pool)
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")

@@ -24,9 +24,9 @@ from pathlib import Path
 
 from lab import cli, pool, sets
 from lab.files import check_room, unwritable, write_json
-from lab.folder import available_cores, damaged_events, other_code, provenance, read_results, state_of
+from lab.folder import altered, available_cores, other_code, read_results, state_of
 from lab.progress import Display, print_summary
-from lab.settings import SEED, ClusterError, Experiment, Job, RunError
+from lab.settings import SEED, ClusterError, Experiment, Job, RunError, printable
 
 # torch is imported late, by the functions that a worker calls: --help and --list answer at once.
 
@@ -65,7 +65,7 @@ def run(options, worker):
     for number in range(1, options.runs + 1):
         for experiment in selection(options):
             jobs.append(Job(experiment, number, options.epochs or experiment.epochs))
-    print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} into {options.out}", flush=True)
+    print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} into {printable(options.out)}", flush=True)
     train_all = trainer(options, worker)
     kind, content = worker.call("prepare", options, jobs)
     if kind == "failed":
@@ -115,11 +115,15 @@ def trainer(options, worker):
     return submit
 
 
+PROVENANCE = ("device_name", "cores", "versions", "git_commit")  # of a run's results, and of the whole job
+
+
 def record(options, jobs, minutes):
     """Write what a whole job took into <out>/job.json; return the exit code."""
     name = "job.json" if options.set == "original" else f"job_{options.set}.json"
     content = {"command": " ".join(["python", "run_experiments.py", *sys.argv[1:]]), "runs": len(jobs)}
-    content |= {"minutes": round(minutes, 2), "at_a_time": options.jobs, **provenance()}
+    content |= {"minutes": round(minutes, 2), "at_a_time": options.jobs}
+    content |= {key: jobs[0].results[key] for key in PROVENANCE}
     content["rows"] = [{"experiment": job.experiment.id, "run": job.run, **job.results["seconds"]} for job in jobs]
     try:
         write_json(Path(options.out) / name, content)
@@ -170,7 +174,7 @@ def train_job(job, options, on_progress=None):
         gc.collect()  # the images of this run are in reference cycles, 200 MB beside those of the worker's next one
     parts = ("train", "test", "log", "other")
     seconds = {part: round(sum(e[f"{part}_seconds"] for e in results["history"]), 2) for part in parts}
-    shown = {key: results[key] for key in ("test_accuracy", "test_correct", "test_total")}
+    shown = {key: results[key] for key in ("test_accuracy", "test_correct", "test_total", *PROVENANCE)}
     return "finished", shown | {"seconds": seconds}
 
 
@@ -219,7 +223,7 @@ def prepare(options, jobs, on_progress=None):
     except (DataError, OSError) as error:
         return "failed", str(error)
     numbers = "mean {mean} and standard deviation {std}".format(**description)
-    note = [f"{options.data}: normalised with the {numbers} of its training images"] if options.data else []
+    note = [f"{printable(options.data)}: normalised with the {numbers} of its training images"] if options.data else []
     # A network's signature is the same in all runs of an experiment: there may be many runs.
     rows = {job.experiment.id: job.experiment for job in jobs}
     networks = {exp_id: build(experiment, SEED, options.plain) for exp_id, experiment in rows.items()}
@@ -236,8 +240,8 @@ def prepare(options, jobs, on_progress=None):
                 job.status = "skipped: already finished"
                 if job.results["code"] != job.settings.code:
                     job.status += f", with {other_code(job.results)}"
-                damaged = damaged_events(place, job.results)
-                note += [f"{path} is damaged: TensorBoard may not show all of it" for path in damaged]
+                changed = altered(place, job.results)
+                note += [f"{path} is not as the run has left it: missing, damaged or another" for path in changed]
         except RunError as error:
             complaints.append(str(error))
     if complaints:
@@ -305,8 +309,9 @@ def parse_arguments(arguments=None):
         parser.error(f"--device: cpu, cuda or cuda:N is needed, not {options.device!r}")
     if not options.out.strip():
         parser.error("--out: the name of a folder is needed, not an empty one")
-    if any("\ud800" <= letter <= "\udfff" for letter in options.out):  # bytes that are no text; TensorBoard needs one
-        parser.error(f"--out {options.out!a}: a name that is text in UTF-8 is needed")
+    for name, path in (("out", options.out), ("data", options.data or "")):
+        if any("\ud800" <= letter <= "\udfff" for letter in path):  # bytes that are no text; TensorBoard needs one
+            parser.error(f"--{name} {path!a}: a name that is text in UTF-8 is needed")
     if options.slurm and options.executor != "slurm":
         parser.error("--slurm is only for --executor slurm")
     parameters = [re.fullmatch(r"([a-z_]+)=(.+)", text) or text for text in options.slurm]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from lab import cli, figures, folder, results
-from lab.files import Damaged, sha256, unwritable, write_json
+from lab.files import Damaged, unwritable, write_json
 from lab.progress import Display
 from lab.settings import BATCH_SIZE, SEED, THREADS, TUTORIAL, Recipe, RunError, Settings, fingerprint
 from stn import fast_conv, measures, tensorboard
@@ -53,8 +53,9 @@ def train(
         the same shape) what the transformer does is drawn, with `homography` as in models.py it is also measured. Seed
         before you build it, for reproducible weights.
     experiment_name: the directory under `out`. If it holds the same run unfinished, that is continued after its last
-        complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights;
-        a run with other settings raises RunError unless `overwrite` asks for it to be replaced.
+        complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights
+        (other code is named on stderr); a run with other settings raises RunError unless `overwrite` asks for it to be
+        replaced.
     run, arguments: recorded only (the run's number; the keyword arguments that made the model).
     seed: decides the order of the images and the dropout of every epoch. Sets torch's global seed.
     recipe: the optimiser and its learning rates.
@@ -67,6 +68,8 @@ def train(
     on_progress: called as on_progress(epoch, steps done, steps in all, last epoch's accuracy in % or None) now and
         then.
     """
+    if folder.code_hash() != folder.IMPORTED:
+        raise RunError(f"{experiment_name}: the code has changed since it was imported; start Python again")
     data = load() if data is None else data
     own = {"run": run, "seed": seed, "recipe": recipe}
     settings = settings_of(model, experiment_name, arguments, n_epochs, data.description, device, **own)
@@ -79,6 +82,7 @@ def settings_of(model, experiment_name, arguments, n_epochs, data, device, **own
     without_numba = kind_of_device == "cpu" and fast_conv.kernels() is None
     own["plain_convolutions"] = getattr(model, "plain", False) or without_numba
     own |= {"device": kind_of_device, "code": code_of(model), "git_commit": folder.git_commit()}
+    own["versions"] = folder.versions()
     kind, signature = type(model).__name__, weights_signature(model)
     return Settings(experiment_name, kind, arguments or {}, signature, n_epochs, data, **own)
 
@@ -93,7 +97,7 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
                 folder.remove_run(place)
             state = folder.state_of(place, content)
             if state == "finished":
-                return load_finished(place, model.to(device), device)
+                return load_finished(place, model.to(device), settings, device)
             if state == "failed":
                 raise RunError(folder.failure(place))
             if code_of(model) != settings.code:
@@ -112,15 +116,20 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
         raise RunError(unwritable(place, error)) from error
 
 
-def load_finished(place, model, device):
-    """Put the weights of a finished run into `model` and return its results. Raise RunError if they do not belong."""
+def load_finished(place, model, settings, device):
+    """Put the weights of a finished run into `model` and return its results; say on stderr if its code was another.
+
+    Raise RunError if the weights do not belong to the results.
+    """
     content = folder.read_results(place)
+    if content["code"] != settings.code or settings.code is None:
+        print(f"{place}: already finished, with {folder.other_code(content)}", file=sys.stderr)
     owner = fingerprint(folder.read_settings(place))
     model.load_state_dict(load_tensors(place / "weights.pt", device, owner, content["weights"]))
     return content
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not in inference mode: what a network makes there and keeps could not be trained with
 def check_model(model, images, name):
     """Raise RunError if a network has nothing to train or does not give log-probabilities (B, 10) of images."""
     if not trainable(model):
@@ -308,7 +317,7 @@ def finish(place, settings, model, history, predictions, conclusion):
         **folder.provenance(device_name=device_name),
         "git_commit": settings["git_commit"],  # at the start, as is the code
         "weights": weights,  # the seal of weights.pt
-        "events": {path.name: sha256(path) for path in sorted(place.glob("events.out.tfevents.*"))},
+        "events": folder.event_seals(place),
         "transformer": conclusion.transformer and conclusion.transformer.numbers,
         "confusion_matrix": conclusion.confusion,
         "history": history,
@@ -325,6 +334,7 @@ def main(n_epochs=30, data=None):
     """
     from models import Net_CoordConv_Homography
 
+    cli.keep_streams()
     cli.parse(cli.new_parser(__doc__))
     name, arguments, recipe = "test", {"padding": "background"}, Recipe(localisation_rate=0.001)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -69,7 +69,7 @@ def keep_streams():
         try:
             os.fstat(number)
         except OSError:  # closed by the caller: else the next file that is opened would be taken for it
-            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 as long as the process
         stream.reconfigure(errors="backslashreplace")

@@ -77,10 +77,9 @@ def groups(record):
     return found
 
 
-def of_experiment(record, exp_id):
-    """Return {run: condensed results} of an experiment by its id; {} if there are none."""
-    found = {name: run for name, run in record.items() if re.match(rf"{exp_id}_run_\d+", name)}
-    return {split_name(name, run)[1]: run for name, run in found.items()}
+def of_experiment(record, experiment):
+    """Return {run: condensed results} of a row of the table, {} if there are none; another title is something else."""
+    return groups(record).get(experiment.name, {})
 
 
 def distinct(record):
@@ -140,7 +139,7 @@ def obstacle(record, pair, table):
 
     table: {id: Experiment}.
     """
-    if not all(runs := [of_experiment(record, exp_id) for exp_id in pair[:2]]):
+    if not all(runs := [of_experiment(record, table[exp_id]) for exp_id in pair[:2]]):
         return None
     ours, others = (next(iter(of_one.values())) for of_one in runs)
     different = [key for key, value in provenance(ours).items() if value != provenance(others)[key]]
@@ -160,7 +159,7 @@ def comparisons(record, family, table, value=last, pool=False):
     """Return {pair of the family: Comparison} of those pairs that can be made, the p-values corrected."""
     found = {}
     for pair in family:
-        runs = (of_experiment(record, exp_id) for exp_id in pair[:2])
+        runs = (of_experiment(record, table[exp_id]) for exp_id in pair[:2])
         comparison = compare(*({number: value(run) for number, run in of_one.items()} for of_one in runs))
         if comparison and (pool or not obstacle(record, pair, table)):
             found[pair] = comparison

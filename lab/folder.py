@@ -24,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lab import results
-from lab.files import check_room, remove_parts, sha256, write_text
+from lab.files import check_room, read_sealed, remove_parts, sha256, write_text
 from lab.settings import FORMAT, RunError, differences
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +69,7 @@ def run_lock(folder):
 
 def holder(note):
     """Name the process that wrote `note`; one that is gone has no part in what happens now."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, OverflowError):
         pid, host = note.read_text(encoding="utf-8").split()
         if host == platform.node() and os.name == "posix":
             with suppress(PermissionError):  # it is there, and another user's
@@ -88,7 +88,7 @@ def state_of(folder, settings):
     there = read_settings(folder)
     if there.get("format") != FORMAT:
         raise RunError(f"{folder} is of another version of this program, or has no readable settings.json; {WAY_OUT}")
-    told = {"git_commit": None, "code": None}
+    told = dict.fromkeys(("git_commit", "code", "versions"))
     if different := differences(there | told, settings | told):
         raise RunError(f"{folder} holds a run with {', '.join(different)}; {WAY_OUT}")
     if (folder / "failed.txt").exists():
@@ -97,6 +97,9 @@ def state_of(folder, settings):
         return "finished"
     if there.get("code") != settings["code"] or settings["code"] is None:
         raise RunError(f"{folder} was begun with {other_code(there)}, with which alone it may be continued; {WAY_OUT}")
+    versions = there.get("versions")
+    if different := differences(versions if isinstance(versions, dict) else {}, settings["versions"]):
+        raise RunError(f"{folder} was begun with {', '.join(different)}; {WAY_OUT}")
     return "unfinished"
 
 
@@ -126,9 +129,17 @@ def read_results(folder):
     return content
 
 
-def damaged_events(folder, content):
-    """List the TensorBoard files that are not as a finished run has left them. content: of results.json."""
-    return [folder / name for name, seal in content["events"].items() if sha256(folder / name) != seal]
+def event_seals(folder):
+    """Return {name: SHA-256} of TensorBoard's files."""
+    return {path.name: sha256(path) for path in sorted(folder.glob("events.out.tfevents.*"))}
+
+
+def altered(folder, content):
+    """List the weights and TensorBoard's files that are not as a finished run has left them. content: its results."""
+    told, there = {"weights.pt": content.get("weights"), **(content.get("events") or {})}, event_seals(folder)
+    with suppress(OSError):
+        there["weights.pt"] = read_sealed(folder / "weights.pt")[1]
+    return [folder / name for name in sorted(told | there) if told.get(name) != there.get(name)]
 
 
 def fail(folder, reason):
@@ -139,7 +150,7 @@ def fail(folder, reason):
 
 def failure(folder):
     """Say why the run in `folder` is marked as failed, and what to do."""
-    reason = (folder / "failed.txt").read_text(encoding="utf-8")
+    reason = (folder / "failed.txt").read_text(encoding="utf-8", errors="replace")
     return f"{folder} failed: {reason}; {WAY_OUT}, to try again after the last good epoch, delete failed.txt"
 
 
@@ -152,12 +163,12 @@ def remove_run(folder):
             path.unlink()
 
 
-def provenance(packages=PACKAGES, device_name=None):
+def provenance(device_name=None):
     """Return where numbers come from: the device's name, cores, versions, and the commit of this code."""
     return {
         "device_name": device_name or processor_name(),
         "cores": available_cores(),
-        "versions": {"python": platform.python_version(), **{package: installed(package) for package in packages}},
+        "versions": versions(),
         "git_commit": git_commit(),
     }
 
@@ -169,13 +180,21 @@ def installed(package):
 
 
 @lru_cache
-def code_hash(*more):
-    """Return the SHA-256 of the files that a result depends on, and `more`, as they are at the first call."""
-    digest = hashlib.sha256()
-    for path in [*(path for pattern in CODE for path in sorted(ROOT.glob(pattern))), *map(Path, more)]:
-        content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)} ".encode() + content)
-    return digest.hexdigest()
+def versions():
+    """Return the versions of Python and of the packages that a result may depend on."""
+    return {"python": platform.python_version(), **{package: installed(package) for package in PACKAGES}}
+
+
+def code_files():
+    return [path for pattern in CODE for path in sorted(ROOT.glob(pattern))]
+
+
+def code_hash():
+    """Return the SHA-256 of the files that a result depends on, as they are now."""
+    return hashlib.sha256(repr([(path.name, sha256(path)) for path in code_files()]).encode()).hexdigest()
+
+
+IMPORTED = code_hash()  # of the code that this process runs, whatever becomes of the files
 
 
 @lru_cache

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lab.files import write_json
 ARCHIVED_LABELS = Path(__file__).resolve().parent.parent / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
 LARGEST = 20_000_000  # bytes; a run of a thousand epochs has one
 N_CLASSES = 10
+DIGITS = "0123456789"  # the classes in `predictions`
 MNIST = "bd3808b2414328cf71cc2764408ae4c5"  # MD5 of its four arrays: the data that has it is MNIST, whatever its name
 COLUMNS = ("train_loss", "test_loss", "test_correct")  # of the history, in the small file
 PARTS = ("train_seconds", "test_seconds", "log_seconds", "other_seconds")  # of an epoch, summed up there
@@ -59,10 +61,17 @@ def read(path):
     return content
 
 
-REQUIRED = (
-    *("run", "seed", "model", "arguments", "data", "versions", "git_commit", "device_name", "transformer"),
-    *("seconds", "trainable_parameters", "avg_test_loss"),
-)
+NUMBER = int | float
+KINDS = {  # what a results.json must have
+    **dict.fromkeys(("experiment_name", "model", "device_name", "predictions"), str),
+    **dict.fromkeys(("run", "seed", "n_epochs", "test_correct", "test_total", "trainable_parameters"), int),
+    **dict.fromkeys(("seconds", "avg_test_loss", "test_accuracy"), NUMBER),
+    **dict.fromkeys(("arguments", "data", "versions"), dict),
+    **dict.fromkeys(("history", "confusion_matrix"), list),
+    **dict.fromkeys(("code", "git_commit", "weights"), str | None),
+    **dict.fromkeys(("transformer", "events"), dict | None),
+}
+DATA_KINDS = {"name": str, "md5": str | None, "perspective_sigma": NUMBER | None}
 
 
 def is_mnist(data):
@@ -72,19 +81,28 @@ def is_mnist(data):
 
 def check(content):
     """Raise ValueError if figures of a results.json contradict each other: somebody may have sealed it anew."""
-    if missing := [key for key in REQUIRED if key not in content]:
-        raise ValueError(f"{', '.join(missing)} is missing")
+    kinds = [(content, KINDS), (content.get("data"), DATA_KINDS)]
+    if wrong := [key for part, ours in kinds for key, kind in ours.items() if not isinstance(part.get(key), kind)]:
+        raise ValueError(f"{', '.join(wrong)} is missing or of another kind")
     history, matrix, predicted = content["history"], content["confusion_matrix"], content["predictions"]
-    correct, total = content["test_correct"], content["test_total"]
-    if not all(0 <= epoch[key] < math.inf for epoch in history for key in ("train_loss", "test_loss")):
-        raise ValueError("a loss is negative or not finite")
-    counts = {correct, history[-1]["test_correct"], sum(row[digit] for digit, row in enumerate(matrix))}
-    if len(history) != content["n_epochs"] or len(predicted) != total or sum(map(sum, matrix)) != total:
+    correct, total, last_epoch = content["test_correct"], content["test_total"], history[-1]
+    if not all(0 <= epoch[key] < math.inf for epoch in history for key in ("train_loss", "test_loss", *PARTS)):
+        raise ValueError("a loss or a time is negative or not finite")
+    if [epoch["epoch"] for epoch in history] != [*range(1, content["n_epochs"] + 1)] or len(predicted) != total:
         raise ValueError("the numbers of epochs or images do not agree")
     if is_mnist(content["data"]):
-        counts.add(sum(ours == label for ours, label in zip(predicted, mnist_labels(), strict=True)))
-    if len(counts) > 1 or content["test_accuracy"] != 100 * correct / total:
-        raise ValueError("accuracy, history, confusion matrix and predictions do not agree")
+        counts = Counter(zip(mnist_labels(), predicted, strict=True))
+        agree = [matrix == [[counts[label, ours] for ours in DIGITS] for label in DIGITS]]
+    else:  # the labels are not known
+        agree = [[*map(sum, zip(*matrix, strict=True))] == [*map(predicted.count, DIGITS)]]
+    for epoch in history:
+        agree.append(epoch["test_correct"] in range(total + 1))
+        agree.append(epoch["test_accuracy"] == 100 * epoch["test_correct"] / total)
+    agree.append(last_epoch["test_correct"] == correct == sum(row[digit] for digit, row in enumerate(matrix)))
+    agree.append(content["test_accuracy"] == last_epoch["test_accuracy"])
+    agree.append(content["avg_test_loss"] == last_epoch["test_loss"])
+    if not all(agree):
+        raise ValueError("accuracy, loss, history, confusion matrix and predictions do not agree")
 
 
 def read_all(out):

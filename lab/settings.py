@@ -16,8 +16,16 @@ FORMAT = 2  # of a run's folder: it counts up when files of an earlier version c
 OPTIMIZERS = ("sgd", "adam")
 
 
+def printable(text):
+    """Return text in one line, whatever it holds: what no terminal should see becomes its escape sequence."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 class RunError(Exception):
-    """A run that cannot be made or went wrong; the message says which, why and what to do."""
+    """A run that cannot be made or went wrong; the message says which, why and what to do, in one line."""
+
+    def __init__(self, message):
+        super().__init__(printable(message))
 
 
 class ClusterError(Exception):
@@ -39,8 +47,10 @@ class Recipe(NamedTuple):
 
     def check(self):
         """Raise ValueError if there is no such optimiser, or a rate or norm is not a positive number."""
-        rates = self.learning_rate, self.localisation_rate, self.localisation_norm or 1.0
-        if self.optimizer not in OPTIMIZERS or not all(0 < rate < math.inf for rate in rates):
+        norm = 1.0 if self.localisation_norm is None else self.localisation_norm
+        rates = self.learning_rate, self.localisation_rate, norm
+        numbers = all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates)
+        if self.optimizer not in OPTIMIZERS or not numbers:
             raise ValueError(f"a recipe has positive numbers and one of {OPTIMIZERS}, not {self}")
 
 
@@ -60,6 +70,10 @@ class Experiment:
     recipe: Recipe = TUTORIAL
     perspective: bool = False  # on MNIST in perspective (see stn/perspective.py) instead of as it is
 
+    @property
+    def name(self):
+        return f"{self.id}_{self.title}"
+
     def directory(self, run):
         return f"{self.id}_run_{run:02d}_{self.title}"
 
@@ -75,6 +89,7 @@ class Settings:
     n_epochs: int
     data: dict  # see `stn.data.Dataset.description`
     code: str | None = None  # see `stn.checkpoint.code_of`; None where it is not known
+    versions: dict = field(default_factory=dict)  # of the packages
     git_commit: str | None = None  # only told: a commit may change what the result does not depend on
     run: int = 1
     seed: int = SEED
@@ -88,16 +103,16 @@ class Settings:
         """Raise RunError for what cannot be, or cannot be recorded as JSON."""
         if not re.fullmatch(r"\w[\w.-]*", self.experiment_name):
             raise RunError(f"an experiment's name is letters, digits, '_', '-' and '.', not {self.experiment_name!r}")
-        if self.n_epochs < 1:
-            raise RunError(f"{self.experiment_name}: at least one epoch is needed, not {self.n_epochs}")
+        if type(self.n_epochs) is not int or self.n_epochs < 1:
+            raise RunError(f"{self.experiment_name}: at least one epoch is needed, not {self.n_epochs!r}")
         if type(self.run) is not int or self.run < 1 or type(self.seed) is not int or not 0 <= self.seed < 2**63:
             numbers = f"run {self.run!r} and seed {self.seed!r}"
             raise RunError(f"{self.experiment_name}: run is a whole number from 1, seed one from 0, not {numbers}")
         try:
             self.recipe.check()
-            json.dumps(self.arguments, allow_nan=False)
+            json.dumps(dict(self.arguments), allow_nan=False)
         except (ValueError, TypeError) as error:
-            raise RunError(f"{self.experiment_name}: {error}; arguments are plain values") from None
+            raise RunError(f"{self.experiment_name}: {error}; arguments are a dict of plain values") from None
 
     def as_json(self):
         """Return the content of settings.json: a flat dict, the recipe's fields among the others."""

@@ -17,6 +17,7 @@ from lab.comparison import (
     last_steps,
     obstacles,
     of_experiment,
+    split_name,
 )
 from lab.results import PARTS, last, last_five, percentages, wrong_images
 from lab.sets import ONE_RUN_EACH, ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
@@ -121,7 +122,8 @@ def at_equal_size(runs):
 def original(runs):
     if not all(map(is_plain_mnist, runs.values())):
         return ""
-    accuracy = ORIGINAL_ACCURACY.get(shared("experiment_name")(runs)[:6])
+    run = next(iter(runs.values()))
+    accuracy = ORIGINAL_ACCURACY.get(split_name(run["experiment_name"], run)[0])
     return f"{accuracy:.2f}" if accuracy else ""
 
 
@@ -176,7 +178,7 @@ def chosen_table(record, exp_ids, table, columns):
     """Some experiments by their ids, without those that are not there."""
     rows = {}
     for exp_id in exp_ids:
-        if runs := of_experiment(record, exp_id):
+        if runs := of_experiment(record, table[exp_id]):
             title = table[exp_id].title.removeprefix("perspective_").replace("_", " ")
             rows[f"`{exp_id}` {title}"] = runs
     return experiments_table(rows, *columns)
@@ -238,7 +240,7 @@ def questions_table(record, table):
     """What each of the seven asks, and what came out."""
     found = comparisons(record, FAMILIES["The seven"], table)
     how, cells = column([comparison.differences.values() for comparison in found.values()], sign="+")
-    runs = [last(run) for run in of_experiment(record, "exp_01").values()]
+    runs = [last(run) for run in of_experiment(record, table["exp_01"]).values()]
     reached = sum(value >= TUTORIAL_ACCURACY for value in runs)
     answer = f"{reached} of {len(runs)} runs reach {TUTORIAL_ACCURACY} %"
     rows = [["`exp_01`", table["exp_01"].question, "", answer, ""]]
@@ -260,14 +262,14 @@ def falls_table(found):
 
 def original_table(record):
     """Which of the original's values lie inside our spread, and what becomes of its ranking."""
-    runs = {exp_id: [last(run) for run in of_experiment(record, exp_id).values()] for exp_id in ORIGINAL_ACCURACY}
+    runs = {name: [last(run) for run in groups(record)[name].values()] for name in ORIGINAL_ACCURACY}
     rows = []
-    for exp_id, values in runs.items():
-        rows.append([f"`{exp_id}`", f"{ORIGINAL_ACCURACY[exp_id]:.2f}"])
+    for name, values in runs.items():
+        rows.append([f"`{name[:6]}`", f"{ORIGINAL_ACCURACY[name]:.2f}"])
         for low, high in (stats.prediction_limits(values), (min(values), max(values))):
-            rows[-1] += [f"{low:.2f} to {high:.2f}", "yes" if low <= ORIGINAL_ACCURACY[exp_id] <= high else "no"]
+            rows[-1] += [f"{low:.2f} to {high:.2f}", "yes" if low <= ORIGINAL_ACCURACY[name] <= high else "no"]
     header = ["", "original %", "one more run of ours (95 %)", "inside", "our runs", "inside"]
-    means = {exp_id: statistics.fmean(values) for exp_id, values in runs.items()}
+    means = {name: statistics.fmean(values) for name, values in runs.items()}
     tau = kendalltau(list(ORIGINAL_ACCURACY.values()), list(means.values()))
     ranks = [["the original's", ranking(ORIGINAL_ACCURACY)], ["of our means", ranking(means)]]
     ranks.append(["Kendall's tau", f"{tau.statistic:.2f}, p = {p_text(float(tau.pvalue))}"])
@@ -278,7 +280,7 @@ def ranking(values):
     """Order experiments from the best to the worst, equal ones joined by an equals sign."""
     ordered = sorted(values, key=values.get, reverse=True)
     signs = (" = " if values[a] == values[b] else " > " for a, b in itertools.pairwise(ordered))
-    return ordered[0] + "".join(sign + name for sign, name in zip(signs, ordered[1:], strict=True))
+    return ordered[0][:6] + "".join(sign + name[:6] for sign, name in zip(signs, ordered[1:], strict=True))
 
 
 # Speed and faults
@@ -340,11 +342,11 @@ def job_text(job):
 def formulations_table(record):
     """Fast against plain convolutions, by experiment: {"fast": {run: condensed results}, "plain": the same}."""
     rows, everything = [], []
-    for exp_id in dict.fromkeys(name[:6] for name in record["fast"]):
-        forms = [of_experiment(record[form], exp_id) for form in ("fast", "plain")]
+    for name, fast in groups(record["fast"]).items():
+        forms = [fast, groups(record["plain"]).get(name, {})]
         pairs = [[form[run] for form in forms] for run in sorted(forms[0].keys() & forms[1].keys())]
         everything += pairs
-        rows.append([f"`{exp_id}`", *formulations_cells(pairs)])
+        rows.append([f"`{name}`", *formulations_cells(pairs)])
     rows.append(["all", *formulations_cells(everything)])
     first = "first epoch's train loss, fast against plain: mean"
     accuracies = ["accuracy % after the last epoch: fast", "plain", "fast less plain, points", "mean of the last five"]

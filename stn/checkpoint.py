@@ -8,8 +8,8 @@ import sys
 
 import torch
 
-from lab.files import Damaged, Foreign, read_sealed, write_sealed
-from lab.folder import WAY_OUT, code_hash
+from lab.files import Damaged, Foreign, read_sealed, sha256, write_sealed
+from lab.folder import IMPORTED, WAY_OUT, code_files
 from lab.settings import RunError
 
 NOBODY = 64 * "0"  # owns a file that belongs to no run
@@ -86,7 +86,8 @@ def load_checkpoint(folder, owner, model, optimizer_state, device):
 def code_of(model):
     """Return the SHA-256 of all code that the result of training `model` depends on, None if it is not known.
 
-    That of this repository, and the files that define the classes of the network's modules elsewhere.
+    That of this repository, the files that define the classes of the network's modules elsewhere, and how the modules
+    are put together, as torch prints it.
     """
     files = set()
     for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
@@ -95,7 +96,10 @@ def code_of(model):
                 files.add(inspect.getsourcefile(kind))
             except (TypeError, OSError):  # defined interactively
                 return None
-    return code_hash(*sorted(files)) if None not in files else None
+    if None in files:
+        return None
+    own = sorted(files - {str(path) for path in code_files()})
+    return hashlib.sha256(repr((IMPORTED, [sha256(path) for path in own], str(model))).encode()).hexdigest()
 
 
 def weights_signature(model):

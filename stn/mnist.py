@@ -66,13 +66,6 @@ def read_idx(folder, name):
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
-def write_idx(folder, arrays):
-    """Write four arrays of bytes into `folder` as IDX files, in the order of `read_mnist`."""
-    for name, array in zip(MD5, arrays, strict=True):
-        header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-        (folder / name).write_bytes(header + array.tobytes())
-
-
 def md5(path):
     """Return the MD5 of a file in hexadecimal, or None if there is no such file."""
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.exists() else None

@@ -27,6 +27,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from lab import figures
 from lab.files import atomic_write
+from lab.settings import printable
 from stn import measures, warps
 
 KEPT = "events.out.tfevents.0.complete_epochs"  # of a run that was continued
@@ -62,15 +63,15 @@ def open_writer(folder, history):
         if not history or path.name != KEPT:
             path.unlink()
     writer = SummaryWriter(folder)
-    logged = {e.step for e in events.values() for value in e.summary.value if value.tag == "Accuracy test"}
-    if lost := [entry for entry in history if entry["epoch"] not in logged]:
+    logged = {(e.step, value.tag) for e in events.values() for value in e.summary.value}
+    if lost := [entry for entry in history if (entry["epoch"], "Accuracy test") not in logged]:
         epochs = ", ".join(str(entry["epoch"]) for entry in lost)
         print(
-            f"{folder}: TensorBoard's file was damaged; of epoch {epochs} only losses and accuracy are left",
+            f"{folder}: TensorBoard's file was damaged; of epoch {epochs} only losses and accuracy are sure to be left",
             file=sys.stderr,
         )
         for entry in lost:
-            add_entry(writer, entry)
+            add_entry(writer, entry, logged)
     return writer
 
 
@@ -83,17 +84,19 @@ def read_events(path):
             yield reader.record(), Event.FromString(reader.record())
 
 
-def add_entry(writer, entry):
-    """Log the losses and the accuracy of an epoch: an entry of the history."""
-    writer.add_scalar("Average loss train", entry["train_loss"], entry["epoch"])
-    writer.add_scalar("Average loss test", entry["test_loss"], entry["epoch"])
-    writer.add_scalar("Accuracy test", entry["test_accuracy"], entry["epoch"])
+def add_entry(writer, entry, logged=()):
+    """Log the losses and the accuracy of an epoch, an entry of the history, but for the (step, tag) in `logged`."""
+    epoch, values = entry["epoch"], (entry["train_loss"], entry["test_loss"], entry["test_accuracy"])
+    for tag, value in zip(("Average loss train", "Average loss test", "Accuracy test"), values, strict=True):
+        if (epoch, tag) not in logged:
+            writer.add_scalar(tag, value, epoch)
 
 
 def start(writer, settings, question, model, data, log_images):
     """Log what is known before the first epoch, at step 0. log_images: 0 leaves out the heavy parts."""
     columns = hyperparameters(settings, model)
-    rows = [f"| {name} | {value} |" for name, value in columns.items()]
+    cells = [(name, printable(str(value)).replace("|", r"\|")) for name, value in columns.items()]
+    rows = [f"| {name} | {value} |" for name, value in cells]
     writer.add_text("Question", question or "(none was given)", 0)
     writer.add_text("Settings", "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
     writer.add_custom_scalars(LAYOUT)
@@ -112,7 +115,6 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
     conclusion: after the last epoch what `train.conclude` returns, None before.
     """
     epoch, last = entry["epoch"], conclusion is not None
-    add_entry(writer, entry)
     confusion = measures.confusion(data.test_labels, predictions)
     for digit, counts in enumerate(confusion):
         if sum(counts):
@@ -132,13 +134,16 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
     if last:
         _, _, session_end = hparams({}, {})
         writer.file_writer.add_summary(session_end, epoch)
+    add_entry(writer, entry)  # at the end: where it can be read, all of the epoch can (see `open_writer`)
     writer.flush()
 
 
 def hyperparameters(settings, model):
     """Return a run's columns in TensorBoard's table: its settings, the arguments of the network among them."""
     values = {
-        name: settings[name] for name in settings if name not in ("experiment_name", "format", "weights_signature")
+        name: settings[name]
+        for name in settings
+        if name not in ("experiment_name", "format", "weights_signature", "versions")
     }
     defaults = {name: p.default for name, p in inspect.signature(type(model)).parameters.items()}
     defaults = {name: value for name, value in defaults.items() if isinstance(value, bool | int | float | str)}

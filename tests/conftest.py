@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 import torch
 from filelock import FileLock
+from helpers import write_idx
 from stress_kill import Family, run_job
 
 from lab import results
@@ -115,7 +116,7 @@ def ordinary_user():
 def few_digits(folder):
     """Write the first few hundred images of MNIST into `folder`, as four IDX files."""
     arrays = mnist.read_mnist()
-    mnist.write_idx(folder, [array[:n] for array, n in zip(arrays, (640, 640, 500, 500), strict=True)])
+    write_idx(folder, [array[:n] for array, n in zip(arrays, (640, 640, 500, 500), strict=True)])
 
 
 @pytest.fixture(scope="session")

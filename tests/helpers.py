@@ -6,6 +6,7 @@ from torch import nn
 
 import train
 from models import Net
+from stn.mnist import MD5
 
 TRIAL = "exp_99_run_01_trial"
 
@@ -14,6 +15,13 @@ def run(digits, out, name=TRIAL, n_epochs=3, model=Net, **options):
     """Train a new network, which has the same weights in every call, and return its results."""
     torch.manual_seed(123)
     return train.train(model(), name, n_epochs, data=digits, out=out, **options)
+
+
+def write_idx(folder, arrays):
+    """Write four arrays of bytes into `folder` as IDX files, in the order of `read_mnist`."""
+    for name, array in zip(MD5, arrays, strict=True):
+        header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+        (folder / name).write_bytes(header + array.tobytes())
 
 
 class Linear(nn.Sequential):

@@ -83,6 +83,16 @@ def test_the_whole_job_is_written_down(workplace):
             assert row[part] == pytest.approx(spent, abs=0.006)
 
 
+def test_the_code_of_a_job_is_that_of_its_runs(tmp_path):
+    job = Job(EXPERIMENTS[0], 1, 2)
+    own = {"git_commit": "a" * 40, "device_name": "a GPU", "versions": {}, "cores": 1}
+    job.results = {"seconds": {}, **own}
+    options = SimpleNamespace(set="original", out=tmp_path, jobs=1)
+    assert run_experiments.record(options, [job], 1.0) == 0
+    written = json.loads((tmp_path / "job.json").read_text())
+    assert {key: written[key] for key in own} == own
+
+
 def test_the_first_two_rows_are_the_same_network(workplace):
     first, second = (without_times(workplace[1][name]["history"]) for name in NAMES[:2])
     assert first == second

@@ -10,6 +10,7 @@ import textwrap
 import pytest
 import torch
 from conftest import ROOT
+from helpers import write_idx
 
 import plot
 import run_experiments
@@ -152,7 +153,7 @@ def fashion(idx_folder, tmp_path):
     arrays = [mnist.read_idx(idx_folder, name) for name in mnist.MD5]
     folder = tmp_path / commands(OWN)[2][commands(OWN)[2].index("--data") + 1]
     folder.mkdir()
-    mnist.write_idx(folder, [255 - array // 2 if array.ndim == 3 else array for array in arrays])
+    write_idx(folder, [255 - array // 2 if array.ndim == 3 else array for array in arrays])
     return folder
 
 

@@ -3,7 +3,9 @@
 Real runs on few digits. Nothing here is found by luck: it is refused in one line, or harmless.
 """
 
+import contextlib
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -12,7 +14,8 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, results_of, write_results
-from helpers import TRIAL, Linear, Unrecorded, forbid, run
+from filelock import FileLock
+from helpers import TRIAL, Linear, Unrecorded, forbid, run, write_idx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stress_kill import points
@@ -20,9 +23,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import plot
+import run_experiments
 import train
 from lab import comparison, results, tables
-from lab.settings import RunError
+from lab.settings import Recipe, RunError
 from run_experiments import ALL
 from stn import mnist
 
@@ -64,6 +68,15 @@ def test_a_run_is_not_continued_with_other_code_but_a_finished_one_is_shown(
         run(digits, copy, model=Linear, overwrite=True)
 
 
+def test_a_run_is_not_continued_with_other_versions_of_the_packages(copy, finished, digits, monkeypatch, fault):
+    monkeypatch.setattr(train.folder, "versions", lambda: finished[1]["versions"] | {"torch": "1.0"})
+    with fault("code changed since a run was begun"):
+        assert run(digits, copy, model=Linear) == finished[1]
+        stop(copy)
+        with pytest.raises(RunError, match=r"was begun with torch [\d.]+\S* instead of 1\.0; .*--force"):
+            run(digits, copy, model=Linear)
+
+
 def test_code_that_changes_between_the_command_and_its_run_is_refused(digits, tmp_path, monkeypatch):
     made = train.settings_of(Linear(), TRIAL, None, 1, digits.description, "cpu")
     monkeypatch.setattr(train, "code_of", lambda model: "0" * 64)
@@ -80,9 +93,34 @@ def test_the_code_of_a_network_of_ones_own_is_that_of_its_file_and_of_the_reposi
         codes.add(train.code_of(__import__(module.stem).Mine(1, 1)))
     codes.add(train.code_of(nn.Linear(1, 1)))
     assert len(codes) == 3
+    assert len({train.code_of(nn.Sequential(layer)) for layer in (nn.ReLU(), nn.Tanh(), nn.Dropout(0.1))}) == 3
     typed = {}
     exec("from torch import nn\nclass Typed(nn.Linear):\n    pass", typed)
     assert train.code_of(typed["Typed"](1, 1)) is None
+
+
+def test_another_network_of_equal_weights_is_not_taken_for_the_same(digits, tmp_path, capsys, fault):
+    def network(layer):
+        return lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10), layer, nn.LogSoftmax(1))
+
+    with fault("code changed since a run was begun"):
+        first = run(digits, tmp_path, n_epochs=1, model=network(nn.ReLU()))
+        assert run(digits, tmp_path, n_epochs=1, model=network(nn.ReLU())) == first
+        assert capsys.readouterr().err == ""
+        assert run(digits, tmp_path, n_epochs=1, model=network(nn.Tanh())) == first
+        assert "already finished, with other code (commit " in capsys.readouterr().err
+        (tmp_path / TRIAL / "results.json").unlink()
+        with pytest.raises(RunError, match="was begun with other code"):
+            run(digits, tmp_path, n_epochs=1, model=network(nn.Tanh()))
+
+
+def test_code_that_changes_after_it_was_imported_is_refused(digits, tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(train.folder, "CODE", (*train.folder.CODE, "plot.py"))  # as if there were one more file
+    with (
+        fault("code changed since a run was begun"),
+        pytest.raises(RunError, match="the code has changed since it was imported; start Python again"),
+    ):
+        run(digits, tmp_path, model=Linear)
 
 
 def record_of(*runs):
@@ -205,7 +243,7 @@ def test_mutated_results_are_refused_or_mean_the_same(scratch, mutations):
         assert complaints[0].isprintable()
 
 
-def plain(content, told=("code", "git_commit")):
+def plain(content, told=("code", "git_commit", "versions")):
     """Settings without what is only told, and without what says nothing."""
     return {key: value for key, value in content.items() if value is not None and key not in told}
 
@@ -255,6 +293,9 @@ SEALED = {
     "accuracy that the predictions contradict": {"test_correct": 983, "test_accuracy": 98.3},
     "no number of parameters": {"trainable_parameters": None},
     "infinite loss": {"history": [{**results_of(NAME, [982])["history"][0], "train_loss": float("1e999")}]},
+    "another loss than in the history": {"avg_test_loss": 0.2},
+    "more correct images than there are": {"history": [results_of(NAME, [9820])["history"][0]], "test_correct": 9820},
+    "another confusion": {"confusion_matrix": [[982, 0, 18], *([[0] * 3] * 2)]},
     "negative loss": {"history": [{**results_of(NAME, [982])["history"][0], "test_loss": -0.1}]},
     "no epochs": {"history": []},
     "fewer predictions": {"predictions": "0" * 999},
@@ -275,6 +316,42 @@ def test_results_that_contradict_themselves_are_refused_though_sealed_anew(tmp_p
         assert "passed over, it is broken (" in complaints[0]
 
 
+ANYTHING = st.none() | st.booleans() | st.integers(-1, 10**6) | st.floats() | st.text(max_size=3)
+ANYTHING |= st.lists(ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=3), ANYTHING, max_size=2)
+
+
+@settings(max_examples=1000)
+@given(data=st.data())
+def test_results_sealed_anew_with_any_value_are_refused_or_can_be_shown(tmp_path_factory, data):
+    """A value, at any depth, is replaced or left out."""
+    path = tmp_path_factory.getbasetemp() / "sealed" / NAME / "results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = content = json.loads(
+        json.dumps(results_of(NAME, [900, 982]) | {"code": "1", "transformer": {"ink_kept": 1}})
+    )
+    while True:
+        key = data.draw(st.sampled_from(sorted(part) if isinstance(part, dict) else range(len(part))))
+        if not isinstance(part[key], dict | list) or not part[key] or data.draw(st.integers(0, 3)) == 0:
+            break
+        part = part[key]
+    if data.draw(st.integers(0, 3)) == 0:
+        del part[key]
+    else:
+        part[key] = data.draw(ANYTHING)
+    path.write_text(json.dumps({**content, "checksum": results.checksum(content)}))
+    record, complaints = results.read_all(path.parent.parent)
+    if record:
+        tables.comparison_document(comparison.poolable(comparison.distinct(record)[0])[0], ALL)
+        assert percentages_of(record) <= 100
+    else:
+        assert len(complaints) == 1
+        assert complaints[0].isprintable()
+
+
+def percentages_of(record):
+    return max(max(results.percentages(run)) for run in record.values())
+
+
 def test_predictions_of_mnist_are_compared_with_its_labels(tmp_path, fault):
     """All figures agree with each other, but not with the labels in the repository."""
     description = {"name": "mine", "mean": 0.1307, "std": 0.3081, "md5": results.MNIST}
@@ -289,9 +366,8 @@ def test_predictions_of_mnist_are_compared_with_its_labels(tmp_path, fault):
 def test_runs_with_the_same_number_or_content_are_named(tmp_path, fault):
     """`foo` beside `foo_run_01`, a copy under another number, and numbers that only the names tell."""
     name = "exp_03_run_0{}_foo".format
-    changes = [{"avg_test_loss": 0.1}, {"avg_test_loss": 0.2}]
     write_results(tmp_path, name(1), [900, 982])
-    write_results(tmp_path, name(2), [900, 982], **changes[1])  # sealed anew with another loss, the rest is a copy
+    write_results(tmp_path, name(2), [900, 982], seconds=7.0)  # sealed anew with another time, the rest is a copy
     write_results(tmp_path, name(3), [901, 983], run=1)  # its number was left at the default
     folder = tmp_path / "exp_03_foo"
     folder.mkdir()
@@ -304,6 +380,18 @@ def test_runs_with_the_same_number_or_content_are_named(tmp_path, fault):
             f"{name(2)}: left out, it is a copy of {name(1)}",
         ]
         assert list(comparison.groups(record)["exp_03_foo"]) == [1, 3]
+
+
+def test_another_experiment_of_the_same_id_is_not_compared_as_that_of_the_table(fault):
+    """It was: under the number of the run whose name sorts last."""
+    mnist = {"data": {"name": "MNIST", "md5": results.MNIST}}
+    correct = {f"exp_02_run_01_{ALL['exp_02'].title}": 980, NAME: 970, "exp_03_run_01_variant": 950}
+    record = {name: results.condensed(results_of(name, [n], **mnist)) for name, n in correct.items()}
+    with fault("runs whose numbers collide, or copies"):
+        found = comparison.comparisons(record, comparison.FAMILIES["The seven"], ALL)
+        assert [pairs.differences for pairs in found.values()] == [{1: pytest.approx(1.0)}]
+        rows = tables.results_table(record).splitlines()[2:]
+        assert ["98.55" in row for row in rows] == [False, True, False]  # the original's
 
 
 # TensorBoard
@@ -328,18 +416,19 @@ def continued(digits, out, damage):
     return run(digits, out, model=Linear)
 
 
+@pytest.mark.parametrize(("share", "epochs"), [(0.05, "1, 2"), (0.98, "2")])
 def test_a_damaged_file_of_tensorboard_is_named_and_its_curves_are_written_anew(
-    finished, digits, tmp_path, capsys, fault
+    finished, digits, tmp_path, capsys, fault, share, epochs
 ):
     def flip(path):
         content = bytearray(path.read_bytes())
-        content[len(content) // 20] ^= 4
+        content[int(len(content) * share)] ^= 4
         path.write_bytes(content)
 
     with fault("events file damaged or out of order"):
         continued(digits, tmp_path, flip)
         said = capsys.readouterr().err
-        assert f"{tmp_path / TRIAL}: TensorBoard's file was damaged; of epoch 1, 2 only losses" in said
+        assert f"{tmp_path / TRIAL}: TensorBoard's file was damaged; of epoch {epochs} only losses" in said
         ours, theirs = points(tmp_path / TRIAL), points(finished[0] / TRIAL)
         for tag in ("Accuracy test", "Average loss test", "Average loss train"):
             assert ours[tag] == theirs[tag]
@@ -356,16 +445,20 @@ def test_steps_are_in_order_whatever_the_clock_says(finished, digits, tmp_path, 
         assert [event.step for event in events.Scalars("Accuracy test")] == [1, 2, 3]
 
 
-def test_a_finished_runs_damaged_events_are_named_at_the_next_start(call, idx_folder, tmp_path, fault):
+def test_a_finished_runs_altered_files_are_named_at_the_next_start(call, idx_folder, tmp_path, fault):
     command = ("run_experiments.py", "--data", idx_folder, "--out", tmp_path, "--epochs", 1, "--only", "exp_03")
     assert call(*command).returncode == 0
-    (path,) = (tmp_path / NAME).glob("events*")
-    content = bytearray(path.read_bytes())
+    (events,) = (tmp_path / NAME).glob("events*")
+    content = bytearray(events.read_bytes())
     content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with fault("events file damaged or out of order"):
+    events.write_bytes(content)
+    added = shutil.copy(events, tmp_path / NAME / "events.out.tfevents.9")
+    (tmp_path / NAME / "weights.pt").unlink()
+    with fault("files of a finished run altered"):
         again = call(*command)
-        assert f"{path} is damaged: TensorBoard may not show all of it" in again.stdout.splitlines()
+        told = [line for line in again.stdout.splitlines() if line.endswith("missing, damaged or another")]
+        wanted = sorted(map(str, (events, added, tmp_path / NAME / "weights.pt")))
+        assert told == [f"{path} is not as the run has left it: missing, damaged or another" for path in wanted]
         assert again.returncode == 0
 
 
@@ -378,8 +471,25 @@ def fashion(idx_folder, tmp_path):
     arrays = [mnist.read_idx(idx_folder, name) for name in mnist.MD5]
     folder = tmp_path / "MNIST"
     folder.mkdir()
-    mnist.write_idx(folder, [255 - array if array.ndim == 3 else array for array in arrays])
+    write_idx(folder, [255 - array if array.ndim == 3 else array for array in arrays])
     return folder
+
+
+@pytest.mark.parametrize("name", ["$a$\\frac$", "a|b", "few_\x1b[31m"])
+def test_names_of_data_are_shown_as_they_are(idx_folder, call, tmp_path, name, fault):
+    """A pair of dollars is a formula for matplotlib, a bar ends a cell in Markdown."""
+    folder = shutil.copytree(idx_folder, tmp_path / name)
+    command = ("run_experiments.py", "--data", folder, "--out", tmp_path / "out", "--epochs", 1, "--only", "exp_03")
+    with fault("names of folders with other characters"):
+        process = call(*command)
+        assert process.returncode == 0, process.stderr
+        assert process.stdout.replace("\n", "").isprintable()
+        plotted = call("plot.py", "--out", tmp_path / "out")
+        assert plotted.returncode == 0, plotted.stderr
+        events = EventAccumulator(str(tmp_path / "out" / NAME)).Reload()
+        (text,) = events.Tensors("Settings/text_summary")
+        table = text.tensor_proto.string_val[0].decode().splitlines()
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in table} == {3}
 
 
 def test_a_folder_called_mnist_is_not_mnist(fashion, call, tmp_path, fault):
@@ -409,7 +519,7 @@ def test_each_data_set_has_a_table_of_its_own(fault):
         mnists | {"perspective_sigma": 7},
         {"name": "few", "md5": "1" * 32},
     ]
-    record = record_of(*((f"exp_0{n}_run_01_x", {"data": data}) for n, data in enumerate(datas, 1)))
+    record = record_of(*((ALL[f"exp_0{n}"].directory(1), {"data": data}) for n, data in enumerate(datas, 1)))
     with fault("tables of mixed data"):
         document = tables.comparison_document(record, ALL)
         assert re.findall(r"^## (.*)$", document, re.MULTILINE) == [
@@ -450,8 +560,13 @@ class Frozen(Linear):
         (Linear, {"run": 0}, "run is a whole number from 1, seed one from 0, not run 0 and seed 123"),
         (Linear, {"seed": -1}, "not run 1 and seed -1"),
         (Linear, {"seed": 1.5}, "not run 1 and seed 1.5"),
-        (Linear, {"arguments": {"layer": nn.ReLU()}}, "not JSON serializable; arguments are plain values"),
-        (Linear, {"arguments": {"rate": float("nan")}}, "arguments are plain values"),
+        (Linear, {"n_epochs": 2.0}, r"at least one epoch is needed, not 2\.0"),
+        (Linear, {"n_epochs": "3"}, "at least one epoch is needed, not '3'"),
+        (Linear, {"recipe": Recipe(localisation_norm=0)}, "positive numbers"),
+        (Linear, {"recipe": Recipe(learning_rate="a")}, "a recipe has positive numbers"),
+        (Linear, {"arguments": [1]}, "arguments are a dict of plain values"),
+        (Linear, {"arguments": {"layer": nn.ReLU()}}, "not JSON serializable; arguments are a dict of plain values"),
+        (Linear, {"arguments": {"rate": float("nan")}}, "arguments are a dict of plain values"),
     ],
 )
 def test_a_network_that_cannot_be_a_run_is_refused_before_training(
@@ -464,6 +579,18 @@ def test_a_network_that_cannot_be_a_run_is_refused_before_training(
         told()
         assert "\n" not in str(error.value)
     assert not (tmp_path / TRIAL / "settings.json").exists()
+
+
+def test_a_network_may_keep_what_it_made_at_the_first_look(digits, tmp_path):
+    class Keeping(Linear):
+        kept = None
+
+        def forward(self, x):
+            if self.kept is None:
+                self.kept = torch.linspace(0.5, 1, 784).view(1, 1, 28, 28)
+            return super().forward(x * self.kept)
+
+    assert run(digits, tmp_path, n_epochs=1, model=Keeping)["n_epochs"] == 1
 
 
 def test_scores_that_are_nan_in_a_class_without_images_are_found(digits, tmp_path, fault):
@@ -514,6 +641,33 @@ def test_streams_that_are_closed_full_or_lack_letters_do_not_stop_the_work(idx_f
             assert b"The output cannot be written" in process.stderr
 
 
+STREAMS = [">/dev/full", ">&- 2>&- <&-", "2>&-", "| cat"]
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+def test_the_other_scripts_end_well_with_any_streams(idx_folder, tmp_path, streams, fault):
+    write_results(tmp_path / "out_ü", NAME, [900, 982])
+    program = "import sys, train; from stn.data import load; sys.exit(train.main(1, load(sys.argv.pop())))"
+    for command, made in (
+        (f"{sys.executable} {ROOT / 'plot.py'} --out out_ü", "out_ü/comparison.md"),
+        (f"{sys.executable} -c '{program}' {idx_folder}", "experiments/test/results.json"),
+    ):
+        with fault("stdout or stderr closed, full or without letters"):
+            shell = f"export PYTHONPATH={ROOT} LC_ALL=C PYTHONIOENCODING=ascii; set -o pipefail; {command} {streams}"
+            process = subprocess.run(["bash", "-c", shell], capture_output=True, cwd=tmp_path, timeout=170)
+            assert (process.returncode, b"Traceback" in process.stderr) == (0, False), process.stderr.decode()
+            assert (tmp_path / made).exists()
+
+
+def test_figures_are_not_written_where_a_link_leads_nowhere(call, tmp_path, fault):
+    write_results(tmp_path / "out", NAME, [982])
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with fault("symbolic links"):
+        process = call("plot.py", "--out", tmp_path / "out", "--figures", tmp_path / "link")
+        assert process.returncode == 2
+        assert "link is a symbolic link that leads nowhere" in process.stderr
+
+
 @pytest.mark.parametrize("shell", ["{command}", "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {command}"])
 def test_a_folder_whose_name_is_no_text_is_refused(idx_folder, tmp_path, shell, fault):
     with fault("stdout or stderr closed, full or without letters"):
@@ -522,6 +676,13 @@ def test_a_folder_whose_name_is_no_text_is_refused(idx_folder, tmp_path, shell, 
         said = process.stderr.splitlines()[-1]
         assert said == b"run_experiments.py: error: --out 'out_\\udcff': a name that is text in UTF-8 is needed"
         assert list(tmp_path.glob("out*")) == []
+
+
+def test_data_in_a_folder_whose_name_is_no_text_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        run_experiments.parse_arguments(["--data", "few_\udcff"])
+    said = r"--data 'few_\udcff': a name that is text in UTF-8 is needed"
+    assert capsys.readouterr().err.endswith(f"{said}\n")
 
 
 def test_a_working_directory_that_is_gone_is_told(idx_folder, tmp_path, fault):
@@ -570,6 +731,29 @@ def test_a_linked_run_is_not_replaced(copy, digits, tmp_path, fault):
         with pytest.raises(RunError, match="is a symbolic link: what it leads to is not replaced"):
             run(digits, linked, model=Linear, overwrite=True)
         assert (copy / TRIAL / "results.json").exists()
+
+
+@pytest.mark.parametrize("state", ["another model", "another commit", "failed", "held"])
+def test_what_files_say_is_told_in_one_line_without_escape_sequences(copy, digits, state, fault):
+    odd = "a\nb\x1b[31m"
+    stop(copy)
+    content = json.loads((copy / TRIAL / "settings.json").read_text())
+    change = {"another model": {"model": odd, odd: odd}, "another commit": {"git_commit": odd, "code": "0" * 64}}
+    (copy / TRIAL / "settings.json").write_text(json.dumps(content | change.get(state, {})))
+    if state == "failed":
+        (copy / TRIAL / "failed.txt").write_bytes(odd.encode() + b"\xff")
+    with fault("names of folders with other characters"), contextlib.ExitStack() as stack:
+        if state == "held":
+            stack.enter_context(FileLock(copy / TRIAL / ".lock"))
+            (copy / TRIAL / ".holder").write_text(f"{10**30} \x1b[31m{platform.node()}")
+        with pytest.raises(RunError) as error:
+            run(digits, copy, model=Linear)
+        assert str(error.value).isprintable()
+
+
+def test_a_holder_that_cannot_be_a_process_is_another_one(tmp_path):
+    (tmp_path / ".holder").write_text(f"{10**30} {platform.node()}")
+    assert train.folder.holder(tmp_path / ".holder") == "another process"
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mred", "a|b", "a\nb", "a b", "-x", "$(id)"])

@@ -15,7 +15,7 @@ import plot
 import train
 from lab import comparison, figures, results
 from models import Net, Net_CoordConv_Homography
-from run_experiments import EXPERIMENTS
+from run_experiments import ALL, EXPERIMENTS
 from stn import data
 from stn.perspective import perspective
 
@@ -62,7 +62,7 @@ def test_both_recipes_stand_side_by_side_on_one_axis():
     table |= {("exp_02", run): [988 + run % 3] for run in range(1, 20)} | {("exp_02", 20): [950]}
     record = {}
     for (exp_id, run), correct in table.items():
-        name = f"{exp_id}_run_{run:02d}_x"
+        name = ALL[exp_id].directory(run)
         record[name] = results.condensed(results_of(name, correct))
     figure = plot.recipes_figure(plot.recipe_panels(record))
     panels = figure.axes

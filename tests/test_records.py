@@ -28,7 +28,7 @@ def test_recorded_runs_are_full_and_consistent(name, part):
     record = read(name, part)
     described = data.read()[1]
     for exp_id in plot.RECORDS[name][0]:
-        experiment, runs = ALL[exp_id], comparison.of_experiment(record, exp_id)
+        experiment, runs = ALL[exp_id], comparison.of_experiment(record, ALL[exp_id])
         assert sorted(runs) == list(range(1, N_RUNS[name] + 1))
         for number, run in runs.items():
             assert plot.as_in_the_table(run, plain=part == "plain")
@@ -63,8 +63,8 @@ def test_the_fast_form_is_another_rounding_of_the_plain_one():
 
 def test_the_first_twenty_epochs_of_exp_02_are_exp_01():
     record = read("runs")
-    for number, short in comparison.of_experiment(record, "exp_01").items():
-        long = comparison.of_experiment(record, "exp_02")[number]
+    for number, short in comparison.of_experiment(record, ALL["exp_01"]).items():
+        long = comparison.of_experiment(record, ALL["exp_02"])[number]
         assert short["history"] == {key: column[:20] for key, column in long["history"].items()}
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, prepared
+from helpers import write_idx
 
 from lab import results
 from lab.files import write_json
@@ -107,7 +108,7 @@ def test_plot_and_a_second_start_look_at_a_thousand_runs_in_seconds(tmp_path, sa
     """Tiny runs of the seven, each multiplied into many that differ in name, number and seed."""
     images, out = tmp_path / "few_images", tmp_path / "experiments"
     images.mkdir()
-    mnist.write_idx(images, [array[:64] for array in mnist.read_mnist()])
+    write_idx(images, [array[:64] for array in mnist.read_mnist()])
     folders = ["--data", images, "--out", out]
     _, (options, jobs, _) = prepared(EXPERIMENTS, *folders)
     for job in jobs:

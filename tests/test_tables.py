@@ -192,7 +192,7 @@ def test_forms_are_compared_run_by_run():
     text = tables.formulations_table({"fast": form(2, 2.02, 1.0), "plain": form(0, 2.0, 1.0)})
     # t(1, 0.975) = 12.706, standard error of the losses 0.5
     cells = "| 2 | +0.50 ± 6.35 % | 1.00 % | 98.35 | 98.15 | +0.20 ± 0.00 | +0.20 ± 0.00 |"
-    assert f"| `exp_02` {cells}" in text
+    assert f"| `exp_02_reproduce_baseline` {cells}" in text
     assert f"| all {cells}" in text
 
 
