@@ -103,6 +103,8 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
             if code_of(model) != settings.code:
                 raise RunError(f"{place}: the code has changed since this command was started; start it again")
             check_model(model.to(device), data.test_images[:2].to(device), settings.experiment_name)
+            device_name = torch.cuda.get_device_name(device) if settings.device == "cuda" else folder.processor_name()
+            content["device_name"] = folder.devices(place, device_name)
             write_json(place / "settings.json", content)
             history, predictions, conclusion = epochs(
                 model.to(device), settings, data.to(device), place, question, log_images, on_progress
@@ -304,7 +306,6 @@ def finish(place, settings, model, history, predictions, conclusion):
     """Write the weights and, last of all, results.json; return the content of the latter."""
     correct = sum(counts[digit] for digit, counts in enumerate(conclusion.confusion))
     weights = save_tensors(place / "weights.pt", model.state_dict(), fingerprint(settings))
-    device_name = torch.cuda.get_device_name(predictions.device) if predictions.is_cuda else None
     content = {
         "experiment_name": place.name,
         "avg_test_loss": history[-1]["test_loss"],
@@ -314,7 +315,7 @@ def finish(place, settings, model, history, predictions, conclusion):
         **{key: value for key, value in settings.items() if key != "experiment_name"},
         "trainable_parameters": sum(parameter.numel() for _, parameter in trainable(model)),
         "seconds": round(sum(epoch[part] for epoch in history for part in results.PARTS), 1),
-        **folder.provenance(device_name=device_name),
+        **folder.provenance(settings["device_name"]),
         "git_commit": settings["git_commit"],  # at the start, as is the code
         "weights": weights,  # the seal of weights.pt
         "events": folder.event_seals(place),

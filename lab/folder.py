@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from lab import results
 from lab.files import check_room, read_sealed, remove_parts, sha256, write_text
-from lab.settings import FORMAT, RunError, differences
+from lab.settings import FORMAT, ONLY_TOLD, RunError, differences
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy", "numba")
@@ -88,7 +88,7 @@ def state_of(folder, settings):
     there = read_settings(folder)
     if there.get("format") != FORMAT:
         raise RunError(f"{folder} is of another version of this program, or has no readable settings.json; {WAY_OUT}")
-    told = dict.fromkeys(("git_commit", "code", "versions"))
+    told = dict.fromkeys((*ONLY_TOLD, "code", "versions"))
     if different := differences(there | told, settings | told):
         raise RunError(f"{folder} holds a run with {', '.join(different)}; {WAY_OUT}")
     if (folder / "failed.txt").exists():
@@ -106,6 +106,12 @@ def state_of(folder, settings):
 def other_code(settings):
     """Name the code that a run was begun with."""
     return f"other code (commit {settings['git_commit']})" if settings.get("git_commit") else "code that is not known"
+
+
+def devices(folder, name):
+    """Name the devices that a run has been trained on so far, and this one."""
+    before = read_settings(folder).get("device_name")
+    return " and ".join(dict.fromkeys([*(before.split(" and ") if isinstance(before, str) else ()), name]))
 
 
 def read_settings(folder):

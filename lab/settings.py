@@ -121,9 +121,12 @@ class Settings:
         return json.loads(json.dumps(content))  # as it will be read again: a tuple is a list there
 
 
+ONLY_TOLD = ("git_commit", "device_name")  # in settings.json: they may change, what the result depends on does not
+
+
 def fingerprint(settings):
     """Return the SHA-256 of settings as JSON, which a run's other files carry to show that they belong to it."""
-    own = {key: value for key, value in settings.items() if key != "git_commit"}
+    own = {key: value for key, value in settings.items() if key not in ONLY_TOLD}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 

@@ -77,6 +77,15 @@ def test_a_run_is_not_continued_with_other_versions_of_the_packages(copy, finish
             run(digits, copy, model=Linear)
 
 
+def test_a_run_that_is_continued_on_another_machine_names_both(copy, finished, digits, monkeypatch, fault):
+    monkeypatch.setattr(train.folder, "processor_name", lambda: "another")
+    with fault("code changed since a run was begun"):
+        assert run(digits, copy, model=Linear) == finished[1]
+        stop(copy)
+        (copy / TRIAL / "checkpoint.pt").unlink()  # one epoch is left
+        assert run(digits, copy, model=Linear)["device_name"] == f"{finished[1]['device_name']} and another"
+
+
 def test_code_that_changes_between_the_command_and_its_run_is_refused(digits, tmp_path, monkeypatch):
     made = train.settings_of(Linear(), TRIAL, None, 1, digits.description, "cpu")
     monkeypatch.setattr(train, "code_of", lambda model: "0" * 64)
