@@ -4,8 +4,10 @@
 
 reads every <out>/*/results.json and writes, into <out> unless --figures says otherwise,
 
-    comparison.md                 means with intervals, paired differences with p-values, where the variance comes from
+    comparison.md                 means with intervals, paired differences with p-values, how many more runs they need,
+                                  where the variance comes from, the deepest falls
     AccuracyComparison.png        the test accuracy of every run by experiment, with means or medians
+    RecipesComparison.png         the tutorial's recipe beside the steady one, if there are runs of both
     Differences.png               paired differences between the seven experiments, if there are pairs
     AccuracyCurves.png, TrainLossCurves.png   of all runs, epoch by epoch
     ConfusionComparison.png       the confusion matrices of exp_02 and exp_06, and their difference
@@ -54,7 +56,7 @@ from lab.comparison import (
 )
 from lab.files import check_room, write_json, write_text
 from lab.results import confusion_matrix, is_mnist, last, percentages, read_all
-from lab.sets import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
+from lab.sets import ONE_RUN_EACH, ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 from lab.settings import RunError, printable
 from lab.stats import Interval, is_skewed, mean_interval
 from run_experiments import ALL, EXPERIMENTS
@@ -222,6 +224,8 @@ def draw_comparison(record, target, pool=False):
     write_text(target / "comparison.md", tables.comparison_document(record, ALL, pool))
     for name in (*drawn, "comparison.md"):  # at the end: who reads only the first lines (`| head`) has all figures
         print(target / name)
+    if len(present) > 1 and all(len(runs) == 1 for runs in present.values()):
+        print(ONE_RUN_EACH)
 
 
 # what digits are drawn
