@@ -225,7 +225,7 @@ def draw_comparison(record, target, pool=False):
     for name in (*drawn, "comparison.md"):  # at the end: who reads only the first lines (`| head`) has all figures
         print(target / name)
     if len(present) > 1 and all(len(runs) == 1 for runs in present.values()):
-        print(ONE_RUN_EACH)
+        print(ONE_RUN_EACH, file=sys.stderr)
 
 
 # what digits are drawn

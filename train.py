@@ -20,7 +20,15 @@ from lab.files import Damaged, unwritable, write_json
 from lab.progress import Display
 from lab.settings import BATCH_SIZE, SEED, THREADS, TUTORIAL, Recipe, RunError, Settings, fingerprint
 from stn import fast_conv, measures, tensorboard
-from stn.checkpoint import code_of, load_checkpoint, load_tensors, save_checkpoint, save_tensors, weights_signature
+from stn.checkpoint import (
+    code_of,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+    structure,
+    weights_signature,
+)
 from stn.data import epoch_order, epoch_seed, load
 from stn.mnist import DataError
 from stn.perspective import draw_epoch
@@ -82,7 +90,7 @@ def settings_of(model, experiment_name, arguments, n_epochs, data, device, **own
     without_numba = kind_of_device == "cpu" and fast_conv.kernels() is None
     own["plain_convolutions"] = getattr(model, "plain", False) or without_numba
     own |= {"device": kind_of_device, "code": code_of(model), "git_commit": folder.git_commit()}
-    own["versions"] = folder.versions()
+    own |= {"versions": folder.versions(), "structure": structure(model)}
     kind, signature = type(model).__name__, weights_signature(model)
     return Settings(experiment_name, kind, arguments or {}, signature, n_epochs, data, **own)
 

@@ -85,7 +85,7 @@ def state_of(folder, settings):
     """
     if not any(os.path.exists(folder / name) for name in DECISIVE):
         return "new"
-    there = read_settings(folder)
+    there = {"structure": settings["structure"]} | read_settings(folder)
     if there.get("format") != FORMAT:
         raise RunError(f"{folder} is of another version of this program, or has no readable settings.json; {WAY_OUT}")
     told = dict.fromkeys((*ONLY_TOLD, "code", "versions"))

@@ -88,6 +88,7 @@ class Settings:
     weights_signature: str  # see `stn.checkpoint.weights_signature`
     n_epochs: int
     data: dict  # see `stn.data.Dataset.description`
+    structure: str | None = None  # see `stn.checkpoint.structure`; None in folders of earlier versions
     code: str | None = None  # see `stn.checkpoint.code_of`; None where it is not known
     versions: dict = field(default_factory=dict)  # of the packages
     git_commit: str | None = None  # only told: a commit may change what the result does not depend on

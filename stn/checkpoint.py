@@ -86,8 +86,8 @@ def load_checkpoint(folder, owner, model, optimizer_state, device):
 def code_of(model):
     """Return the SHA-256 of all code that the result of training `model` depends on, None if it is not known.
 
-    That of this repository, the files that define the classes of the network's modules elsewhere, and how the modules
-    are put together, as torch prints it.
+    That of this repository, and the files that define the classes of the network's modules elsewhere. (How modules are
+    put together is told by `structure`.)
     """
     files = set()
     for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
@@ -99,10 +99,15 @@ def code_of(model):
     if None in files:
         return None
     own = sorted(files - {str(path) for path in code_files()})
-    return hashlib.sha256(repr((IMPORTED, [sha256(path) for path in own], str(model))).encode()).hexdigest()
+    return hashlib.sha256(repr((IMPORTED, [sha256(path) for path in own])).encode()).hexdigest()
 
 
 def weights_signature(model):
     """Return the MD5 of the names and shapes of a network's tensors: networks of equal signature may share weights."""
     tensors = repr([(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()])
     return hashlib.md5(tensors.encode(), usedforsecurity=False).hexdigest()
+
+
+def structure(model):
+    """Return the MD5 of how a network is put together, as torch prints it: layers without weights count, too."""
+    return hashlib.md5(str(model).encode(), usedforsecurity=False).hexdigest()

@@ -143,7 +143,7 @@ def hyperparameters(settings, model):
     values = {
         name: settings[name]
         for name in settings
-        if name not in ("experiment_name", "format", "weights_signature", "versions")
+        if name not in ("experiment_name", "format", "weights_signature", "structure", "versions")
     }
     defaults = {name: p.default for name, p in inspect.signature(type(model)).parameters.items()}
     defaults = {name: value for name, value in defaults.items() if isinstance(value, bool | int | float | str)}
