@@ -52,6 +52,7 @@ from lab.comparison import (
     is_plain_mnist,
     obstacles,
     of_experiment,
+    one_run_each,
     poolable,
 )
 from lab.files import check_room, write_json, write_text
@@ -224,7 +225,7 @@ def draw_comparison(record, target, pool=False):
     write_text(target / "comparison.md", tables.comparison_document(record, ALL, pool))
     for name in (*drawn, "comparison.md"):  # at the end: who reads only the first lines (`| head`) has all figures
         print(target / name)
-    if len(present) > 1 and all(len(runs) == 1 for runs in present.values()):
+    if any(map(one_run_each, by_data(record).values())):
         print(ONE_RUN_EACH, file=sys.stderr)
 
 

@@ -82,6 +82,11 @@ def of_experiment(record, experiment):
     return groups(record).get(experiment.name, {})
 
 
+def one_run_each(record):
+    """Tell whether there are several experiments, of one run each."""
+    return len(record) == len(groups(record)) > 1
+
+
 def distinct(record):
     """Return (the record with each run once, [a line about each that is left out]): by number or content."""
     kept, seen, complaints = {}, {}, []

@@ -17,6 +17,7 @@ from lab.comparison import (
     last_steps,
     obstacles,
     of_experiment,
+    one_run_each,
     split_name,
 )
 from lab.results import PARTS, last, last_five, percentages, wrong_images
@@ -395,7 +396,7 @@ def comparison_document(record, table, pool=False):
     for (title, _), part in by_data(record).items():
         single = sum(len(runs) == 1 for runs in groups(part).values())
         note = f"{single} of the experiments have one run only, and therefore no interval." if single else ""
-        luck = ONE_RUN_EACH if single == len(groups(part)) > 1 else ""
+        luck = ONE_RUN_EACH if one_run_each(part) else ""
         parts += [f"## {title}", results_table(part), note, luck]
         for name, family in FAMILIES.items():
             if differences := differences_table(part, family, table, pool):

@@ -338,7 +338,10 @@ def test_another_run_in_the_folder_is_an_error_that_names_the_difference(finishe
     with pytest.raises(RunError, match=r"model Net instead of Net_CoordConv"):
         run(digits, finished[0].parent, model=Net_CoordConv)
     same_name = type("Net", (Linear,), {})  # another network
-    with pytest.raises(RunError, match=r"holds a run with weights_signature \w+ instead of \w+; to replace it"):
+    with pytest.raises(
+        RunError,
+        match=r"holds a run with weights_signature \w+ instead of \w+, structure \w+ instead of \w+; to replace it",
+    ):
         run(digits, finished[0].parent, model=same_name)
     assert {path: path.read_bytes() for path in finished[0].iterdir()} == before
 
