@@ -82,7 +82,7 @@ def training_step(model, data, recipe=TUTORIAL, lr_scale=1.0, optimizer_state=No
     """Return `plain_step`, recorded if `model` has the attribute `repeatable` set, to the same bits.
 
     A third of a step of these small networks is the time from one operation to the next: in Python, in autograd, and
-    on a GPU in launching a kernel. Repeating what was recorded takes 12 % off a step on a CPU, and most on a GPU.
+    on a GPU in launching a kernel. Repeating what was recorded takes a tenth off a step on a CPU, and most on a GPU.
     """
     optimizer_state = optimizer_state or new_optimizer_state(model, recipe)
     step = plain_step(model, data, recipe, lr_scale, optimizer_state)
