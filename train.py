@@ -78,6 +78,10 @@ def train(
     """
     if folder.code_hash() != folder.IMPORTED:
         raise RunError(f"{experiment_name}: the code has changed since it was imported; start Python again")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError) as error:  # the last one: torch has been built without CUDA
+        raise RunError(f"{experiment_name}: device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
     data = load() if data is None else data
     own = {"run": run, "seed": seed, "recipe": recipe}
     settings = settings_of(model, experiment_name, arguments, n_epochs, data.description, device, **own)

@@ -421,7 +421,9 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line_and_left_as_it_is(co
     assert {path: path.read_bytes() for path in copied.iterdir()} == before
 
 
-@pytest.mark.parametrize("options", [{"recipe": Recipe("rmsprop")}, {"n_epochs": 0}, {"name": "../elsewhere"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"recipe": Recipe("rmsprop")}, {"n_epochs": 0}, {"name": "../elsewhere"}, {"device": "foo"}], ids=str
+)
 def test_a_run_that_cannot_be_is_refused_before_anything_is_written(digits, tmp_path, options):
     """What can be is in test_settings.py."""
     with pytest.raises(RunError):
