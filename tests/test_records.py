@@ -52,12 +52,12 @@ def test_recorded_runs_come_from_one_commit_and_one_machine(name, part):
 
 
 def test_the_fast_form_is_another_rounding_of_the_plain_one():
-    """Of the same code: the first epochs' losses are equal to half a percent, the runs are other ones."""
+    """Of the same code: the first epochs' losses are equal to one percent, the runs are other ones."""
     fast, plain = read("formulations", "fast"), read("formulations", "plain")
     assert {run["code"] for run in fast.values()} == {run["code"] for run in plain.values()}
     for name, run in fast.items():
         ours, theirs = (of_form["history"]["train_loss"] for of_form in (run, plain[name]))
-        assert ours[0] == pytest.approx(theirs[0], rel=0.005)
+        assert ours[0] == pytest.approx(theirs[0], rel=0.01)
         assert ours != theirs
 
 
