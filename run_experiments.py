@@ -3,7 +3,7 @@
     python run_experiments.py                         the seven experiments, into experiments/
     python run_experiments.py --list                  what they are
     python run_experiments.py --only exp_03 exp_06    some of them
-    python run_experiments.py --set homography        another set: homography, perspective or stability
+    python run_experiments.py --set homography        another set: steady, homography, perspective, stability
     python run_experiments.py --runs 5                five runs of each, with different seeds
     python run_experiments.py --epochs 2              a short look
     python run_experiments.py --runs 30 --executor slurm --slurm partition=cpu    as jobs of a Slurm cluster
@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from lab import cli, pool, sets
@@ -224,15 +225,15 @@ def prepare(options, jobs, on_progress=None):
         return "failed", str(error)
     numbers = "mean {mean} and standard deviation {std}".format(**description)
     note = [f"{printable(options.data)}: normalised with the {numbers} of its training images"] if options.data else []
-    # A network's signature is the same in all runs of an experiment: there may be many runs.
-    rows = {job.experiment.id: job.experiment for job in jobs}
-    networks = {exp_id: build(experiment, SEED, options.plain) for exp_id, experiment in rows.items()}
-    complaints = []
+    networks, settings, complaints = {}, {}, []
+    for row in {job.experiment.id: job.experiment for job in jobs}.values():  # once for all its runs: they may be many
+        networks[row.id] = network = build(row, SEED, options.plain)
+        data = description | (PERSPECTIVE if row.perspective else {})
+        what = network, row.name, row.arguments, row.epochs, data, options.device
+        settings[row.id] = settings_of(*what, recipe=row.recipe)
     for job in jobs:
-        experiment, network = job.experiment, networks[job.experiment.id]
-        data = description | (PERSPECTIVE if experiment.perspective else {})
-        own = {"run": job.run, "seed": job.seed, "recipe": experiment.recipe}
-        job.settings = settings_of(network, job.name, experiment.arguments, job.n_epochs, data, options.device, **own)
+        own = {"experiment_name": job.name, "n_epochs": job.n_epochs, "run": job.run, "seed": job.seed}
+        job.settings = replace(settings[job.experiment.id], **own)
         place = Path(options.out) / job.name
         try:
             if not options.force and state_of(place, job.settings.as_json()) == "finished":
@@ -252,7 +253,7 @@ def prepare(options, jobs, on_progress=None):
             check_room(Path(options.out), RUN_SIZE * len(todo))
         except OSError as error:
             return "failed", unwritable(options.out, error)
-        if here and options.device == "cpu":  # so that the convolutions are compiled before there are more workers
+        if here and options.device == "cpu" and not options.plain:  # compile before there are more workers
             for exp_id in {job.experiment.id for job in todo}:
                 networks[exp_id](torch.zeros(2, 1, 28, 28)).sum().backward()
     return "prepared", (options, jobs, note)

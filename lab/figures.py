@@ -142,16 +142,15 @@ def values_by_row(*panels, images=None, least=None):
     height = 0.46 * max(len(rows) for rows, _, _ in panels) + 1.6
     figure = Figure(figsize=(5 + 4 * len(panels), height), layout="constrained")
     legend = {}  # one for all panels, each name once
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    grid = figure.subplots(1, len(panels), squeeze=False, sharex=least is not None)
+    for axes, panel in zip(grid[0], panels, strict=True):
         draw_values(axes, *panel, sign="" if images is None else "+", least=least)
         legend |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
         if images is not None:
             top = axes.secondary_xaxis("top", functions=(lambda x: x * images, lambda x: x / images))
             top.set_xlabel("in test images", fontsize=9)
     if least is not None:
-        highest = max(axes.get_xlim()[1] for axes in figure.axes)
-        for axes in figure.axes:
-            axes.set_xlim(least, highest)
+        axes.set_xlim(left=least)  # of all
     figure.legend(legend.values(), legend, frameon=False, fontsize=8, loc="outside lower right", ncols=len(legend))
     return figure
 

@@ -4,6 +4,7 @@ An interval is over runs: where the mean of infinitely many runs like these woul
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -105,10 +106,13 @@ def sign_flip_p_value(differences):
     If nothing distinguished the two, each difference could as well have had the other sign. Exact up to 16 pairs, by
     9,999 random choices of signs beyond.
     """
-    if len(differences) < FEWEST_FOR_TEST:
-        return None
+    return None if len(differences) < FEWEST_FOR_TEST else flipped(tuple(map(float, differences)))
+
+
+@cache  # the same differences are drawn, told and counted
+def flipped(differences):
     result = stats.permutation_test(
-        (np.asarray(differences, dtype=float),),
+        (np.asarray(differences),),
         lambda values, axis: np.mean(values, axis=axis).round(9),  # sums that are equal but for rounding are ties
         permutation_type="samples",
         n_resamples=2**EXACT_UP_TO if len(differences) <= EXACT_UP_TO else 9999,

@@ -221,20 +221,18 @@ def differences_table(record, family, table, pool=False):
 
 def needed_table(record, table, pool=False):
     """How many pairs of runs a comparison would need for an interval of ± ENOUGH points; "" if there are no pairs."""
-    rows = []
-    for pair in dict.fromkeys(itertools.chain(*FAMILIES.values())):
-        for comparison in comparisons(record, [pair], table, pool=pool).values():
+    found, rows = {}, []
+    for family in FAMILIES.values():
+        found |= comparisons(record, family, table, pool=pool)
+    for (one, other, what), comparison in found.items():
+        _, low, high = comparison.interval
+        if low is not None:
             values = list(comparison.differences.values())
-            if len(values) > 1:
-                half = (comparison.interval.high - comparison.interval.low) / 2
-                needed = stats.runs_needed(values, ENOUGH)
-                more = max(0, needed - len(values))
-                rows.append(
-                    [f"{pair[2]} ({pair[0]} − {pair[1]})", len(values), f"± {half:.2f}", f"{needed:,}", f"{more:,}"]
-                )
-    return (
-        markdown_table(["comparison", "pairs", "interval", "pairs it takes", "more runs of each"], rows) if rows else ""
-    )
+            needed = stats.runs_needed(values, ENOUGH)
+            numbers = f"± {(high - low) / 2:.2f}", f"{needed:,}", f"{max(0, needed - len(values)):,}"
+            rows.append([f"{what} ({one} − {other})", len(values), *numbers])
+    header = ["comparison", "pairs", "interval", "pairs it takes", "more runs of each"]
+    return markdown_table(header, rows) if rows else ""
 
 
 def questions_table(record, table):
@@ -287,11 +285,14 @@ def ranking(values):
 # Speed and faults
 
 
+RATIO = "{ratio:.1f} ({ratio_min:.1f} to {ratio_max:.1f})"
+
+
 def speed_table(speed):
     keys = ("tutorial_ms_per_step", "ours_ms_per_step", "tutorial_seconds_per_epoch", "ours_seconds_per_epoch")
     rows = []
     for row in speed["rows"]:
-        ratio = "{ratio:.1f} ({ratio_min:.1f} to {ratio_max:.1f})".format_map(row)
+        ratio = RATIO.format_map(row)
         rows.append([row["experiment"], *(f"{row[key]:.1f}" for key in keys), ratio])
     for name, part in (("the seven, as one job", "whole_job"), ("while all cores are busy", "all_cores_busy")):
         minutes = speed["tutorial_minutes_whole_job"], speed[f"ours_minutes_{part}"]
@@ -307,18 +308,17 @@ def core_text(speed):
         "{instruction_set}, {images_in_a_register} images in a register. A product of two 1024² matrices runs at "
         "{peak_gflops:.0f} GFLOP/s; at that rate the convolutions of a step of exp_02 take {floor_ms_exp_02:.1f} ms."
     ).format_map(core)
-    rates = ["{convolution} | {gflops:.0f} | {share_of_peak:.0%}".format_map(row) for row in core["convolutions"]]
-    form = "{experiment} | {plain_ms:.1f} | {fast_ms:.1f} | {ratio:.1f} ({ratio_min:.1f} to {ratio_max:.1f})"
-    steps = [form.format_map(row) for row in core["steps"]]
+    rates, steps = (
+        [[form.format_map(row) for form in forms] for row in core[part]]
+        for part, forms in (
+            ("convolutions", ("{convolution}", "{gflops:.0f}", "{share_of_peak:.0%}")),
+            ("steps", ("{experiment}", "{plain_ms:.1f}", "{fast_ms:.1f}", RATIO)),
+        )
+    )
     return paragraphs(
         told,
-        markdown_table(
-            ["convolution, forward and backward", "GFLOP/s", "of the peak"], [row.split(" | ") for row in rates]
-        ),
-        markdown_table(
-            ["a recorded step, ms", "ordinary layers", "ours", "ratio (lowest to highest)"],
-            [row.split(" | ") for row in steps],
-        ),
+        markdown_table(["convolution, forward and backward", "GFLOP/s", "of the peak"], rates),
+        markdown_table(["a recorded step, ms", "ordinary layers", "ours", "ratio (lowest to highest)"], steps),
     )
 
 

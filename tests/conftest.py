@@ -20,6 +20,7 @@ from lab import results
 from lab.files import write_json
 from lab.folder import provenance
 from lab.settings import Job
+from run_experiments import ALL
 from stn import data, mnist
 
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # machines here are noisy
@@ -198,6 +199,15 @@ def results_of(name, correct, total=1000, **changes):
         "predictions": "0" * correct[-1] + "1" * (total - correct[-1]),
         **changes,
     }
+
+
+def record_of(runs):
+    """{(experiment's id, run): (correct images by epoch, changes)} -> a record of runs with 1000 test images."""
+    record = {}
+    for (exp_id, run), (correct, changes) in runs.items():
+        name = ALL[exp_id].directory(run)
+        record[name] = results.condensed(results_of(name, correct, **changes))
+    return record
 
 
 def write_results(out, name, correct, **changes):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, results_of, write_results
+from conftest import ROOT, record_of, write_results
 from matplotlib.image import imread
 from PIL import Image
 
@@ -15,7 +15,7 @@ import plot
 import train
 from lab import comparison, figures, results
 from models import Net, Net_CoordConv_Homography
-from run_experiments import ALL, EXPERIMENTS
+from run_experiments import EXPERIMENTS
 from stn import data
 from stn.perspective import perspective
 
@@ -60,10 +60,7 @@ def test_both_recipes_stand_side_by_side_on_one_axis():
     """What lies far below the rest is told at the edge; without a run of the steady recipe there is no such figure."""
     table = {("exp_03", 1): [986], ("exp_21", 1): [990], ("exp_21", 2): [991]}
     table |= {("exp_02", run): [988 + run % 3] for run in range(1, 20)} | {("exp_02", 20): [950]}
-    record = {}
-    for (exp_id, run), correct in table.items():
-        name = ALL[exp_id].directory(run)
-        record[name] = results.condensed(results_of(name, correct))
+    record = record_of({run: (correct, {}) for run, correct in table.items()})
     figure = plot.recipes_figure(plot.recipe_panels(record))
     panels = figure.axes
     assert [[tick.get_text().split("\n")[1] for tick in axes.get_yticklabels()] for axes in panels] == [

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from conftest import results_of
+from conftest import record_of, results_of
 
 from lab import comparison, results, tables
 from lab.results import condensed, last_five
@@ -18,15 +18,6 @@ MEASURES = {
     **{"within_class_variance_before": 0.08, "within_class_variance_after": 0.05},
     **{"ink_kept": 0.99, "ink_area": 0.25},
 }
-
-
-def record_of(runs):
-    """{(experiment's id, run): (correct images by epoch, changes)} -> a record of runs with 1000 test images."""
-    record = {}
-    for (exp_id, run), (correct, changes) in runs.items():
-        name = ALL[exp_id].directory(run)
-        record[name] = condensed(results_of(name, correct, **changes))
-    return record
 
 
 def pairs_of(differences, first="exp_02", second="exp_03"):

@@ -175,9 +175,9 @@ def convolution_calls(model):
     from stn import fast_conv
 
     calls = {}
-    for first, second, first_of_all in ((model.loc_conv1, model.loc_conv2, True), (model.conv1, model.conv2, False)):
+    for first, second, is_warped in ((model.loc_conv1, model.loc_conv2, False), (model.conv1, model.conv2, True)):
         size = 28
-        for layer, to_images in ((first, not first_of_all), (second, True)):
+        for layer, to_images in ((first, is_warped), (second, True)):  # whether its input needs a gradient
             n_out, channels, k, _ = layer.weight.shape
             half = (size - k + 1) // 2
             images = fast_conv.in_groups(torch.randn(BATCH_SIZE, channels, size, size))
@@ -231,23 +231,27 @@ def core_table(seconds, operations):
     """
     peaks = [2 * 1024**3 / second for second in seconds["product"]]
     of_all = [sum(parts) for parts in zip(*(seconds[name] for name in operations), strict=True)]
-    rows = [*((name, seconds[name], operations[name]) for name in operations)]
-    rows.append(("all four", of_all, sum(operations.values())))
+    rows = [(name, seconds[name], operations[name]) for name in operations]
     rates = []
-    for name, spent, n in rows:
+    for name, spent, n in [*rows, ("all four", of_all, sum(operations.values()))]:
         shares = [n / second / peak for second, peak in zip(spent, peaks, strict=True)]
         gflops = round(n / statistics.median(spent) / 1e9, 1)
         rates.append({"convolution": name, "gflops": gflops, "share_of_peak": round(statistics.median(shares), 3)})
     steps = []
-    for experiment in (name for name, plain in (key for key in seconds if isinstance(key, tuple)) if plain):
+    for experiment in dict.fromkeys(key[0] for key in seconds if isinstance(key, tuple)):
         plain, fast = seconds[experiment, True], seconds[experiment, False]
-        ratios = [a / b for a, b in zip(plain, fast, strict=True)]
         numbers = {"plain_ms": 1000 * statistics.median(plain), "fast_ms": 1000 * statistics.median(fast)}
-        numbers |= {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+        numbers |= ratios(plain, fast)
         steps.append({"experiment": experiment, **{key: round(number, 2) for key, number in numbers.items()}})
     floor = round(1000 * sum(operations.values()) / statistics.median(peaks), 2)
     peak = round(statistics.median(peaks) / 1e9, 1)
     return {"peak_gflops": peak, "floor_ms_exp_02": floor, "convolutions": rates, "steps": steps}
+
+
+def ratios(theirs, ours):
+    """Return the median, the smallest and the largest ratio of seconds that were measured in turn."""
+    found = [a / b for a, b in zip(theirs, ours, strict=True)]
+    return {"ratio": statistics.median(found), "ratio_min": min(found), "ratio_max": max(found)}
 
 
 def row(experiment, rounds):
@@ -258,15 +262,12 @@ def row(experiment, rounds):
     n_batches = math.ceil(N_TRAIN / BATCH_SIZE)
     tutorial = [train + test for (train, test, _), _, _ in rounds]
     ours = [(train + test) / processes for _, (train, test, _), processes in rounds]
-    ratios = [a / b for a, b in zip(tutorial, ours, strict=True)]
     numbers = {
         "tutorial_ms_per_step": 1000 * statistics.median(t[0] for t, _, _ in rounds) / n_batches,
         "ours_ms_per_step": 1000 * statistics.median(o[0] for _, o, _ in rounds) / n_batches,
         "tutorial_seconds_per_epoch": statistics.median(tutorial),
         "ours_seconds_per_epoch": statistics.median(ours),
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
+        **ratios(tutorial, ours),
         "ours_peak_mb": round(max(o[2] for _, o, _ in rounds)),
     }
     rounded = {name: round(number, 2) for name, number in numbers.items()}
