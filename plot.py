@@ -60,7 +60,7 @@ from lab.results import confusion_matrix, is_mnist, last, percentages, read_all
 from lab.sets import ONE_RUN_EACH, ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 from lab.settings import RunError, printable
 from lab.stats import Interval, is_skewed, mean_interval
-from run_experiments import ALL, EXPERIMENTS
+from run_experiments import ALL, EXPERIMENTS, SETS
 
 # torch is imported late, by the functions that draw digits: the comparison does not wait for it.
 
@@ -72,6 +72,7 @@ N_ANIMATED = 24  # digits
 # The records in results/: the experiments of each, and those of which run 01 is shown, too.
 RECORDS = {
     "runs": (tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY), ("exp_02",)),
+    "steady": (tuple(row.id for row in SETS["steady"]), ()),
     "transformers": (("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"), ()),
     "perspective": (tables.PERSPECTIVE, ("exp_14", "exp_16")),
     "formulations": (("exp_02", "exp_03", "exp_07"), ()),
@@ -315,16 +316,13 @@ def draw_shown(results, pictures):
 
 def write_docs(results, docs, pictures):
     """Write docs/results.md, and every figure of the documentation into `pictures`, from the files in `results`."""
-    runs, transformers, perspective = (
-        read_json(results / f"{name}.json") for name in ("runs", "transformers", "perspective")
+    runs, steady, transformers, perspective = (
+        read_json(results / f"{name}.json") for name in ("runs", "steady", "transformers", "perspective")
     )
     drawn = comparison_figures({**runs, **perspective})
+    drawn["RecipesComparison.png"] = recipes_figure(recipe_panels({**runs, **steady}))
     swings = {name: run for name, run in transformers.items() if name[:6] in tables.SWINGS}
     drawn["StabilityCurves.png"] = accuracy_curves(swings)
-    errors = value_rows(perspective, lambda run: 100 - last(run))
-    drawn["Findings.png"] = figures.values_by_row(
-        (value_rows(runs), f"{ACCURACY}, last epoch", CLAIM), (errors, "error in % on MNIST in perspective", None)
-    )
     drawn["diagram.png"] = figures.network_diagram("")
     for name, drawing in drawn.items():
         if name not in UNSHOWN:
@@ -342,13 +340,18 @@ def as_in_the_table(run, plain=False):
 
 
 def complete(out, found, exp_ids, plain=False):
-    """Return the runs of a set as the table has it. Raise ValueError if one is missing, or code or machines differ."""
-    kept = {}
-    for exp_id in exp_ids:
-        runs = [run for run in of_experiment(found, ALL[exp_id]).values() if as_in_the_table(run, plain)]
-        if not runs:
-            raise ValueError(f"{out} has no full run of {exp_id}, which belongs to the set")
-        kept |= {run["experiment_name"]: run for run in runs}
+    """Return the runs of a set as the table has it, of each experiment those whose numbers all of them have.
+
+    Raise ValueError if there are none, or if code or machines differ.
+    """
+    runs = {exp_id: of_experiment(found, ALL[exp_id]) for exp_id in exp_ids}
+    full = [{n for n, run in of_one.items() if as_in_the_table(run, plain)} for of_one in runs.values()]
+    if missing := [exp_id for exp_id, numbers in zip(exp_ids, full, strict=True) if not numbers]:
+        raise ValueError(f"{out} has no full run of {', '.join(missing)}")
+    numbers = sorted(set.intersection(*full))
+    if not numbers:
+        raise ValueError(f"{out} has no number of which there is a full run of each experiment")
+    kept = {run["experiment_name"]: run for of_one in runs.values() for run in map(of_one.get, numbers)}
     if not comparable(kept):
         raise ValueError("the runs differ in code or machine")
     return kept

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 
 CONFIDENCE = 0.95
+POWER = 0.8  # with which an effect is to be seen
 SKEWED = 2.5  # standard errors of the skewness (about the 1 % level) from which on a mean with an interval misleads
 FEWEST_FOR_TEST = 6  # with five pairs the smallest possible p-value is 2/32 = 0.0625
 EXACT_UP_TO = 16  # pairs: 65,536 combinations of signs
@@ -55,13 +57,27 @@ def runs_needed(values, half_width):
     return n
 
 
+def detectable(values, n_tests=1):
+    """Return the true mean that values like these, so many of them, would show with a probability of 80 %.
+
+    By the power of Student's t-test at the level that Holm's method asks of the smallest of so many p-values.
+    """
+    n, level = len(values), (1 - CONFIDENCE) / n_tests
+    limit = stats.t.ppf(1 - level / 2, n - 1)
+
+    def missing(shift):  # in standard errors; the tail on the other side adds nothing
+        return stats.nct.cdf(limit, n - 1, shift) - (1 - POWER)
+
+    return float(brentq(missing, 0, 10 * limit) * stats.sem(values))
+
+
 def is_skewed(values):
     """Tell whether values are so one-sided that their mean with an interval would mislead, from three values on.
 
     The sample skewness is compared with its standard error under normality (Fisher 1930).
     """
     n = len(values)
-    if n < 3 or np.ptp(values) == 0:
+    if n < 3 or np.ptp(values) < 1e-9:  # all equal but for rounding
         return False
     standard_error = math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))
     return bool(abs(stats.skew(values, bias=False)) > SKEWED * standard_error)

@@ -235,19 +235,22 @@ def needed_table(record, table, pool=False):
     return markdown_table(header, rows) if rows else ""
 
 
-def questions_table(record, table):
-    """What each of the seven asks, and what came out."""
-    found = comparisons(record, FAMILIES["The seven"], table)
-    how, cells = column([comparison.differences.values() for comparison in found.values()], sign="+")
-    runs = [last(run) for run in of_experiment(record, table["exp_01"]).values()]
+def questions_table(tutorial, steady, table):
+    """What each of the seven asks, and what came out under the tutorial's recipe and under the steady one."""
+    runs = [last(run) for run in of_experiment(tutorial, table["exp_01"]).values()]
     reached = sum(value >= TUTORIAL_ACCURACY for value in runs)
-    answer = f"{reached} of {len(runs)} runs reach {TUTORIAL_ACCURACY} %"
-    rows = [["`exp_01`", table["exp_01"].question, "", answer, ""]]
-    for (pair, comparison), cell in zip(found.items(), cells, strict=True):
-        asks, other = pair[:2] if pair[2] != "the transformer" else ("exp_03", "exp_02")
-        what = f"{pair[2]}: {cell}" if asks != pair[0] else cell
-        rows.append([f"`{asks}`", table[asks].question, other, what, p_text(comparison.p_value)])
-    return markdown_table(["", "question", "compared with", f"change of the accuracy, points: {how}", "p"], rows)
+    rows = {"": ["`exp_01`", table["exp_01"].question, f"{reached} of {len(runs)} runs reach {TUTORIAL_ACCURACY} %"]}
+    header = ["", "question"]
+    for recipe, record, family in (("tutorial's", tutorial, "The seven"), ("steady", steady, "The steady recipe")):
+        found = comparisons(record, FAMILIES[family], table)
+        how, cells = column([comparison.differences.values() for comparison in found.values()], sign="+")
+        header += [f"{recipe} recipe, points: {how}", "p", "would be seen"]
+        for ((one, other, what), comparison), cell in zip(found.items(), cells, strict=True):
+            asks, cell = ("exp_03", f"the transformer: {cell}") if what == "the transformer" else (one, cell)
+            row = rows.setdefault(what, [f"`{asks}`", table[asks].question])
+            seen = stats.detectable(list(comparison.differences.values()), len(found))
+            row += [f"{cell} ({one} − {other})", p_text(comparison.p_value), f"{seen:.2f}"]
+    return markdown_table(header, [row + [""] * (len(header) - len(row)) for row in rows.values()])
 
 
 def falls_table(found):
@@ -430,7 +433,7 @@ def results_document(folder, table):
     def figure(title, name):
         return f"![{title}](../.readme_figures/{name})"
 
-    runs, transformers, perspective = read("runs"), read("transformers"), read("perspective")
+    runs, steady, transformers, perspective = map(read, ("runs", "steady", "transformers", "perspective"))
     only = f"--runs 6 --only {' '.join(dict.fromkeys((*SWINGS, *HOMOGRAPHIES)))}"
     formulations = read("formulations")
     pairs = f"--runs {len(formulations['fast']) // 3} --only exp_02 exp_03 exp_07"
@@ -442,14 +445,20 @@ def results_document(folder, table):
         f"{before} What the columns mean and how the tests are made: [method.md](method.md).",
         "## The seven experiments",
         results_table(runs),
-        made(runs, "--runs 10", "runs"),
-        figure("Test accuracy of every run", "AccuracyComparison.png"),
+        made(runs, f"--runs {len(runs) // 7}", "runs"),
+        "### The same questions under the steady recipe",
+        results_table(steady),
+        made(steady, f"--set steady --runs {len(steady) // 6}", "steady"),
+        figure("Test accuracy of every run under both recipes", "RecipesComparison.png"),
         "### What each asks, and what came out",
-        questions_table(runs, table),
+        questions_table(runs, steady, table),
+        "The steady recipe:",
+        differences(steady, "The steady recipe"),
+        "The tutorial's recipe:",
         differences(runs, "The seven"),
-        figure("Paired differences", "Differences.png"),
+        figure("Paired differences under the tutorial's recipe", "Differences.png"),
         "### Where the differences between runs come from",
-        variance_table(runs),
+        variance_table({**runs, **steady}),
         "### Against the original's single runs",
         original_table(runs),
         "### All runs, epoch by epoch",

@@ -14,8 +14,9 @@ from PIL import Image
 import plot
 import train
 from lab import comparison, figures, results
+from lab.settings import TUTORIAL
 from models import Net, Net_CoordConv_Homography
-from run_experiments import EXPERIMENTS
+from run_experiments import ALL, EXPERIMENTS
 from stn import data
 from stn.perspective import perspective
 
@@ -155,6 +156,23 @@ def test_what_cannot_be_animated_is_refused(tmp_path, monkeypatch, digits, call)
     assert result.returncode == 2
     assert "--animate nowhere: " in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_record_has_the_same_runs_of_every_experiment():
+    """Of one of the two, run 02 is missing and run 04 a short look."""
+    runs = {}
+    for exp_id, lengths in (("exp_02", [30, 30, 30, 30]), ("exp_03", [30, 0, 30, 20])):
+        changes = {"arguments": ALL[exp_id].arguments, "data": {"name": "MNIST", "md5": results.MNIST}}
+        changes |= TUTORIAL._asdict()
+        runs |= {(exp_id, run): ([980] * n_epochs, changes) for run, n_epochs in enumerate(lengths, 1) if n_epochs}
+    record = record_of(runs)
+    kept = plot.complete("out", record, ("exp_02", "exp_03"))
+    assert sorted(kept) == [ALL[exp_id].directory(number) for exp_id in ("exp_02", "exp_03") for number in (1, 3)]
+    del record[ALL["exp_02"].directory(1)], record[ALL["exp_02"].directory(3)]
+    with pytest.raises(ValueError, match="out has no number of which"):
+        plot.complete("out", record, ("exp_02", "exp_03"))
+    with pytest.raises(ValueError, match="out has no full run of exp_05"):
+        plot.complete("out", record, ("exp_02", "exp_05"))
 
 
 def test_perspective_runs_are_drawn_by_themselves(tmp_path, call):

@@ -13,7 +13,7 @@ from run_experiments import ALL, EXPERIMENTS
 from stn import data
 from stn.perspective import PERSPECTIVE
 
-N_RUNS = {"runs": 10, "transformers": 6, "perspective": 8, "formulations": 6}
+N_RUNS = {"runs": 10, "steady": 20, "transformers": 6, "perspective": 8, "formulations": 6}
 RECORDS = [*((name, None) for name in plot.RECORDS if name != "formulations")]  # and the parts of that one
 RECORDS += [("formulations", "fast"), ("formulations", "plain")]
 

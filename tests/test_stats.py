@@ -49,6 +49,17 @@ def test_the_runs_that_are_needed_give_so_narrow_an_interval_and_fewer_do_not(sp
     assert stats.runs_needed([5.0, 5.0], wanted) == 2
 
 
+@pytest.mark.parametrize(("n", "n_tests"), [(6, 1), (20, 5), (12, 6)])
+def test_a_detectable_difference_is_found_four_times_of_five(n, n_tests):
+    """By simulation, with t-tests; the standard error of the share is 0.9 %."""
+    values = np.random.default_rng(n).normal(0, 1, n)
+    shift = stats.detectable(values / values.std(ddof=1), n_tests)
+    samples = np.random.default_rng(1).normal(shift, 1, (2000, n))
+    p_values = scipy_stats.ttest_1samp(samples, 0, axis=1).pvalue
+    assert np.mean(p_values <= 0.05 / n_tests) == pytest.approx(0.8, abs=0.03)
+    assert stats.detectable([1.0] * n) == 0
+
+
 @pytest.mark.parametrize("n", [3, 10, 60])
 def test_coverage_of_the_interval(n):
     """Of 2,000 intervals 95 % contain the true mean; the standard error of that share is 0.5 %."""
@@ -162,6 +173,7 @@ def test_skewed_values_are_found_and_symmetric_ones_are_not():
     assert stats.is_skewed([98.8 + 0.01 * n for n in range(9)] + [85.0])
     assert not stats.is_skewed([98.8, 98.8])
     assert not stats.is_skewed([5.0] * 10)
+    assert not stats.is_skewed([98.1 + n - (96.3 + n) for n in range(7)])  # equal but for rounding
 
 
 def test_a_family_is_corrected_together_and_only_if_it_can_be_significant():

@@ -197,15 +197,19 @@ def test_the_parts_of_a_run_are_shares_of_its_seconds():
     assert "| all | 150 | 4.00 % | 1.33 % | 1.33 % | 6.67 % |" in text
 
 
-def test_each_of_the_seven_has_its_question_its_partner_and_its_answer():
-    runs = {(f"exp_0{n}", run): ([980 + n + (n == 1) * run], {}) for n in range(1, 8) for run in range(1, 7)}
-    lines = tables.questions_table(record_of(runs), ALL).splitlines()[2:]
+def test_each_of_the_seven_has_its_question_and_its_answers_under_both_recipes():
+    seven = {(f"exp_0{n}", run): ([980 + n + (n == 1) * run], {}) for n in range(1, 8) for run in range(1, 7)}
+    steady = {(f"exp_{n:02d}", run): ([980 + n + run], {}) for n in (3, 4, 21, 23, 24, 25) for run in range(1, 8)}
+    lines = tables.questions_table(record_of(seven), record_of(steady), ALL).splitlines()[2:]
     assert [line[:10] for line in lines] == [f"| `exp_0{n}`" for n in range(1, 8)]
     for line, exp_id in zip(lines, [f"exp_0{n}" for n in range(1, 8)], strict=True):
         assert ALL[exp_id].question in line
+        assert line.count("|") == lines[0].count("|")
     assert "1 of 6 runs reach 98.69 %" in lines[0]  # 98.2 to 98.7
-    assert "exp_02 | the transformer: -0.10 ± 0.00" in lines[2]
-    assert "exp_02 | +0.30 ± 0.00" in lines[4]
+    assert "| the transformer: -0.10 ± 0.00 (exp_02 − exp_03) |" in lines[2]
+    assert "| the transformer: +1.80 ± 0.00 (exp_21 − exp_03) |" in lines[2]
+    assert "| +0.30 ± 0.00 (exp_05 − exp_02) |" in lines[4]
+    assert "| +0.20 ± 0.00 (exp_23 − exp_21) |" in lines[4]
 
 
 def test_a_ranking_shows_ties():
