@@ -4,8 +4,8 @@
 
 reads every <out>/*/results.json and writes, into <out> unless --figures says otherwise,
 
-    comparison.md                 means with intervals, paired differences with p-values, how many more runs they need,
-                                  where the variance comes from, the deepest falls
+    comparison.md                 means with intervals, paired differences with p-values, how many more runs they need
+                                  (for ± 0.05 points, or --within), where the variance comes from, the deepest falls
     AccuracyComparison.png        the test accuracy of every run by experiment, with means or medians
     RecipesComparison.png         the tutorial's recipe beside the steady one, if there are runs of both
     Differences.png               paired differences between the seven experiments, if there are pairs
@@ -216,14 +216,14 @@ def comparison_figures(record, pool=False):
     return {name: drawing for name, drawing in drawn.items() if drawing}
 
 
-def draw_comparison(record, target, pool=False):
+def draw_comparison(record, target, pool=False, within=tables.ENOUGH):
     """Write what the module's docstring lists into the folder `target`, and print the paths."""
     present = groups(record)
     shown = [row for row in ALL.values() if row in EXPERIMENTS or row.name in present]
     drawn = comparison_figures(record, pool) | {f"diagram_{row.id}.png": diagram(row) for row in shown}
     for name, drawing in drawn.items():
         figures.save(drawing, target / name)
-    write_text(target / "comparison.md", tables.comparison_document(record, ALL, pool))
+    write_text(target / "comparison.md", tables.comparison_document(record, ALL, pool, within))
     for name in (*drawn, "comparison.md"):  # at the end: who reads only the first lines (`| head`) has all figures
         print(target / name)
     if any(map(one_run_each, by_data(record).values())):
@@ -386,6 +386,8 @@ def main():
     add("--out", default="experiments", metavar="FOLDER", help="where the runs are")
     add("--figures", metavar="FOLDER", help="where the figures go (default: beside the runs)")
     add("--pool", action="store_true", help="pool and compare runs also if code or settings differ")
+    needed = f"tell how many runs intervals of ± POINTS need (default: {tables.ENOUGH})"
+    add("--within", type=float, default=tables.ENOUGH, metavar="POINTS", help=needed)
     add("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
     add("--record", choices=RECORDS, help="only keep the runs as results/NAME.json")
     add("--docs", action="store_true", help="only write docs/results.md and .readme_figures/ from results/")
@@ -393,6 +395,8 @@ def main():
     if options.docs:
         write_docs(ROOT / "results", ROOT / "docs", ROOT / ".readme_figures")
         return 0
+    if not 0.001 <= options.within <= 100:
+        parser.error(f"--within: points from 0.001 to 100 are needed, not {options.within}")
     if not Path(options.out).is_dir():
         parser.error(f"--out {options.out}: there is no such folder")
     if options.animate:
@@ -424,7 +428,7 @@ def main():
     target = Path(options.figures or options.out)
     try:
         check_room(target)
-        draw_comparison(found, target, options.pool)
+        draw_comparison(found, target, options.pool, options.within)
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")
     return 0

@@ -26,7 +26,7 @@ from lab.sets import ONE_RUN_EACH, ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
 HOMOGRAPHIES = ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")
 PERSPECTIVE = tuple(f"exp_{number}" for number in range(12, 20))
-ENOUGH = 0.05  # points, of the half interval that a user is told the number of runs for
+ENOUGH = 0.05  # points, of the interval to each side that a user is told the number of runs for
 DEEP = 0.5  # points, of a fall worth telling
 
 
@@ -219,8 +219,8 @@ def differences_table(record, family, table, pool=False):
     return markdown_table(header, rows)
 
 
-def needed_table(record, table, pool=False):
-    """How many pairs of runs a comparison would need for an interval of ± ENOUGH points; "" if there are no pairs."""
+def needed_table(record, table, pool=False, within=ENOUGH):
+    """How many pairs of runs a comparison would need for an interval of ± `within` points; "" if there are no pairs."""
     found, rows = {}, []
     for family in FAMILIES.values():
         found |= comparisons(record, family, table, pool=pool)
@@ -228,7 +228,7 @@ def needed_table(record, table, pool=False):
         _, low, high = comparison.interval
         if low is not None:
             values = list(comparison.differences.values())
-            needed = stats.runs_needed(values, ENOUGH)
+            needed = stats.runs_needed(values, within)
             numbers = f"± {(high - low) / 2:.2f}", f"{needed:,}", f"{max(0, needed - len(values)):,}"
             rows.append([f"{what} ({one} − {other})", len(values), *numbers])
     header = ["comparison", "pairs", "interval", "pairs it takes", "more runs of each"]
@@ -393,8 +393,8 @@ def paragraphs(*parts):
     return "\n\n".join(filter(None, parts))
 
 
-def comparison_document(record, table, pool=False):
-    """Tell all that can be said about the runs in a folder, as Markdown."""
+def comparison_document(record, table, pool=False, within=ENOUGH):
+    """Tell all that can be said about the runs in a folder, as Markdown; within: see `needed_table`."""
     parts = ["# Comparison", *(obstacles(record, table) if not pool else ())]
     for (title, _), part in by_data(record).items():
         single = sum(len(runs) == 1 for runs in groups(part).values())
@@ -404,8 +404,8 @@ def comparison_document(record, table, pool=False):
         for name, family in FAMILIES.items():
             if differences := differences_table(part, family, table, pool):
                 parts += [f"### Paired differences: {name}", differences]
-        if needed := needed_table(part, table, pool):
-            parts += [f"### How many runs it takes for ± {ENOUGH} points", needed]
+        if needed := needed_table(part, table, pool, within):
+            parts += [f"### How many runs it takes for ± {within:g} points", needed]
         if variance := variance_table(part):
             parts += ["### Where the variance comes from", variance]
         if fallen := [fall for fall in falls(part) if fall[0] >= DEEP]:

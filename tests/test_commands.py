@@ -419,6 +419,7 @@ def test_any_words_are_understood_or_refused(words):
     [
         ("plot.py", ["--out", "a", "--out", "b"], "error: --out is given twice"),
         ("plot.py", ["extra"], "unrecognized arguments: extra"),
+        ("plot.py", ["--within", "nan"], "--within: points from 0.001 to 100 are needed, not nan"),
         ("tools/benchmark.py", ["--rounds", "-1"], "a whole number from 1 to 99 is needed, not -1"),
         ("tools/benchmark.py", ["--only", "exp_12"], "invalid choice: 'exp_12'"),
         ("train.py", ["--epochs", "3"], "unrecognized arguments: --epochs 3"),

@@ -162,6 +162,9 @@ def test_the_runs_that_a_comparison_still_needs():
     row = next(line for line in section.splitlines() if line.startswith("| the transformer"))
     pairs, _, needed, more = (cell.strip() for cell in row.split("|")[2:6])
     assert int(more) == int(needed) - int(pairs) > 0
+    assert "± 0.2 points" in tables.comparison_document(pairs_of([1, 3, 2, 4]), ALL, within=0.2)
+    wider = tables.needed_table(pairs_of([1, 3, 2, 4]), ALL, within=0.2).splitlines()[2]
+    assert 2 <= int(wider.split("|")[4]) < int(needed)
 
 
 def test_deep_falls_are_told():
