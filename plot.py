@@ -24,6 +24,7 @@ Both take a few seconds. The run `test` of train.py is left out; what cannot be 
 
     python plot.py --docs             writes docs/results.md and all figures of the documentation from results/
     python plot.py --record runs      keeps the runs in <out> as results/runs.json, if they are a complete set
+    python plot.py --keep exp_16      keeps the weights of its run 01 in weights/, with the record of that run
 
 are for those who maintain this repository.
 
@@ -66,13 +67,13 @@ CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 CLAIM = (TUTORIAL_ACCURACY, "the tutorial's claim")  # a line in the figures
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
-# The records in results/: the experiments of each, and those of which run 01 is shown, too.
-RECORDS = {
-    "runs": (tuple(row.id for row in EXPERIMENTS if row.id in ORIGINAL_ACCURACY), ("exp_02",)),
-    "transformers": (("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"), ()),
-    "perspective": (tables.PERSPECTIVE, ("exp_14", "exp_16")),
+RECORDS = {  # the records in results/: the experiments of each
+    "runs": tuple(row.id for row in EXPERIMENTS if row.id in ORIGINAL_ACCURACY),
+    "transformers": ("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"),
+    "perspective": tables.PERSPECTIVE,
 }
-ANIMATED = ("exp_16",)  # in the documentation, with the statistics of its classes
+SHOWN = ("exp_02", "exp_14", "exp_16")  # networks of weights/ whose transforms the documentation shows
+ANIMATED = ("exp_16",)  # there, too, with the statistics of its classes
 UNSHOWN = ("PerspectiveTrainLossCurves.png", "PerspectiveAccuracyCurves.png")  # there
 
 
@@ -250,23 +251,20 @@ def animate(out, name):
     return path
 
 
-def draw_shown(results, pictures):
-    """Draw what the transformers of single runs do, from the weights that `record` has kept."""
-    import models
-    from stn import measures
-    from stn.checkpoint import load_tensors
+def draw_shown(pictures):
+    """Draw what the transformers of single runs do, from weights/."""
+    from stn import measures, trained
     from train import draw_transforms
 
-    for exp_id in (exp_id for _, shown in RECORDS.values() for exp_id in shown):
-        kept = load_tensors(results / f"shown_{exp_id}.pt")
-        settings, name = kept["settings"], kept["settings"]["experiment_name"]
-        model, digits = getattr(models, settings["model"])(**settings["arguments"]), dataset_of(settings)
-        model.load_state_dict(kept["model"])
+    for exp_id in SHOWN:
+        _, model, run = trained.load(exp_id)
+        name, digits = run["experiment_name"], dataset_of(run)
         figures.save(draw_transforms(model, digits, name), pictures / f"visualized_transformation_{exp_id}.png")
         if exp_id in ANIMATED:
             statistics = measures.of_transformer(model, digits).statistics
             figures.save(figures.class_statistics(*statistics, name), pictures / f"class_statistics_{exp_id}.png")
-            save_animation(pictures / f"transformation_{exp_id}.gif", settings, kept["transforms"], digits)
+            _, transforms = trained.read_kept(exp_id, part="transforms")
+            save_animation(pictures / f"transformation_{exp_id}.gif", run, transforms, digits)
 
 
 # the documentation
@@ -286,7 +284,7 @@ def write_docs(results, docs, pictures):
     for name, drawing in drawn.items():
         if name not in UNSHOWN:
             figures.save(drawing, pictures / name)
-    draw_shown(results, pictures)
+    draw_shown(pictures)
     write_text(docs / "results.md", tables.results_document(results, ALL))
 
 
@@ -299,15 +297,12 @@ def as_in_the_table(run):
 
 
 def record(out, name, found, results):
-    """Keep the runs of a complete set as results/<name>.json, and the weights of those that are shown.
+    """Keep the runs of a complete set as results/<name>.json.
 
     Raise ValueError or OSError if the set is not complete, or its runs differ in code or machine.
     """
-    from stn.checkpoint import save_tensors
-
-    exp_ids, shown = RECORDS[name]
     kept = {}
-    for exp_id in exp_ids:
+    for exp_id in RECORDS[name]:
         runs = [run for run in of_experiment(found, exp_id).values() if as_in_the_table(run)]
         if not runs:
             raise ValueError(f"{out} has no full run of {exp_id}, which belongs to the set")
@@ -315,11 +310,20 @@ def record(out, name, found, results):
     if not comparable(kept):
         raise ValueError("the runs differ in code or machine")
     write_json(results / f"{name}.json", kept)
-    for exp_id in shown:
-        settings, checkpoint = read_run(Path(out) / ALL[exp_id].directory(1))
-        transforms = [t[:N_ANIMATED].clone() for t in checkpoint["transforms"]] if exp_id in ANIMATED else []
-        content = {"settings": settings, "model": checkpoint["model"], "transforms": transforms}
-        save_tensors(results / f"shown_{exp_id}.pt", content)
+
+
+def keep(out, exp_ids, found):
+    """Keep the weights of run 01 of experiments in weights/, and print the paths.
+
+    Raise ValueError, OSError or RunError if a run is not there, not whole, or not as the table has it.
+    """
+    from stn import trained
+
+    for exp_id in exp_ids:
+        name = ALL[exp_id].directory(1)
+        if name not in found or not as_in_the_table(found[name]):
+            raise ValueError(f"{out} has no full run 01 of {exp_id}")
+        print(trained.keep(Path(out) / name, N_ANIMATED if exp_id in ANIMATED else 0))
 
 
 def main():
@@ -331,6 +335,7 @@ def main():
     add("--pool", action="store_true", help="pool and compare runs also if code or settings differ")
     add("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
     add("--record", choices=RECORDS, help="only keep the runs as results/NAME.json")
+    add("--keep", nargs="+", choices=ALL, metavar="EXP", help="only keep the weights of run 01 of these in weights/")
     add("--docs", action="store_true", help="only write docs/results.md and .readme_figures/ from results/")
     options = cli.parse(parser)
     if options.docs:
@@ -358,11 +363,13 @@ def main():
     if not found:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1
-    if options.record:
+    if options.record or options.keep:
         try:
-            record(options.out, options.record, found, ROOT / "results")
+            if options.record:
+                record(options.out, options.record, found, ROOT / "results")
+            keep(options.out, options.keep or (), found)
         except (RunError, ValueError, OSError) as error:
-            parser.error(f"--record {options.record}: {error}")
+            parser.error(f"{f'--record {options.record}' if options.record else '--keep'}: {error}")
         return 0
     target = Path(options.figures or options.out)
     try:

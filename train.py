@@ -20,7 +20,7 @@ from lab.files import Damaged, sha256, unwritable, write_json
 from lab.progress import Display
 from lab.settings import BATCH_SIZE, SEED, THREADS, TUTORIAL, Recipe, RunError, Settings, fingerprint
 from stn import fast_conv, measures, tensorboard
-from stn.checkpoint import code_of, load_checkpoint, load_tensors, save_checkpoint, save_tensors, weights_signature
+from stn.checkpoint import code_of, load_checkpoint, load_finished, save_checkpoint, save_tensors, weights_signature
 from stn.data import epoch_order, epoch_seed, load
 from stn.mnist import DataError
 from stn.perspective import draw_epoch
@@ -93,7 +93,9 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
                 folder.remove_run(place)
             state = folder.state_of(place, content)
             if state == "finished":
-                return load_finished(place, model.to(device), device)
+                done, weights = load_finished(place, device)
+                model.to(device).load_state_dict(weights)
+                return done
             if state == "failed":
                 raise RunError(folder.failure(place))
             if code_of(model) != settings.code:
@@ -110,14 +112,6 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
         raise RunError(f"{error}; {folder.WAY_OUT}") from None
     except OSError as error:
         raise RunError(unwritable(place, error)) from error
-
-
-def load_finished(place, model, device):
-    """Put the weights of a finished run into `model` and return its results. Raise RunError if they do not belong."""
-    content = folder.read_results(place)
-    owner = fingerprint(folder.read_settings(place))
-    model.load_state_dict(load_tensors(place / "weights.pt", device, owner, content["weights"]))
-    return content
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,23 +40,36 @@ def read(path):
     One that is copied or renamed is found out, too: it lies in the folder of its name.
     """
     path = Path(path)
-    try:
-        if not path.is_file():
-            raise ValueError("not a file")
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"{path.stat().st_size:,} bytes are too many")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if "checksum" not in content:
-            raise ValueError("no checksum; made by an earlier version of this program?")
-        if content.pop("checksum") != checksum(content):
-            raise ValueError("its checksum does not fit")
+    with in_one_line():
+        content = read_sealed(path)
         if content["experiment_name"] != path.parent.name:
             raise ValueError(f"it is of {content['experiment_name']!r}; a copied or renamed folder?")
         check(content)
+    return content
+
+
+@contextmanager
+def in_one_line():
+    """Raise ValueError, in one line, for whatever goes wrong with the content of a file."""
+    try:
+        yield
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except (OSError, LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def read_sealed(path):
+    """Return the content of a file that `write` has written, by whatever name. Raise ValueError, OSError and others."""
+    if not path.is_file():
+        raise ValueError("not a file")
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path.stat().st_size:,} bytes are too many")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if "checksum" not in content:
+        raise ValueError("no checksum; made by an earlier version of this program?")
+    if content.pop("checksum") != checksum(content):
+        raise ValueError("its checksum does not fit")
     return content
 
 

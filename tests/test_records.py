@@ -24,7 +24,7 @@ def read(name):
 def test_recorded_runs_are_full_and_consistent(name):
     record = read(name)
     described = data.read()[1]
-    for exp_id in plot.RECORDS[name][0]:
+    for exp_id in plot.RECORDS[name]:
         experiment, runs = ALL[exp_id], comparison.of_experiment(record, exp_id)
         assert sorted(runs) == list(range(1, N_RUNS[name] + 1))
         for number, run in runs.items():
@@ -38,7 +38,7 @@ def test_recorded_runs_are_full_and_consistent(name):
             assert run["history"]["test_correct"][-1] == run["test_correct"]
             assert sum(map(sum, results.confusion_matrix(run))) == run["test_total"] == 10_000
             assert bool(run["transformer"]) == (not experiment.arguments.get("bypass_localisation"))
-    assert len(record) == N_RUNS[name] * len(plot.RECORDS[name][0])
+    assert len(record) == N_RUNS[name] * len(plot.RECORDS[name])
 
 
 @pytest.mark.parametrize("name", plot.RECORDS)

@@ -1,0 +1,251 @@
+"""Draw a digit, or photograph one, and watch two networks straighten and read it: a page in the browser.
+
+    pip install -r requirements-demo.txt
+    python demo.py                  http://127.0.0.1:7860, or the next free port
+    python demo.py --host 0.0.0.0   others in the network may look, too
+
+Sliders turn, shift, scale and tilt the digit before the networks see it. The page needs no network connection and
+tells nobody anything: scripts and fonts are Gradio's own, and the browser is told to load nothing from elsewhere.
+What is drawn or uploaded is deleted when the program ends (Ctrl-C).
+"""
+
+import base64
+import io
+import math
+import os
+import sys
+import tempfile
+import warnings
+
+from lab import cli
+from lab.figures import ORANGE
+from lab.settings import RunError
+
+FIRST = "exp_12", "exp_16"  # the two networks at the start: taught in perspective, without and with a transformer
+EXAMPLES = 20  # test images to choose from
+MARGIN = 8  # pixels around an image, for frames that reach beyond it
+# name: least, most, step, at rest
+SLIDERS = {
+    "Turn, degrees": (-90, 90, 1, 0),
+    "Shift right, pixels": (-10, 10, 0.5, 0),
+    "Shift down, pixels": (-10, 10, 0.5, 0),
+    "Scale": (0.5, 1.5, 0.05, 1),
+    "Tilt left to right": (-0.4, 0.4, 0.02, 0),
+    "Tilt top to bottom": (-0.4, 0.4, 0.02, 0),
+}
+AT_REST = tuple(rest for *_, rest in SLIDERS.values())
+# The browser itself refuses to ask other hosts.
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+CSS = """
+.read svg {width: 100%; background: #333} .read image {image-rendering: pixelated} .read .pair {display: flex; gap: 8px}
+.read figure {flex: 1; margin: 0; text-align: center} .read h2 {margin: 0; font-size: 2.2rem; text-align: center}
+.read .bar {display: flex; align-items: center; gap: 8px; line-height: 1.3} .read .bar i {height: 0.7em}
+.read .bar i {background: #0072B2; display: block} .read .bar span {flex: 1}
+.read .bar b {width: 4em; text-align: right}
+"""
+
+
+def moved(image, turn, right, down, scale, tilt_x, tilt_y):
+    """Move a digit in its image (28, 28), in the order of SLIDERS; it turns clockwise."""
+    import torch
+
+    from stn import warps
+
+    cos, sin = scale * math.cos(math.radians(turn)), scale * math.sin(math.radians(turn))
+    half = len(image) / 2
+    similarity = torch.tensor([[cos, -sin, right / half], [sin, cos, down / half], [0.0, 0.0, 1.0]])
+    tilt = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [tilt_x, tilt_y, 1.0]])
+    back = torch.linalg.inv(similarity @ tilt)  # destination to source
+    return warps.homography_warp(torch.as_tensor(image)[None, None], (back / back[2, 2])[None])[0, 0].numpy()
+
+
+def picture(image, label, frame=None):
+    """Draw an image (28, 28) in [0, 1], and perhaps a frame (4, 2), (x, y) in pixels from the first one's centre."""
+    import numpy as np
+    from PIL import Image
+
+    Image.fromarray((image * 255).round().astype(np.uint8)).save(file := io.BytesIO(), "png")
+    size, data = len(image), base64.b64encode(file.getvalue()).decode()
+    outline = ""
+    if frame is not None:
+        points = " ".join(f"{x:.2f},{y:.2f}" for x, y in np.nan_to_num(frame + 0.5).clip(-999, 999))
+        outline = f'<polygon points="{points}" fill="none" stroke="{ORANGE}" stroke-width="0.7"/>'
+    box = f"{-MARGIN} {-MARGIN} {size + 2 * MARGIN} {size + 2 * MARGIN}"
+    shown = f'<image href="data:image/png;base64,{data}" width="{size}" height="{size}"/>{outline}'
+    drawing = f'<svg viewBox="{box}" role="img" aria-label="{label}">{shown}</svg>'
+    return f"<figure>{drawing}<figcaption>{label}</figcaption></figure>"
+
+
+def told(network, image):
+    """Return what a network makes of an image (28, 28) as HTML: the frame, the straightened digit, the bars."""
+    read = network.read(image[None])
+    row, frame = read.probabilities[0], None if read.frames is None else read.frames[0]
+    label = "no frame" if frame is None else "the frame that is read"
+    pair = picture(image, label, frame) + picture(read.straightened[0], "what the classifier sees")
+    bars = "".join(
+        f'<div class="bar">{digit} <span><i style="width:{p:.1%}"></i></span><b>{p:.1%}</b></div>'
+        for digit, p in enumerate(row)
+    )
+    return f'<div class="read"><div class="pair">{pair}</div><h2>{row.argmax()}</h2>{bars}</div>'
+
+
+def page(networks, examples):
+    """Return the page as gradio.Blocks. networks: {name: Trained}. examples: test images (N, 28, 28) in [0, 1]."""
+    import gradio as gr
+
+    from stn.own_images import SIZE, ImageError, find_digits, resized, upright_grey
+
+    def take(source, as_it_is):
+        """Find digits in a drawing or a photograph: the digit to be read, all digits, their gallery, and a remark."""
+        try:
+            if as_it_is:
+                grey, steps = upright_grey(source)
+                images = (1 - resized(grey, SIZE / max(grey.shape)))[None]
+            else:
+                _, images, _, steps = find_digits(source)
+        except ImageError as error:
+            return gr.skip(), gr.skip(), gr.skip(), f"This image {error}."
+        several = len(images) > 1
+        choice = "Choose one of them. " if several else ""
+        return images[0], images, gr.Gallery(list(images), visible=several), choice + "; ".join(steps)
+
+    def draw(drawing, as_it_is):
+        empty = drawing is None or drawing["composite"] is None or not drawing["composite"].getchannel("A").getbbox()
+        return (gr.skip(),) * 3 + ("",) if empty else take(drawing["composite"], as_it_is)
+
+    def photograph(path):
+        return (gr.skip(),) * 3 + ("",) if path is None else take(path, False)
+
+    def test_image(number):
+        if not 0 <= number < len(examples):
+            raise gr.Error(f"Test images are numbered from 0 to {len(examples) - 1:,}.")
+        return examples[int(number)], f"test image {number:,.0f}"
+
+    def choose(images, event: gr.SelectData):
+        return images[event.index]
+
+    def compare(image, left, right, *sliders):
+        image = moved(image, *sliders)
+        return told(networks[left], image), told(networks[right], image)
+
+    choices = [(f"{name}: {network.description}", name) for name, network in networks.items()]
+    with gr.Blocks(title="Spatial transformers by hand", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        digit, found = gr.State(examples[0]), gr.State(examples[:1])
+        gr.Markdown("# Spatial transformers by hand\nDraw a digit, then move it: the orange frame is what is read.")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                with gr.Tab("Draw"):
+                    brush = gr.Brush(default_size=24, colors=["#000000"], color_mode="fixed")
+                    pad = gr.Sketchpad(
+                        type="pil", canvas_size=(280, 280), fixed_canvas=True, layers=False, transforms=(), brush=brush,
+                        height=380, show_label=False, elem_id="pad",
+                    )  # fmt: skip
+                    as_it_is = gr.Checkbox(label="Leave it where I draw it, do not centre it as MNIST's digits are")
+                with gr.Tab("Photograph"):
+                    photo = gr.Image(
+                        type="filepath",
+                        image_mode=None,
+                        sources=["upload", "webcam", "clipboard"],
+                        show_label=False,
+                        height=380,
+                        elem_id="photo",
+                    )
+                with gr.Tab("Test images"):
+                    gallery = gr.Gallery(
+                        list(examples[:EXAMPLES]),
+                        columns=5,
+                        height=380,
+                        allow_preview=False,
+                        show_label=False,
+                        elem_id="examples",
+                    )
+                    number = gr.Number(0, precision=0, minimum=0, maximum=len(examples) - 1, label="or by number")
+                remark = gr.Markdown()
+                several = gr.Gallery(visible=False, columns=8, height=120, allow_preview=False, label="Digits found")
+                sliders = [
+                    gr.Slider(low, high, rest, step=step, label=name, elem_classes="move")
+                    for name, (low, high, step, rest) in SLIDERS.items()
+                ]
+                reset = gr.Button("Put it back")
+            sides = []
+            for name in FIRST:
+                with gr.Column(scale=2, min_width=280):
+                    select = gr.Dropdown(choices, value=name, label="Network")
+                    sides.append((select, gr.HTML(told(networks[name], examples[0]))))
+        selects, results = zip(*sides, strict=True)
+        new = [digit, found, several, remark]
+        gr.on([pad.change, as_it_is.change], draw, [pad, as_it_is], new, show_progress="hidden")
+        photo.change(photograph, photo, new)
+        number.change(test_image, number, [digit, remark], show_progress="hidden")
+        gallery.select(lambda event: event.index, None, number, api_visibility="private")
+        several.select(choose, found, digit, api_visibility="private")
+        reset.click(lambda: AT_REST, None, sliders)
+        gr.on(
+            [item.change for item in (digit, *selects, *sliders)],
+            compare,
+            [digit, *selects, *sliders],
+            results,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            queue=False,
+        )
+    return blocks
+
+
+class SamePlace:
+    """An ASGI application whose pages tell the browser to load nothing from other hosts."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        async def with_policy(message):
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
+            await send(message)
+
+        await self.app(scope, receive, with_policy)
+
+
+def main():
+    cli.keep_streams()
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine alone)")
+    add("--port", type=int, metavar="N", help="the port (default: the first free one from 7860 on)")
+    add("--no-browser", action="store_true", help="open no browser")
+    options = cli.parse(parser)
+    cli.check_numbers(parser, options, port=65535)
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # before Gradio is imported
+    try:
+        import gradio as gr
+    except ImportError as error:
+        print(f"demo.py: it needs Gradio ({error}): pip install -r requirements-demo.txt", file=sys.stderr)
+        return 2
+    import torch
+    from starlette.middleware import Middleware
+
+    from stn import data, trained
+    from stn.mnist import DataError
+
+    warnings.filterwarnings("error", module="PIL")  # a large image is refused, not warned of
+    torch.set_num_threads(1)  # images are small
+    with tempfile.TemporaryDirectory() as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        try:
+            networks = {name: trained.load(name) for name in trained.names()}
+            digits = data.load()
+            page(networks, digits.pixels(digits.test_images)[:, 0].numpy()).launch(
+                server_name=options.host, server_port=options.port, inbrowser=not options.no_browser, share=False,
+                ssr_mode=False, mcp_server=False, max_file_size="50mb", show_error=True, footer_links=["api"], css=CSS,
+                theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+                app_kwargs={"middleware": [Middleware(SamePlace)]},
+            )  # fmt: skip
+        except (RunError, DataError, OSError) as error:
+            print(f"demo.py: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
