@@ -121,8 +121,14 @@ def page(networks, examples):
             raise gr.Error(f"Test images are numbered from 0 to {len(examples) - 1:,}.")
         return examples[int(number)], f"test image {number:,.0f}"
 
+    def number_of(event: gr.SelectData):
+        return event.index
+
     def choose(images, event: gr.SelectData):
         return images[event.index]
+
+    def put_back():
+        return AT_REST
 
     def compare(image, left, right, *sliders):
         image = moved(image, *sliders)
@@ -177,9 +183,9 @@ def page(networks, examples):
         gr.on([pad.change, as_it_is.change], draw, [pad, as_it_is], new, show_progress="hidden")
         photo.change(photograph, photo, new)
         number.change(test_image, number, [digit, remark], show_progress="hidden")
-        gallery.select(lambda event: event.index, None, number, api_visibility="private")
+        gallery.select(number_of, None, number, api_visibility="private")
         several.select(choose, found, digit, api_visibility="private")
-        reset.click(lambda: AT_REST, None, sliders)
+        reset.click(put_back, None, sliders)
         gr.on(
             [item.change for item in (digit, *selects, *sliders)],
             compare,
