@@ -1,7 +1,7 @@
 """Draw a digit, or photograph one, and watch two networks straighten and read it: a page in the browser.
 
     pip install -r requirements-demo.txt
-    python demo.py                  http://127.0.0.1:7860, or the next free port
+    python demo.py                  http://127.0.0.1:7860
     python demo.py --host 0.0.0.0   others in the network may look, too
 
 Sliders turn, shift, scale and tilt the digit before the networks see it. The page needs no network connection and
@@ -13,15 +13,17 @@ import base64
 import io
 import math
 import os
+import socket
 import sys
 import tempfile
 import warnings
+import webbrowser
 
 from lab import cli
 from lab.figures import ORANGE
 from lab.settings import RunError
 
-FIRST = "exp_12", "exp_16"  # the two networks at the start: taught in perspective, without and with a transformer
+FIRST = "exp_03", "exp_16"  # the two networks at the start: without a transformer, and with four passes of one
 EXAMPLES = 20  # test images to choose from
 MARGIN = 8  # pixels around an image, for frames that reach beyond it
 # name: least, most, step, at rest
@@ -33,10 +35,35 @@ SLIDERS = {
     "Tilt left to right": (-0.4, 0.4, 0.02, 0),
     "Tilt top to bottom": (-0.4, 0.4, 0.02, 0),
 }
+PAD_SIZE = 280  # pixels
 AT_REST = tuple(rest for *_, rest in SLIDERS.values())
 # The browser itself refuses to ask other hosts.
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+# A pad; what is drawn is sent as a PNG in text at the end of each stroke, and nothing once it is cleared.
+PAD = f'<canvas width="{PAD_SIZE}" height="{PAD_SIZE}" aria-label="a pad to draw on"></canvas><button>Clear</button>'
+PEN = """
+const canvas = element.querySelector('canvas'), pen = canvas.getContext('2d');
+let last = null;
+const at = event => {
+  const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width;
+  return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
+};
+const clear = () => { pen.fillStyle = 'white'; pen.fillRect(0, 0, canvas.width, canvas.height); };
+const send = drawing => { props.value = drawing; trigger('change'); };
+clear();
+Object.assign(pen, {lineWidth: canvas.width / 12, lineCap: 'round', lineJoin: 'round'});
+canvas.onpointerdown = event => {
+  canvas.setPointerCapture(event.pointerId); last = at(event); canvas.onpointermove(event);
+};
+canvas.onpointermove = event => {
+  if (!last) return;
+  pen.beginPath(); pen.moveTo(...last); last = at(event); pen.lineTo(...last); pen.stroke();
+};
+canvas.onpointerup = canvas.onpointercancel = () => { last = null; send(canvas.toDataURL()); };
+element.querySelector('button').onclick = () => { clear(); send(''); };
+"""
 CSS = """
+.pad canvas {width: 100%; max-width: 360px; border: 1px solid #999; touch-action: none; cursor: crosshair}
 .read svg {width: 100%; background: #333} .read image {image-rendering: pixelated} .read .pair {display: flex; gap: 8px}
 .read figure {flex: 1; margin: 0; text-align: center} .read h2 {margin: 0; font-size: 2.2rem; text-align: center}
 .read .bar {display: flex; align-items: center; gap: 8px; line-height: 1.3} .read .bar i {height: 0.7em}
@@ -110,8 +137,9 @@ def page(networks, examples):
         return images[0], images, gr.Gallery(list(images), visible=several), choice + "; ".join(steps)
 
     def draw(drawing, as_it_is):
-        empty = drawing is None or drawing["composite"] is None or not drawing["composite"].getchannel("A").getbbox()
-        return (gr.skip(),) * 3 + ("",) if empty else take(drawing["composite"], as_it_is)
+        if not drawing:
+            return (gr.skip(),) * 3 + ("",)
+        return take(io.BytesIO(base64.b64decode(drawing.partition(",")[2])), as_it_is)
 
     def photograph(path):
         return (gr.skip(),) * 3 + ("",) if path is None else take(path, False)
@@ -141,11 +169,7 @@ def page(networks, examples):
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 with gr.Tab("Draw"):
-                    brush = gr.Brush(default_size=24, colors=["#000000"], color_mode="fixed")
-                    pad = gr.Sketchpad(
-                        type="pil", canvas_size=(280, 280), fixed_canvas=True, layers=False, transforms=(), brush=brush,
-                        height=380, show_label=False, elem_id="pad",
-                    )  # fmt: skip
+                    pad = gr.HTML(html_template=PAD, js_on_load=PEN, elem_classes="pad")
                     as_it_is = gr.Checkbox(label="Leave it where I draw it, do not centre it as MNIST's digits are")
                 with gr.Tab("Photograph"):
                     photo = gr.Image(
@@ -218,7 +242,7 @@ def main():
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine alone)")
-    add("--port", type=int, metavar="N", help="the port (default: the first free one from 7860 on)")
+    add("--port", type=int, default=7860, metavar="N", help="the port (default: 7860)")
     add("--no-browser", action="store_true", help="open no browser")
     options = cli.parse(parser)
     cli.check_numbers(parser, options, port=65535)
@@ -228,28 +252,40 @@ def main():
     except ImportError as error:
         print(f"demo.py: it needs Gradio ({error}): pip install -r requirements-demo.txt", file=sys.stderr)
         return 2
+    import fastapi
     import torch
-    from starlette.middleware import Middleware
+    import uvicorn
 
     from stn import data, trained
     from stn.mnist import DataError
 
     warnings.filterwarnings("error", module="PIL")  # a large image is refused, not warned of
     torch.set_num_threads(1)  # images are small
+    try:
+        listener = socket.create_server((options.host, options.port))
+        networks = {name: trained.load(name) for name in trained.names()}
+        digits = data.load()
+    except (RunError, DataError, OSError) as error:
+        print(f"demo.py: {error}", file=sys.stderr)
+        return 2
+    address = f"http://{options.host}:{listener.getsockname()[1]}"
     with tempfile.TemporaryDirectory() as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
+        app = fastapi.FastAPI()
+        app.add_middleware(SamePlace)
+        gr.mount_gradio_app(
+            app, page(networks, digits.pixels(digits.test_images)[:, 0].numpy()), "/", options.host, options.port,
+            footer_links=["api"], max_file_size="50mb", ssr_mode=False, mcp_server=False, css=CSS,
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        )  # fmt: skip
+        print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
+        if not options.no_browser:
+            webbrowser.open(address)
         try:
-            networks = {name: trained.load(name) for name in trained.names()}
-            digits = data.load()
-            page(networks, digits.pixels(digits.test_images)[:, 0].numpy()).launch(
-                server_name=options.host, server_port=options.port, inbrowser=not options.no_browser, share=False,
-                ssr_mode=False, mcp_server=False, max_file_size="50mb", show_error=True, footer_links=["api"], css=CSS,
-                theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-                app_kwargs={"middleware": [Middleware(SamePlace)]},
-            )  # fmt: skip
-        except (RunError, DataError, OSError) as error:
-            print(f"demo.py: {error}", file=sys.stderr)
-            return 2
+            cli.raise_when_interrupted()
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        except cli.Interrupted:
+            pass
     return 0
 
 

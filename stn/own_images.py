@@ -110,6 +110,8 @@ def strength_of_ink(grey):
 
     The paper around each place is estimated, so that shadows and a lamp's light do not matter.
     """
+    if min(grey.shape) < 2 or max(grey.shape) < 8:
+        raise ImageError("is too small: a digit needs eight pixels")
     small = Image.fromarray(grey)
     small.thumbnail((ROUGH, ROUGH), Image.Resampling.BOX)
     small = np.asarray(small)

@@ -46,7 +46,7 @@ def server(tmp_path_factory):
         )
         try:
             for _ in range(600):
-                if process.poll() is not None or "Running on" in (folder / "log").read_text():
+                if process.poll() is not None or "The page is at" in (folder / "log").read_text():
                     break
                 time.sleep(0.1)
             assert process.poll() is None, (folder / "log").read_text()
@@ -116,7 +116,8 @@ def test_every_endpoint(client, tmp_path):
     Image.fromarray(((1 - line) * 255).astype(np.uint8)).save(tmp_path / "photo.png")
     assert predict(gradio_client.handle_file(tmp_path / "photo.png"), api_name="/photograph")[-1].endswith("2 found")
     assert digit_in(compare(*AT_REST)[1]) == "4"
-    drawing = {"background": None, "layers": [], "composite": gradio_client.handle_file(tmp_path / "photo.png")}
+    drawing = f"data:image/png;base64,{base64.b64encode((tmp_path / 'photo.png').read_bytes()).decode()}"
+    assert predict("", False, api_name="/draw")[-1] == ""
     assert "2 found" in predict(drawing, False, api_name="/draw")[-1]
     assert predict(api_name="/put_back") == AT_REST
     assert tried == names

@@ -27,6 +27,7 @@ LARGEST = 200_000  # bytes; the weights of four passes carry the transforms of a
 def test_a_kept_network_reads_as_many_test_images_as_its_record_says(name):
     """Exactly on this kind of machine, within two elsewhere."""
     network = trained.load(name)
+    network.model.plain = network.results["plain_convolutions"]  # as in the run
     digits = dataset_of(network.results)
     _, predictions = evaluate(network.model, digits.test_images, digits.test_labels)
     correct, run = int((predictions == digits.test_labels).sum()), network.results
