@@ -172,36 +172,27 @@ def page(networks, examples):
                     pad = gr.HTML(html_template=PAD, js_on_load=PEN, elem_classes="pad")
                     as_it_is = gr.Checkbox(label="Leave it where I draw it, do not centre it as MNIST's digits are")
                 with gr.Tab("Photograph"):
-                    photo = gr.Image(
-                        type="filepath",
-                        image_mode=None,
-                        sources=["upload", "webcam", "clipboard"],
-                        show_label=False,
-                        height=380,
-                        elem_id="photo",
-                    )
+                    photo = gr.Image(type="filepath", image_mode=None, show_label=False, height=380)
                 with gr.Tab("Test images"):
-                    gallery = gr.Gallery(
-                        list(examples[:EXAMPLES]),
-                        columns=5,
-                        height=380,
-                        allow_preview=False,
-                        show_label=False,
-                        elem_id="examples",
-                    )
+                    shown = list(examples[:EXAMPLES])
+                    gallery = gr.Gallery(shown, columns=5, height=380, allow_preview=False, show_label=False)
                     number = gr.Number(0, precision=0, minimum=0, maximum=len(examples) - 1, label="or by number")
                 remark = gr.Markdown()
                 several = gr.Gallery(visible=False, columns=8, height=120, allow_preview=False, label="Digits found")
-                sliders = [
-                    gr.Slider(low, high, rest, step=step, label=name, elem_classes="move")
-                    for name, (low, high, step, rest) in SLIDERS.items()
-                ]
-                reset = gr.Button("Put it back")
-            sides = []
-            for name in FIRST:
-                with gr.Column(scale=2, min_width=280):
-                    select = gr.Dropdown(choices, value=name, label="Network")
-                    sides.append((select, gr.HTML(told(networks[name], examples[0]))))
+            with gr.Column(scale=4, min_width=320):
+                sides = []
+                with gr.Row():
+                    for name in FIRST:
+                        with gr.Column(min_width=260):
+                            select = gr.Dropdown(choices, value=name, label="Network")
+                            sides.append((select, gr.HTML(told(networks[name], examples[0]))))
+                sliders = []
+                for row in zip(*2 * [iter(SLIDERS)], strict=True):
+                    with gr.Row():
+                        for name in row:
+                            low, high, step, rest = SLIDERS[name]
+                            sliders.append(gr.Slider(low, high, rest, step=step, label=name, min_width=200))
+                reset = gr.Button("Put it back", size="sm")
         selects, results = zip(*sides, strict=True)
         new = [digit, found, several, remark]
         gr.on([pad.change, as_it_is.change], draw, [pad, as_it_is], new, show_progress="hidden")
@@ -210,15 +201,9 @@ def page(networks, examples):
         gallery.select(number_of, None, number, api_visibility="private")
         several.select(choose, found, digit, api_visibility="private")
         reset.click(put_back, None, sliders)
-        gr.on(
-            [item.change for item in (digit, *selects, *sliders)],
-            compare,
-            [digit, *selects, *sliders],
-            results,
-            show_progress="hidden",
-            trigger_mode="always_last",
-            queue=False,
-        )
+        given = [digit, *selects, *sliders]
+        fast = {"show_progress": "hidden", "trigger_mode": "always_last", "queue": False}
+        gr.on([item.change for item in given], compare, given, results, **fast)
     return blocks
 
 

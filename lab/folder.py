@@ -4,7 +4,7 @@ events.out.tfevents.*         TensorBoard, see stn/tensorboard.py
 settings.json                 what the run depends on, see lab/settings.py
 checkpoint.pt                 the state after the last complete epoch, see stn/checkpoint.py
 checkpoint_previous.pt        the one before, used if the last is damaged
-weights.pt                    the final state_dict
+weights.pt                    the final state_dict (those of weights/ are kept from it, see stn/trained.py)
 confusion_matrix.png
 visualized_transformation.png, class_statistics.png  what the transformer does
 results.json                  written last: a run that has it is finished

@@ -45,7 +45,8 @@ class Trained(NamedTuple):
         words = "homography" if "Homography" in self.results["model"] else "affine"
         words += f", {passes} passes" if passes > 1 else ""
         words += ", CoordConv" if arguments.get("use_coordconf_localisation") else ""
-        words += ", learns slowly" if self.results["localisation_rate"] < self.results["learning_rate"] else ""
+        slow = self.results["optimizer"] == "sgd" and self.results["localisation_rate"] < self.results["learning_rate"]
+        words += ", learns slowly" if slow else ""
         words = "no transformer" if arguments.get("bypass_localisation") else words
         return words + (", taught in perspective" if "perspective_sigma" in self.results["data"] else "")
 

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,12 @@ gradio_client = pytest.importorskip("gradio_client", reason="needs requirements-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 DRIVER = shutil.which("chromedriver")
 AT_REST = (0, 0, 0, 1, 0, 0)
-SEVEN = [(60, 60), (220, 60), (120, 230)]  # corners of a stroke on the pad, of 280 × 280
+# Corners of a stroke on the pad, of 280 × 280.
+THREE = [(80, 60), (140, 45), (195, 75), (185, 115), (125, 135), (195, 160), (200, 205), (145, 240), (80, 220)]
+
+
+class Address(str):
+    """A URL, with the process that answers there as `pid`."""
 
 
 def free_port():
@@ -50,7 +56,9 @@ def server(tmp_path_factory):
                     break
                 time.sleep(0.1)
             assert process.poll() is None, (folder / "log").read_text()
-            yield f"http://127.0.0.1:{port}"
+            address = Address(f"http://127.0.0.1:{port}")
+            address.pid = process.pid
+            yield address
             assert process.poll() is None, (folder / "log").read_text()
             assert "Traceback" not in (folder / "log").read_text()
         finally:
@@ -150,12 +158,92 @@ def test_large_and_bad_uploads(client, tmp_path):
         assert reason in remark
 
 
-def test_a_picture_comes_within_50_ms(client):
-    """From the request to the HTML of both networks, the median of many; the first ones warm up."""
-    times = []
-    for number in range(40):
-        started = time.perf_counter()
-        client.predict("exp_03", "exp_16", number, *AT_REST[1:], api_name="/compare")
-        times.append(time.perf_counter() - started)
-    assert sorted(times)[len(times) // 2] < 0.15  # a busy machine; alone it takes a tenth
-    return times
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc of Linux")
+def test_a_picture_takes_less_than_50_ms_of_one_core(server, client):
+    """From the request to the HTML of both networks, counted by the server's process: others may use the machine."""
+
+    def seconds():
+        fields = (Path("/proc") / str(server.pid) / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    client.predict("exp_03", "exp_16", *AT_REST, api_name="/compare")  # warm
+    before = seconds()
+    for turn in range(50):
+        client.predict("exp_03", "exp_16", turn, *AT_REST[1:], api_name="/compare")
+    assert (seconds() - before) / 50 < 0.05
+
+
+@pytest.fixture
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium of requirements-dev.txt")
+    if not CHROMIUM or not DRIVER:
+        pytest.skip("needs Chromium and its driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"):
+        options.add_argument(f"--{flag}")
+    options.add_argument("--window-size=1400,1000")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    browser.set_script_timeout(60)
+    yield browser
+    browser.quit()
+
+
+def until(condition, seconds=60):
+    """Wait until `condition()` is true, and return it."""
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert found
+    return found
+
+
+def test_a_person_draws_moves_and_uploads(server, browser, tmp_path, request):
+    """A digit drawn by mouse is read; sliders change the picture; a photograph and a test image are read, too."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    def all_of(selector):
+        return browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def read():
+        return [title.text for title in all_of(".read h2")]
+
+    def tab(name):
+        next(button for button in all_of("button[role=tab]") if button.text == name).click()
+
+    browser.get(server)
+    pad = until(lambda: all_of(".pad canvas"))[0]
+    time.sleep(1)
+    pen = ActionChains(browser, duration=20)
+    scale = pad.rect["width"] / 280
+    corners = [((x - 140) * scale, (y - 140) * scale) for x, y in THREE]
+    pen.move_to_element_with_offset(pad, *corners[0]).click_and_hold()
+    for corner in corners[1:]:
+        pen.move_to_element_with_offset(pad, *corner)
+    before = read()
+    pen.release().perform()
+    assert before == ["7", "7"]  # test image 0
+    until(lambda: read() == ["3", "3"])
+    frame = all_of(".read polygon")[0].get_attribute("points")
+    slider = all_of("input[type=range]")[0]
+    slider.send_keys(Keys.ARROW_RIGHT * 25)
+    until(lambda: all_of(".read polygon")[0].get_attribute("points") != frame)
+    if request.config.getoption("--save-measurements"):
+        time.sleep(3)
+        browser.save_screenshot(ROOT / ".readme_figures" / "demo.png")
+    tab("Test images")
+    until(lambda: all_of("button.thumbnail-item"))[2].click()
+    next(button for button in all_of("button") if button.text == "Put it back").click()
+    until(lambda: read() == ["1", "1"])
+    photographed(np.pad(printed("45", size=90), 60), np.random.default_rng(0)).save(tmp_path / "photo.jpg")
+    tab("Photograph")
+    until(lambda: all_of("input[type=file]"))[0].send_keys(str(tmp_path / "photo.jpg"))
+    until(lambda: read() == ["4", "4"])
+    assert "2 found" in browser.page_source
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert {url for url in asked if not url.startswith((str(server), "data:", "blob:"))} == set()
+    assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
