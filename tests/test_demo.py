@@ -51,7 +51,7 @@ def server(tmp_path_factory):
             command, cwd=folder, stdout=log, stderr=log, env=os.environ | wishes | {"TMPDIR": str(folder)}
         )
         try:
-            for _ in range(600):
+            for _ in range(2000):
                 if process.poll() is not None or "The page is at" in (folder / "log").read_text():
                     break
                 time.sleep(0.1)

@@ -42,7 +42,9 @@ def test_imports_follow_the_rule_of_the_house(module):
     assert scripts <= {"run_experiments": {"train"}, "plot": {"run_experiments", "train"}}.get(module, set())
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("lab.")] + ["run_experiments", "plot", "predict", "demo"])
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if name.startswith("lab.")] + ["run_experiments", "plot", "predict", "demo"]
+)
 def test_what_only_reads_does_not_wait_for_torch(module):
     program = f"import sys; import {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

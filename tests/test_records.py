@@ -77,7 +77,9 @@ def test_the_limits_hold():
     assert speed["ratio_whole_job"] > 5
 
 
-@pytest.mark.parametrize("name", ["benchmark", "faults", "formulations", "h100", "job", "memory", "scale"])
+@pytest.mark.parametrize(
+    "name", ["benchmark", "faults", "formulations", "h100", "job", "memory", "own_images", "scale"]
+)
 def test_a_measurement_names_a_commit_and_a_command_that_others_have(name):
     record = read(name)
     assert re.fullmatch("[0-9a-f]{40}", record["git_commit"])
