@@ -222,16 +222,10 @@ class SamePlace:
         await self.app(scope, receive, with_policy)
 
 
-def main():
-    cli.keep_streams()
-    parser = cli.new_parser(__doc__)
-    add = parser.add_argument
-    add("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine alone)")
-    add("--port", type=int, default=7860, metavar="N", help="the port (default: 7860)")
-    add("--no-browser", action="store_true", help="open no browser")
-    options = cli.parse(parser)
-    cli.check_numbers(parser, options, port=65535)
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # before Gradio is imported
+def serve(options, uploads):
+    """Serve the page until the program is interrupted; return the exit code. uploads: a folder for what is sent."""
+    own = {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    os.environ |= own  # before Gradio is imported
     try:
         import gradio as gr
     except ImportError as error:
@@ -253,25 +247,36 @@ def main():
     except (RunError, DataError, OSError) as error:
         print(f"demo.py: {error}", file=sys.stderr)
         return 2
-    address = f"http://{options.host}:{listener.getsockname()[1]}"
-    with tempfile.TemporaryDirectory() as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
-        app = fastapi.FastAPI()
-        app.add_middleware(SamePlace)
-        gr.mount_gradio_app(
-            app, page(networks, digits.pixels(digits.test_images)[:, 0].numpy()), "/", options.host, options.port,
-            footer_links=["api"], max_file_size="50mb", ssr_mode=False, mcp_server=False, css=CSS,
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        )  # fmt: skip
-        print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
-        if not options.no_browser:
-            webbrowser.open(address)
-        try:
-            cli.raise_when_interrupted()
-            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
-        except cli.Interrupted:
-            pass
+    app = fastapi.FastAPI()
+    app.add_middleware(SamePlace)
+    gr.mount_gradio_app(
+        app, page(networks, digits.pixels(digits.test_images)[:, 0].numpy()), "/", options.host, options.port,
+        footer_links=["api"], max_file_size="50mb", ssr_mode=False, mcp_server=False, css=CSS,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+    )  # fmt: skip
+    address = f"http://{options.host}:{options.port}"
+    print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
+    if not options.no_browser:
+        webbrowser.open(address)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
     return 0
+
+
+def main():
+    cli.keep_streams()
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine alone)")
+    add("--port", type=int, default=7860, metavar="N", help="the port (default: 7860)")
+    add("--no-browser", action="store_true", help="open no browser")
+    options = cli.parse(parser)
+    cli.check_numbers(parser, options, port=65535)
+    try:
+        cli.raise_when_interrupted()
+        with tempfile.TemporaryDirectory() as uploads:
+            return serve(options, uploads)
+    except cli.Interrupted:
+        return 0
 
 
 if __name__ == "__main__":

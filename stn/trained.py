@@ -99,9 +99,9 @@ def built(name, content, weights):
     return Trained(name, model, content)
 
 
-def read_kept(name, folder=WEIGHTS, part="model"):
+def read_kept(name, part="model"):
     """Return (results, state_dict) of a network in weights/, or another part of its file. Raise RunError."""
-    path = folder / f"{name}.json"
+    path = WEIGHTS / f"{name}.json"
     try:
         with results.in_one_line():
             content = results.read_sealed(path)
@@ -113,7 +113,7 @@ def read_kept(name, folder=WEIGHTS, part="model"):
         raise RunError(f"{path} is damaged ({error}); restore it with `git checkout -- weights`") from None
 
 
-def keep(place, n_transforms=0, folder=WEIGHTS):
+def keep(place, n_transforms=0):
     """Keep the finished run in the folder `place` under the id of its experiment; return the path of its weights.
 
     n_transforms: of how many test images the transforms after each epoch are kept, too, for an animation.
@@ -124,8 +124,8 @@ def keep(place, n_transforms=0, folder=WEIGHTS):
     if n_transforms:
         checkpoint = load_tensors(place / "checkpoint.pt", owner=fingerprint(read_settings(place)))
         transforms = [homographies[:n_transforms].clone() for homographies in checkpoint["transforms"]]
-    path = folder / f"{place.name[:6]}.pt"
-    folder.mkdir(exist_ok=True)
+    path = WEIGHTS / f"{place.name[:6]}.pt"
+    WEIGHTS.mkdir(exist_ok=True)
     save_tensors(path, {"model": weights, "transforms": transforms})
     results.write(path.with_suffix(".json"), results.condensed(content) | {"weights": sha256(path)})
     return path
