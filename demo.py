@@ -122,6 +122,14 @@ def page(networks, examples):
 
     from stn.own_images import SIZE, ImageError, find_digits, resized, upright_grey
 
+    class Photo(gr.Image):
+        """An image that Gradio does not open: what cannot be read is refused by `find_digits`, in one line."""
+
+        is_template = True  # drawn as gr.Image is
+
+        def preprocess(self, payload):
+            return payload and payload.path
+
     def take(source, as_it_is):
         """Find digits in a drawing or a photograph: the digit to be read, all digits, their gallery, and a remark."""
         try:
@@ -172,7 +180,7 @@ def page(networks, examples):
                     pad = gr.HTML(html_template=PAD, js_on_load=PEN, elem_classes="pad")
                     as_it_is = gr.Checkbox(label="Leave it where I draw it, do not centre it as MNIST's digits are")
                 with gr.Tab("Photograph"):
-                    photo = gr.Image(type="filepath", image_mode=None, show_label=False, height=380)
+                    photo = Photo(show_label=False, height=380)
                 with gr.Tab("Test images"):
                     shown = list(examples[:EXAMPLES])
                     gallery = gr.Gallery(shown, columns=5, height=380, allow_preview=False, show_label=False)
@@ -258,7 +266,7 @@ def serve(options, uploads):
     print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
     if not options.no_browser:
         webbrowser.open(address)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
     return 0
 
 
