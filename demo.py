@@ -122,14 +122,6 @@ def page(networks, examples):
 
     from stn.own_images import SIZE, ImageError, find_digits, resized, upright_grey
 
-    class Photo(gr.Image):
-        """An image that Gradio does not open: what cannot be read is refused by `find_digits`, in one line."""
-
-        is_template = True  # drawn as gr.Image is
-
-        def preprocess(self, payload):
-            return payload and payload.path
-
     def take(source, as_it_is):
         """Find digits in a drawing or a photograph: the digit to be read, all digits, their gallery, and a remark."""
         try:
@@ -149,8 +141,8 @@ def page(networks, examples):
             return (gr.skip(),) * 3 + ("",)
         return take(io.BytesIO(base64.b64decode(drawing.partition(",")[2])), as_it_is)
 
-    def photograph(path):
-        return (gr.skip(),) * 3 + ("",) if path is None else take(path, False)
+    def photograph(photo):
+        return (gr.skip(),) * 3 + ("",) if photo is None else take(photo["path"], False)
 
     def test_image(number):
         if not 0 <= number < len(examples):
@@ -180,7 +172,7 @@ def page(networks, examples):
                     pad = gr.HTML(html_template=PAD, js_on_load=PEN, elem_classes="pad")
                     as_it_is = gr.Checkbox(label="Leave it where I draw it, do not centre it as MNIST's digits are")
                 with gr.Tab("Photograph"):
-                    photo = Photo(show_label=False, height=380)
+                    photo = gr.Image(show_label=False, height=380)
                 with gr.Tab("Test images"):
                     shown = list(examples[:EXAMPLES])
                     gallery = gr.Gallery(shown, columns=5, height=380, allow_preview=False, show_label=False)
@@ -204,7 +196,8 @@ def page(networks, examples):
         selects, results = zip(*sides, strict=True)
         new = [digit, found, several, remark]
         gr.on([pad.change, as_it_is.change], draw, [pad, as_it_is], new, show_progress="hidden")
-        photo.change(photograph, photo, new)
+        # Not opened by Gradio: what cannot be read is refused by `find_digits`, in one line.
+        photo.change(photograph, photo, new, preprocess=False)
         number.change(test_image, number, [digit, remark], show_progress="hidden")
         gallery.select(number_of, None, number, api_visibility="private")
         several.select(choose, found, digit, api_visibility="private")

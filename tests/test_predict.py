@@ -84,7 +84,7 @@ def test_the_networks_are_listed(call, tmp_path):
     lines = call("predict.py", "--list", cwd=tmp_path).stdout.splitlines()
     assert [line.split()[0] for line in lines] == trained.names()
     run = trained.load("exp_16").results
-    accuracy = f"{run['test_accuracy']:.2f} % of 10,000 test images, seed 123, commit {run['git_commit'][:7]}"
+    accuracy = f"{run['test_correct'] / 100:.2f} % of 10,000 test images, seed 123, commit {run['git_commit'][:7]}"
     assert f"exp_16  homography, 4 passes, taught in perspective: {accuracy}" in lines
 
 
