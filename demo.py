@@ -23,7 +23,7 @@ from lab import cli
 from lab.figures import ORANGE
 from lab.settings import RunError
 
-FIRST = "exp_03", "exp_16"  # the two networks at the start: without a transformer, and with four passes of one
+FIRST = "exp_12", "exp_16"  # the two at the start, both taught in perspective: no transformer, four passes of one
 EXAMPLES = 20  # test images to choose from
 MARGIN = 8  # pixels around an image, for frames that reach beyond it
 # name: least, most, step, at rest
