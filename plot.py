@@ -26,6 +26,7 @@ Both take a few seconds. The run `test` of train.py is left out; what cannot be 
 
     python plot.py --docs             writes docs/results.md and all figures of the documentation from results/
     python plot.py --record runs      keeps the runs in <out> as results/runs.json, if they are a complete set
+    python plot.py --keep exp_16      keeps the weights of its run 01 in weights/, with the record of that run
 
 are for those who maintain this repository.
 
@@ -69,13 +70,12 @@ CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 CLAIM = (TUTORIAL_ACCURACY, "the tutorial's claim")  # a line in the figures
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
-# The records in results/: the experiments of each, and those of which run 01 is shown, too.
-RECORDS = {
-    "runs": (tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY), ("exp_02",)),
-    "steady": (tuple(row.id for row in SETS["steady"]), ()),
-    "transformers": (("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"), ()),
-    "perspective": (tables.PERSPECTIVE, ("exp_14", "exp_16")),
-    "formulations": (("exp_02", "exp_03", "exp_07"), ()),
+RECORDS = {  # the records in results/: the experiments of each
+    "runs": tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY),
+    "steady": tuple(row.id for row in SETS["steady"]),
+    "transformers": ("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"),
+    "perspective": tables.PERSPECTIVE,
+    "formulations": ("exp_02", "exp_03", "exp_07"),
 }
 # What the seven ask, under two recipes; without a transformer they are one.
 ASKED = ("no transformer", "no transformer, CoordConv", "transformer", "CoordConv in the classifier")
@@ -84,7 +84,8 @@ RECIPES = {
     "the tutorial's recipe": ("exp_03", "exp_04", "exp_02", "exp_05", "exp_06", "exp_07"),
     "the steady recipe": ("exp_03", "exp_04", "exp_21", "exp_23", "exp_24", "exp_25"),
 }
-ANIMATED = ("exp_16",)  # in the documentation, with the statistics of its classes
+SHOWN = ("exp_02", "exp_14", "exp_16")  # networks of weights/ whose transforms the documentation shows
+ANIMATED = ("exp_16",)  # there, too, with the statistics of its classes
 UNSHOWN = ("PerspectiveTrainLossCurves.png", "PerspectiveAccuracyCurves.png")  # there
 
 
@@ -292,23 +293,20 @@ def animate(out, name):
     return path
 
 
-def draw_shown(results, pictures):
-    """Draw what the transformers of single runs do, from the weights that `record` has kept."""
-    import models
-    from stn import measures
-    from stn.checkpoint import load_tensors
+def draw_shown(pictures):
+    """Draw what the transformers of single runs do, from weights/."""
+    from stn import measures, trained
     from train import draw_transforms
 
-    for exp_id in (exp_id for _, shown in RECORDS.values() for exp_id in shown):
-        kept = load_tensors(results / f"shown_{exp_id}.pt")
-        settings, name = kept["settings"], kept["settings"]["experiment_name"]
-        model, digits = getattr(models, settings["model"])(**settings["arguments"]), dataset_of(settings)
-        model.load_state_dict(kept["model"])
+    for exp_id in SHOWN:
+        _, model, run = trained.load(exp_id)
+        name, digits = run["experiment_name"], dataset_of(run)
         figures.save(draw_transforms(model, digits, name), pictures / f"visualized_transformation_{exp_id}.png")
         if exp_id in ANIMATED:
             statistics = measures.of_transformer(model, digits).statistics
             figures.save(figures.class_statistics(*statistics, name), pictures / f"class_statistics_{exp_id}.png")
-            save_animation(pictures / f"transformation_{exp_id}.gif", settings, kept["transforms"], digits)
+            _, transforms = trained.read_kept(exp_id, part="transforms")
+            save_animation(pictures / f"transformation_{exp_id}.gif", run, transforms, digits)
 
 
 # the documentation
@@ -327,7 +325,7 @@ def write_docs(results, docs, pictures):
     for name, drawing in drawn.items():
         if name not in UNSHOWN:
             figures.save(drawing, pictures / name)
-    draw_shown(results, pictures)
+    draw_shown(pictures)
     write_text(docs / "results.md", tables.results_document(results, ALL))
 
 
@@ -358,24 +356,30 @@ def complete(out, found, exp_ids, plain=False):
 
 
 def record(out, name, found, results):
-    """Keep the runs of a complete set as results/<name>.json, and the weights of those that are shown.
+    """Keep the runs of a complete set as results/<name>.json.
 
     Of the formulations, <out> has the runs and <out>_plain the same in the plain form.
     Raise ValueError or OSError if the set is not complete.
     """
-    from stn.checkpoint import save_tensors
-
-    exp_ids, shown = RECORDS[name]
-    kept = complete(out, found, exp_ids)
+    kept = complete(out, found, RECORDS[name])
     if name == "formulations":
         place = f"{Path(out)}_plain"
-        kept = {"fast": kept, "plain": complete(place, poolable(read_all(place)[0])[0], exp_ids, plain=True)}
+        kept = {"fast": kept, "plain": complete(place, poolable(read_all(place)[0])[0], RECORDS[name], plain=True)}
     write_json(results / f"{name}.json", kept)
-    for exp_id in shown:
-        settings, checkpoint = read_run(Path(out) / ALL[exp_id].directory(1))
-        transforms = [t[:N_ANIMATED].clone() for t in checkpoint["transforms"]] if exp_id in ANIMATED else []
-        content = {"settings": settings, "model": checkpoint["model"], "transforms": transforms}
-        save_tensors(results / f"shown_{exp_id}.pt", content)
+
+
+def keep(out, exp_ids, found):
+    """Keep the weights of run 01 of experiments in weights/, and print the paths.
+
+    Raise ValueError, OSError or RunError if a run is not there, not whole, or not as the table has it.
+    """
+    from stn import trained
+
+    for exp_id in exp_ids:
+        name = ALL[exp_id].directory(1)
+        if name not in found or not as_in_the_table(found[name]):
+            raise ValueError(f"{out} has no full run 01 of {exp_id}")
+        print(trained.keep(Path(out) / name, N_ANIMATED if exp_id in ANIMATED else 0))
 
 
 def main():
@@ -390,6 +394,7 @@ def main():
     add("--within", type=float, default=tables.ENOUGH, metavar="POINTS", help=needed)
     add("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
     add("--record", choices=RECORDS, help="only keep the runs as results/NAME.json")
+    add("--keep", nargs="+", choices=ALL, metavar="EXP", help="only keep the weights of run 01 of these in weights/")
     add("--docs", action="store_true", help="only write docs/results.md and .readme_figures/ from results/")
     options = cli.parse(parser)
     if options.docs:
@@ -419,11 +424,13 @@ def main():
     if not found:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1
-    if options.record:
+    if options.record or options.keep:
         try:
-            record(options.out, options.record, found, ROOT / "results")
+            if options.record:
+                record(options.out, options.record, found, ROOT / "results")
+            keep(options.out, options.keep or (), found)
         except (RunError, ValueError, OSError) as error:
-            parser.error(f"--record {options.record}: {error}")
+            parser.error(f"{'--record' if options.record else '--keep'}: {error}")
         return 0
     target = Path(options.figures or options.out)
     try:

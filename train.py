@@ -23,7 +23,7 @@ from stn import fast_conv, measures, tensorboard
 from stn.checkpoint import (
     code_of,
     load_checkpoint,
-    load_tensors,
+    load_finished,
     save_checkpoint,
     save_tensors,
     structure,
@@ -109,7 +109,7 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
                 folder.remove_run(place)
             state = folder.state_of(place, content)
             if state == "finished":
-                return load_finished(place, model.to(device), settings, device)
+                return take_finished(place, model.to(device), settings, device)
             if state == "failed":
                 raise RunError(folder.failure(place))
             if code_of(model) != settings.code:
@@ -130,16 +130,15 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
         raise RunError(unwritable(place, error)) from error
 
 
-def load_finished(place, model, settings, device):
+def take_finished(place, model, settings, device):
     """Put the weights of a finished run into `model` and return its results; say on stderr if its code was another.
 
     Raise RunError if the weights do not belong to the results.
     """
-    content = folder.read_results(place)
+    content, weights = load_finished(place, device)
     if content["code"] != settings.code or settings.code is None:
         print(f"{place}: already finished, with {folder.other_code(content)}", file=sys.stderr)
-    owner = fingerprint(folder.read_settings(place))
-    model.load_state_dict(load_tensors(place / "weights.pt", device, owner, content["weights"]))
+    model.load_state_dict(weights)
     return content
 
 

@@ -98,6 +98,32 @@ def transformed_digits(before, after, title, frames=None):
     return figure
 
 
+def digits_read(image, frames, before, after, titles):
+    """Draw an image (H, W) in [0, 1] with the frames that were read in it, and its digits before and after that.
+
+    frames: (N, 4, 2), (x, y) in pixels, or None. before, after: (N, 28, 28). titles: of each digit.
+    """
+    columns = min(len(before), COLUMNS)
+    rows = -(-len(before) // columns)
+    widths = 4.5, 1.2 * columns + 0.4
+    figure = Figure(figsize=(sum(widths), max(3.2, 2.8 * rows)), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=widths)
+    axes, panels = left.subplots(), right.subplots(2 * rows, columns, squeeze=False)
+    for panel in (axes, *panels.flat):
+        panel.axis("off")
+    (height, width), margin = image.shape, max(image.shape) / 12  # a frame may reach beyond the image
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+    axes.set(xlim=(-margin, width + margin), ylim=(height + margin, -margin), title="the frames that are read")
+    for frame in () if frames is None else frames:
+        axes.add_patch(Polygon(np.nan_to_num(frame), fill=False, edgecolor=ORANGE, linewidth=2))
+    for number, (title, *pair) in enumerate(zip(titles, before, after, strict=True)):
+        row, column = divmod(number, columns)
+        for panel, digit in zip(panels[2 * row : 2 * row + 2, column], pair, strict=True):
+            panel.imshow(digit, cmap="gray", vmin=0, vmax=1)
+        panels[2 * row, column].set_title(title, fontsize=10)
+    return figure
+
+
 def save_animation(pictures, path):
     """Write figures of one size as an animated GIF, three a second, that stays on the last one for a while."""
     images = []

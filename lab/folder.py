@@ -4,7 +4,7 @@ events.out.tfevents.*         TensorBoard, see stn/tensorboard.py
 settings.json                 what the run depends on, see lab/settings.py
 checkpoint.pt                 the state after the last complete epoch, see stn/checkpoint.py
 checkpoint_previous.pt        the one before, used if the last is damaged
-weights.pt                    the final state_dict
+weights.pt                    the final state_dict (those of weights/ are kept from it, see stn/trained.py)
 confusion_matrix.png
 visualized_transformation.png, class_statistics.png  what the transformer does
 results.json                  written last: a run that has it is finished
@@ -35,6 +35,7 @@ WRITTEN = (  # `results.json` first: without it a run does not look finished; no
     "events.out.tfevents.*",
 )
 CODE = ("models.py", "coordconv.py", "train.py", "stn/*.py", "lab/settings.py")  # what a result depends on
+AFTERWARDS = ("stn/own_images.py", "stn/trained.py")  # but for these, which only use finished runs
 DECISIVE = ("settings.json", "checkpoint.pt", "checkpoint_previous.pt", "results.json")  # a folder with one is a run's
 WIDEST_VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2", "AVX": "avx"}  # and their flags, the widest first
 WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"
@@ -192,7 +193,9 @@ def versions():
 
 
 def code_files():
-    return [path for pattern in CODE for path in sorted(ROOT.glob(pattern))]
+    """List the files that a result depends on."""
+    left_out = {ROOT / name for name in AFTERWARDS}
+    return [path for pattern in CODE for path in sorted(ROOT.glob(pattern)) if path not in left_out]
 
 
 def code_hash():

@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections import Counter
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,29 +36,43 @@ def checksum(content):
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+@contextmanager
+def in_one_line():
+    """Raise ValueError, in one line, for whatever goes wrong with the content of a file."""
+    try:
+        yield
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (OSError, LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+@in_one_line()
 def read(path):
     """Return the content of a results.json. Raise ValueError, in one line, if it is not as `write` has left it.
 
     One that is copied or renamed is found out, too: it lies in the folder of its name.
     """
     path = Path(path)
-    try:
-        if not path.is_file():
-            raise ValueError("not a file")
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"{path.stat().st_size:,} bytes are too many")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if "checksum" not in content:
-            raise ValueError("no checksum; made by an earlier version of this program?")
-        if content.pop("checksum") != checksum(content):
-            raise ValueError("its checksum does not fit")
-        if content["experiment_name"] != path.parent.name:
-            raise ValueError(f"it is of {content['experiment_name']!r}; a copied or renamed folder?")
-        check(content)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except (OSError, LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+    content = read_checksummed(path)
+    if content["experiment_name"] != path.parent.name:
+        raise ValueError(f"it is of {content['experiment_name']!r}; a copied or renamed folder?")
+    check(content)
+    return content
+
+
+@in_one_line()
+def read_checksummed(path):
+    """Return the content of a file of any name that `write` has written. Raise ValueError, in one line."""
+    if not path.is_file():
+        raise ValueError("not a file")
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path.stat().st_size:,} bytes are too many")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if "checksum" not in content:
+        raise ValueError("no checksum; made by an earlier version of this program?")
+    if content.pop("checksum") != checksum(content):
+        raise ValueError("its checksum does not fit")
     return content
 
 
@@ -166,6 +181,11 @@ def confusion_matrix(run):
     for image, label in enumerate(map(int, mnist_labels())):
         counts[label][wrong.get(image, label)] += 1
     return counts
+
+
+def commit(run):
+    """Return the first seven digits of the commit that made it, "unknown" if that is not known."""
+    return (run["git_commit"] or "unknown")[:7]
 
 
 def percentages(run):

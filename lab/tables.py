@@ -20,7 +20,7 @@ from lab.comparison import (
     one_run_each,
     split_name,
 )
-from lab.results import PARTS, last, last_five, percentages, wrong_images
+from lab.results import PARTS, commit, last, last_five, percentages, read_checksummed, wrong_images
 from lab.sets import ONE_RUN_EACH, ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 
 SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
@@ -67,8 +67,8 @@ def p_text(p):
 
 def machine(content, *parts):
     """Say where numbers come from: what `lab.folder.provenance` gave, and parts of which the last is a command."""
-    commit = (content["git_commit"] or "unknown")[:7]
-    what = [*parts[:-1], content["device_name"], f"torch {content['versions']['torch']}", f"commit {commit}"]
+    torch = content["versions"]["torch"]
+    what = [*parts[:-1], content["device_name"], f"torch {torch}", f"commit {commit(content)}"]
     return f"({', '.join(what)}; command: `{parts[-1]}`)"
 
 
@@ -386,6 +386,31 @@ def faults_table(record):
     return markdown_table(["fault", "tried", "survived", "longest time until it was told, seconds"], rows)
 
 
+# Networks that are kept, and what they make of images of one's own
+
+
+def kept_table(folder):
+    """Tell of the networks in weights/ what their records say."""
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        run = read_checksummed(path)
+        where = "in perspective" if "perspective_sigma" in run["data"] else "as it is"
+        told = [f"`{path.stem}`", run["experiment_name"][14:].replace("_", " "), where, f"{last(run):.2f}", run["seed"]]
+        rows.append([*told, commit(run), f"`{run['weights'][:16]}`"])
+    header = ["", "experiment", "MNIST", "accuracy, %", "seed", "commit", "SHA-256 of the weights begins with"]
+    return markdown_table(header, rows)
+
+
+def own_images_table(record):
+    """Tell how many pictures of each kind every network reads."""
+    kinds = list(next(iter(record["rows"].values())))
+    rows = [
+        [f"`{name}`", *(f"{100 * row[kind] / record['images']:.1f}" for kind in kinds)]
+        for name, row in record["rows"].items()
+    ]
+    return markdown_table([f"read right, % of {record['images']}", *kinds], rows)
+
+
 # Documents
 
 
@@ -489,6 +514,10 @@ def results_document(folder, table):
         figure("exp_16: the same after four passes", "visualized_transformation_exp_16.png"),
         figure("exp_16, epoch by epoch", "transformation_exp_16.gif"),
         figure("Mean and variance of each class before and after exp_16", "class_statistics_exp_16.png"),
+        "## Networks to try",
+        "### What is in weights/",
+        kept_table(folder.parent / "weights"),
+        measurement("Digits as people have them", "own_images", own_images_table),
         "## Speed",
         measurement("Beside the tutorial's loop", "benchmark", speed_table, rounds),
         measurement("On one core", "benchmark", core_text),

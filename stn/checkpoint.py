@@ -9,8 +9,8 @@ import sys
 import torch
 
 from lab.files import Damaged, Foreign, read_sealed, sha256, write_sealed
-from lab.folder import IMPORTED, WAY_OUT, code_files
-from lab.settings import RunError
+from lab.folder import IMPORTED, WAY_OUT, code_files, read_results, read_settings
+from lab.settings import RunError, fingerprint
 
 NOBODY = 64 * "0"  # owns a file that belongs to no run
 
@@ -81,6 +81,13 @@ def load_checkpoint(folder, owner, model, optimizer_state, device):
     if damaged:
         print(f"{folder} has no good checkpoint and starts again from epoch 1", file=sys.stderr)
     return [], []
+
+
+def load_finished(folder, device="cpu"):
+    """Return (results, state_dict) of a finished run. Raise RunError or OSError if they do not belong together."""
+    content = read_results(folder)
+    owner = fingerprint(read_settings(folder))
+    return content, load_tensors(folder / "weights.pt", device, owner, content["weights"])
 
 
 def code_of(model):

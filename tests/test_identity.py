@@ -29,6 +29,7 @@ from lab import comparison, results, tables
 from lab.settings import Recipe, RunError
 from run_experiments import ALL
 from stn import mnist
+from stn.checkpoint import load_tensors
 
 NAME = "exp_03_run_01_bypass_localisation"
 
@@ -287,10 +288,10 @@ def test_mutated_checkpoints_are_damaged(scratch, mutations, name):
     (place / name).write_bytes(content)
     try:
         if content == good[name]:
-            train.load_tensors(place / name)
+            load_tensors(place / name)
         else:
             with pytest.raises(train.Damaged):
-                train.load_tensors(place / name)
+                load_tensors(place / name)
     finally:
         (place / name).write_bytes(good[name])
 

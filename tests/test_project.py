@@ -8,7 +8,10 @@ import sys
 import pytest
 from conftest import ROOT
 
-SCRIPTS = {"train", "run_experiments", "plot"}
+from lab import folder
+
+TRAINING = {"train", "run_experiments"}
+SCRIPTS = {*TRAINING, "plot", "predict", "demo"}
 MODULES = [
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("lab/*.py"), *ROOT.glob("stn/*.py")])
@@ -36,12 +39,30 @@ def test_imports_follow_the_rule_of_the_house(module):
         assert packages <= {"lab"}
     elif module.startswith("stn"):
         allowed = {"lab", "stn", "torch", "torchvision", "kornia"}
-        assert packages <= allowed | ({"coordconv"} if module == "stn.fast_conv" else set())
+        known = {"stn.fast_conv": {"coordconv"}, "stn.trained": {"models"}}  # a layer, and the networks by their names
+        assert packages <= allowed | known.get(module, set())
     scripts = found & SCRIPTS
     assert scripts <= {"run_experiments": {"train"}, "plot": {"run_experiments", "train"}}.get(module, set())
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("lab.")] + ["run_experiments", "plot"])
+def test_the_code_that_counts_for_a_run_is_all_that_training_imports():
+    """At the top or late; what only uses finished runs is not among it, nor in a process that has imported the rest."""
+    reached, new = set(), TRAINING
+    while new:
+        reached |= new
+        new = {name for module in new for name in imports(module) & set(MODULES)} - reached
+    counted = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in folder.code_files()}
+    afterwards = {name.removesuffix(".py").replace("/", ".") for name in folder.AFTERWARDS}
+    assert afterwards <= set(MODULES)
+    assert not afterwards & (reached | counted)
+    assert {name for name in reached if name.startswith("stn.")} <= counted
+    program = f"import sys; import {', '.join(TRAINING)}; sys.exit(bool({afterwards} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if name.startswith("lab.")] + ["run_experiments", "plot", "predict", "demo"]
+)
 def test_what_only_reads_does_not_wait_for_torch(module):
     program = f"import sys; import {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

@@ -27,7 +27,7 @@ def read(name, part=None):
 def test_recorded_runs_are_full_and_consistent(name, part):
     record = read(name, part)
     described = data.read()[1]
-    for exp_id in plot.RECORDS[name][0]:
+    for exp_id in plot.RECORDS[name]:
         experiment, runs = ALL[exp_id], comparison.of_experiment(record, ALL[exp_id])
         assert sorted(runs) == list(range(1, N_RUNS[name] + 1))
         for number, run in runs.items():
@@ -41,7 +41,7 @@ def test_recorded_runs_are_full_and_consistent(name, part):
             assert run["history"]["test_correct"][-1] == run["test_correct"]
             assert sum(map(sum, results.confusion_matrix(run))) == run["test_total"] == 10_000
             assert bool(run["transformer"]) == (not experiment.arguments.get("bypass_localisation"))
-    assert len(record) == N_RUNS[name] * len(plot.RECORDS[name][0])
+    assert len(record) == N_RUNS[name] * len(plot.RECORDS[name])
 
 
 @pytest.mark.parametrize(("name", "part"), RECORDS)
@@ -92,7 +92,7 @@ def test_the_limits_hold():
     assert next(row["ratio"] for row in speed["core"]["steps"] if row["experiment"] == "exp_02") >= 2.5
 
 
-@pytest.mark.parametrize("name", ["benchmark", "faults", "h100", "job", "memory", "scale"])
+@pytest.mark.parametrize("name", ["benchmark", "faults", "h100", "job", "memory", "own_images", "scale"])
 def test_a_measurement_names_a_commit_and_a_command_that_others_have(name):
     record = read(name)
     assert re.fullmatch("[0-9a-f]{40}", record["git_commit"])

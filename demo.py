@@ -1,0 +1,284 @@
+"""Draw a digit, or photograph one, and watch two networks straighten and read it: a page in the browser.
+
+    pip install -r requirements-demo.txt
+    python demo.py                  http://127.0.0.1:7860
+    python demo.py --host 0.0.0.0   others in the network may look, too
+
+Sliders turn, shift, scale and tilt the digit before the networks see it. The page needs no network connection and
+tells nobody anything: scripts and fonts are Gradio's own, and the browser is told to load nothing from elsewhere.
+What is drawn or uploaded is deleted when the program ends (Ctrl-C).
+"""
+
+import base64
+import io
+import math
+import os
+import socket
+import sys
+import tempfile
+import warnings
+import webbrowser
+
+from lab import cli
+from lab.figures import ORANGE
+from lab.settings import RunError
+
+FIRST = "exp_12", "exp_16"  # the two at the start, both taught in perspective: no transformer, four passes of one
+EXAMPLES = 20  # test images to choose from
+MARGIN = 8  # pixels around an image, for frames that reach beyond it
+# name: least, most, step, at rest
+SLIDERS = {
+    "Turn, degrees": (-90, 90, 1, 0),
+    "Shift right, pixels": (-10, 10, 0.5, 0),
+    "Shift down, pixels": (-10, 10, 0.5, 0),
+    "Scale": (0.5, 1.5, 0.05, 1),
+    "Tilt left to right": (-0.4, 0.4, 0.02, 0),
+    "Tilt top to bottom": (-0.4, 0.4, 0.02, 0),
+}
+PAD_SIZE = 280  # pixels
+AT_REST = tuple(rest for *_, rest in SLIDERS.values())
+# The browser itself refuses to ask other hosts.
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+# A pad; what is drawn is sent as a PNG in text at the end of each stroke, and nothing once it is cleared.
+PAD = f'<canvas width="{PAD_SIZE}" height="{PAD_SIZE}" aria-label="a pad to draw on"></canvas><button>Clear</button>'
+PEN = """
+const canvas = element.querySelector('canvas'), pen = canvas.getContext('2d');
+let last = null;
+const at = event => {
+  const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width;
+  return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
+};
+const clear = () => { pen.fillStyle = 'white'; pen.fillRect(0, 0, canvas.width, canvas.height); };
+const send = drawing => { props.value = drawing; trigger('change'); };
+clear();
+Object.assign(pen, {lineWidth: canvas.width / 12, lineCap: 'round', lineJoin: 'round'});
+canvas.onpointerdown = event => {
+  canvas.setPointerCapture(event.pointerId); last = at(event); canvas.onpointermove(event);
+};
+canvas.onpointermove = event => {
+  if (!last) return;
+  pen.beginPath(); pen.moveTo(...last); last = at(event); pen.lineTo(...last); pen.stroke();
+};
+canvas.onpointerup = canvas.onpointercancel = () => { last = null; send(canvas.toDataURL()); };
+element.querySelector('button').onclick = () => { clear(); send(''); };
+"""
+CSS = """
+.pad canvas {width: 100%; max-width: 360px; border: 1px solid #999; touch-action: none; cursor: crosshair}
+.read svg {width: 100%; background: #333} .read image {image-rendering: pixelated} .read .pair {display: flex; gap: 8px}
+.read figure {flex: 1; margin: 0; text-align: center} .read h2 {margin: 0; font-size: 2.2rem; text-align: center}
+.read .bar {display: flex; align-items: center; gap: 8px; line-height: 1.3} .read .bar i {height: 0.7em}
+.read .bar i {background: #0072B2; display: block} .read .bar span {flex: 1}
+.read .bar b {width: 4em; text-align: right}
+"""
+
+
+def moved(image, turn, right, down, scale, tilt_x, tilt_y):
+    """Move a digit in its image (28, 28), in the order of SLIDERS; it turns clockwise."""
+    import torch
+
+    from stn import warps
+
+    cos, sin = scale * math.cos(math.radians(turn)), scale * math.sin(math.radians(turn))
+    half = len(image) / 2
+    similarity = torch.tensor([[cos, -sin, right / half], [sin, cos, down / half], [0.0, 0.0, 1.0]])
+    tilt = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [tilt_x, tilt_y, 1.0]])
+    back = torch.linalg.inv(similarity @ tilt)  # destination to source
+    return warps.homography_warp(torch.as_tensor(image)[None, None], (back / back[2, 2])[None])[0, 0].numpy()
+
+
+def picture(image, label, frame=None):
+    """Draw an image (28, 28) in [0, 1], and perhaps a frame (4, 2), (x, y) in pixels from the first one's centre."""
+    import numpy as np
+    from PIL import Image
+
+    Image.fromarray((image * 255).round().astype(np.uint8)).save(file := io.BytesIO(), "png")
+    size, data = len(image), base64.b64encode(file.getvalue()).decode()
+    outline = ""
+    if frame is not None:
+        points = " ".join(f"{x:.2f},{y:.2f}" for x, y in np.nan_to_num(frame + 0.5).clip(-999, 999))
+        outline = f'<polygon points="{points}" fill="none" stroke="{ORANGE}" stroke-width="0.7"/>'
+    box = f"{-MARGIN} {-MARGIN} {size + 2 * MARGIN} {size + 2 * MARGIN}"
+    shown = f'<image href="data:image/png;base64,{data}" width="{size}" height="{size}"/>{outline}'
+    drawing = f'<svg viewBox="{box}" role="img" aria-label="{label}">{shown}</svg>'
+    return f"<figure>{drawing}<figcaption>{label}</figcaption></figure>"
+
+
+def told(network, image):
+    """Return what a network makes of an image (28, 28) as HTML: the frame, the straightened digit, the bars."""
+    read = network.read(image[None])
+    row, frame = read.probabilities[0], None if read.frames is None else read.frames[0]
+    label = "no frame" if frame is None else "the frame that is read"
+    pair = picture(image, label, frame) + picture(read.straightened[0], "what the classifier sees")
+    bars = "".join(
+        f'<div class="bar">{digit} <span><i style="width:{p:.1%}"></i></span><b>{p:.1%}</b></div>'
+        for digit, p in enumerate(row)
+    )
+    return f'<div class="read"><div class="pair">{pair}</div><h2>{row.argmax()}</h2>{bars}</div>'
+
+
+def page(networks, examples):
+    """Return the page as gradio.Blocks. networks: {name: Trained}. examples: test images (N, 28, 28) in [0, 1]."""
+    import gradio as gr
+
+    from stn.own_images import SIZE, ImageError, find_digits, resized, upright_grey
+
+    def take(source, as_it_is):
+        """Find digits in a drawing or a photograph: the digit to be read, all digits, their gallery, and a remark."""
+        try:
+            if as_it_is:
+                grey, steps = upright_grey(source)
+                images = (1 - resized(grey, SIZE / max(grey.shape)))[None]
+            else:
+                _, images, _, steps = find_digits(source)
+        except ImageError as error:
+            return gr.skip(), gr.skip(), gr.skip(), f"This image {error}."
+        several = len(images) > 1
+        choice = "Choose one of them. " if several else ""
+        return images[0], images, gr.Gallery(list(images), visible=several), choice + "; ".join(steps)
+
+    def draw(drawing, as_it_is):
+        if not drawing:
+            return (gr.skip(),) * 3 + ("",)
+        return take(io.BytesIO(base64.b64decode(drawing.partition(",")[2])), as_it_is)
+
+    def photograph(photo):
+        return (gr.skip(),) * 3 + ("",) if photo is None else take(photo["path"], False)
+
+    def test_image(number):
+        if not 0 <= number < len(examples):
+            raise gr.Error(f"Test images are numbered from 0 to {len(examples) - 1:,}.")
+        return examples[int(number)], f"test image {number:,.0f}"
+
+    def number_of(event: gr.SelectData):
+        return event.index
+
+    def choose(images, event: gr.SelectData):
+        return images[event.index]
+
+    def put_back():
+        return AT_REST
+
+    def compare(image, left, right, *sliders):
+        image = moved(image, *sliders)
+        return told(networks[left], image), told(networks[right], image)
+
+    choices = [(f"{name}: {network.description}", name) for name, network in networks.items()]
+    with gr.Blocks(title="Spatial transformers by hand", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        digit, found = gr.State(examples[0]), gr.State(examples[:1])
+        gr.Markdown("# Spatial transformers by hand\nDraw a digit, then move it: the orange frame is what is read.")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                with gr.Tab("Draw"):
+                    pad = gr.HTML(html_template=PAD, js_on_load=PEN, elem_classes="pad")
+                    as_it_is = gr.Checkbox(label="Leave it where I draw it, do not centre it as MNIST's digits are")
+                with gr.Tab("Photograph"):
+                    photo = gr.Image(show_label=False, height=380)
+                with gr.Tab("Test images"):
+                    shown = list(examples[:EXAMPLES])
+                    gallery = gr.Gallery(shown, columns=5, height=380, allow_preview=False, show_label=False)
+                    number = gr.Number(0, precision=0, minimum=0, maximum=len(examples) - 1, label="or by number")
+                remark = gr.Markdown()
+                several = gr.Gallery(visible=False, columns=8, height=120, allow_preview=False, label="Digits found")
+            with gr.Column(scale=4, min_width=320):
+                sides = []
+                with gr.Row():
+                    for name in FIRST:
+                        with gr.Column(min_width=260):
+                            select = gr.Dropdown(choices, value=name, label="Network")
+                            sides.append((select, gr.HTML(told(networks[name], examples[0]))))
+                sliders = []
+                for row in zip(*2 * [iter(SLIDERS)], strict=True):
+                    with gr.Row():
+                        for name in row:
+                            low, high, step, rest = SLIDERS[name]
+                            sliders.append(gr.Slider(low, high, rest, step=step, label=name, min_width=200))
+                reset = gr.Button("Put it back", size="sm")
+        selects, results = zip(*sides, strict=True)
+        new = [digit, found, several, remark]
+        gr.on([pad.change, as_it_is.change], draw, [pad, as_it_is], new, show_progress="hidden")
+        # Not opened by Gradio: what cannot be read is refused by `find_digits`, in one line.
+        photo.change(photograph, photo, new, preprocess=False)
+        number.change(test_image, number, [digit, remark], show_progress="hidden")
+        gallery.select(number_of, None, number, api_visibility="private")
+        several.select(choose, found, digit, api_visibility="private")
+        reset.click(put_back, None, sliders)
+        given = [digit, *selects, *sliders]
+        fast = {"show_progress": "hidden", "trigger_mode": "always_last", "queue": False}
+        gr.on([item.change for item in given], compare, given, results, **fast)
+    return blocks
+
+
+class SamePlace:
+    """An ASGI application whose pages tell the browser to load nothing from other hosts."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        async def with_policy(message):
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
+            await send(message)
+
+        await self.app(scope, receive, with_policy)
+
+
+def serve(options, uploads):
+    """Serve the page until the program is interrupted; return the exit code. uploads: a folder for what is sent."""
+    own = {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    os.environ |= own  # before Gradio is imported
+    try:
+        import gradio as gr
+    except ImportError as error:
+        print(f"demo.py: it needs Gradio ({error}): pip install -r requirements-demo.txt", file=sys.stderr)
+        return 2
+    import fastapi
+    import torch
+    import uvicorn
+
+    from stn import data, trained
+    from stn.mnist import DataError
+
+    warnings.filterwarnings("error", module="PIL")  # a large image is refused, not warned of
+    torch.set_num_threads(1)  # images are small
+    try:
+        listener = socket.create_server((options.host, options.port))
+        networks = {name: trained.load(name) for name in trained.names()}
+        digits = data.load()
+    except (RunError, DataError, OSError) as error:
+        print(f"demo.py: {error}", file=sys.stderr)
+        return 2
+    app = fastapi.FastAPI()
+    app.add_middleware(SamePlace)
+    gr.mount_gradio_app(
+        app, page(networks, digits.pixels(digits.test_images)[:, 0].numpy()), "/", options.host, options.port,
+        footer_links=["api"], max_file_size="50mb", ssr_mode=False, mcp_server=False, css=CSS,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+    )  # fmt: skip
+    address = f"http://{options.host}:{options.port}"
+    print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
+    if not options.no_browser:
+        webbrowser.open(address)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
+    return 0
+
+
+def main():
+    cli.keep_streams()
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine alone)")
+    add("--port", type=int, default=7860, metavar="N", help="the port (default: 7860)")
+    add("--no-browser", action="store_true", help="open no browser")
+    options = cli.parse(parser)
+    cli.check_numbers(parser, options, port=65535)
+    try:
+        cli.raise_when_interrupted()
+        with tempfile.TemporaryDirectory() as uploads:
+            return serve(options, uploads)
+    except cli.Interrupted:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

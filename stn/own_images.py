@@ -1,0 +1,245 @@
+"""One's own images, drawn, printed or photographed: the digits in them, brought to 28×28 as MNIST was made.
+
+As there, a digit is light ink on black, fits into a box of 20×20 pixels with its proportions kept, and has its centre
+of mass in the middle of 28×28 (yann.lecun.com/exdb/mnist).
+"""
+
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+from scipy import ndimage
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no others: some run programs, as EPS does
+LONGEST = 1000  # pixels; larger images are shrunk to it
+BOX, SIZE = 20, 28  # pixels, of a digit and of its image
+LEAST_CONTRAST, LEAST_SIGNAL = 0.1, 6  # of ink: parts of white; times the noise of the paper
+LEAST_HEIGHT, LEAST_PART = 0.3, 0.1  # of the tallest part: what is lower is no digit; what is smaller is a speck
+MOST_DIGITS = 100
+# Pixels of 28: strokes thinner than the former are drawn as wide as the latter. (Of MNIST's 1 % and 25 % are thinner.)
+THIN, WIDE = 1.5, 2.2
+ROUGH = 32  # pixels of the small image in which the paper is estimated
+
+
+class ImageError(Exception):
+    """An image from which no digit can be read; the message says why, in one line."""
+
+
+class Digits(NamedTuple):
+    """What was found in an image."""
+
+    grey: np.ndarray  # (H, W) in [0, 1]: the image upright, grey, at most 1000 pixels long
+    images: np.ndarray  # (N, 28, 28) in [0, 1], light ink on black, in reading order
+    places: np.ndarray  # (N, 3): pixels of `grey` for a pixel of 28×28, and where x and y of its outer edges begin
+    steps: list  # what was done, in words
+
+
+def find_digits(source, as_is=False):
+    """Return the `Digits` in an image file or a PIL image. Raise ImageError.
+
+    as_is: take an image of 28×28 pixels for a digit as MNIST stores it, and change nothing.
+    """
+    grey, steps = upright_grey(source)
+    if as_is:
+        if grey.shape != (SIZE, SIZE):
+            raise ImageError(f"is {grey.shape[1]}×{grey.shape[0]}, not 28×28 pixels, so it cannot be taken as it is")
+        return Digits(grey, grey[None], np.array([[1.0, 0.0, 0.0]]), ["taken as it is"])
+    ink, is_dark = strength_of_ink(grey)
+    labels, boxes = components(ink)
+    if (sheet := sheet_of_paper(labels, boxes)) is not None:
+        with suppress(ImageError):  # nothing is written on it, so it is no sheet
+            ink, is_dark = strength_of_ink(np.where(sheet, grey, np.median(grey[sheet])))
+            labels, boxes = components(ink)
+            steps.append("cut out the sheet of paper")
+    labels, boxes = parts_put_together(labels, boxes)
+    found = [
+        as_mnist(ink[box] * ndimage.binary_dilation(labels[box] == number), box) for number, box in reading_order(boxes)
+    ]
+    steps.append(f"{'dark ink on light' if is_dark else 'light ink on dark'}, {len(found)} found")
+    if any(thickened for *_, thickened in found):
+        steps.append("thin strokes thickened")
+    return Digits(grey, np.stack([image for image, *_ in found]), np.array([place for _, place, _ in found]), steps)
+
+
+def upright_grey(source):
+    """Read an image as grey values (H, W) in [0, 1], upright and at most 1000 pixels long, and say what was done."""
+    try:
+        with source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS) as image:
+            steps, size = [], image.size
+            image.draft("L", (LONGEST, LONGEST))  # a large JPEG is decoded no larger than needed
+            orientation = image.getexif().get(0x0112, 1)
+            if orientation != 1:
+                image = ImageOps.exif_transpose(image)
+                steps.append("turned as its EXIF data say")
+            grey = to_grey(image, steps)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"is no image, or none of these: {', '.join(FORMATS)}") from None
+    except (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError) as error:  # by kind of damage
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(f"cannot be read ({' '.join(reason.split())[:100]})") from None
+    if max(size) > LONGEST:
+        steps.append(f"shrunk from {size[0]}×{size[1]}")
+    return grey, steps
+
+
+def to_grey(image, steps):
+    """Turn a PIL image of any mode into an array (H, W) in [0, 1], at most 1000 pixels long; transparent is empty."""
+    if image.mode[0] in "IF":  # 16 or 32 bits
+        values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
+        scale = next((scale for scale in (1, 255, 65535) if values.max() <= scale), values.max())
+        image = Image.fromarray(values / np.float32(scale))
+    elif "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha, visible = np.asarray(image.getchannel("A"), np.float32), np.asarray(image.convert("L"))
+        if alpha.min() < 255:
+            is_dark = np.average(visible, weights=alpha + 1e-6) < 128
+            steps.append(f"laid on {'white' if is_dark else 'black'}, since it is transparent")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white" if is_dark else "black"), image)
+        image = image.convert("L")
+    else:
+        image = image.convert("RGB").convert("L")
+    image.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX)
+    return np.asarray(image, np.float32) / (255 if image.mode == "L" else 1)
+
+
+def strength_of_ink(grey):
+    """Return how much ink is in each pixel, (H, W) in [0, 1], and whether it is dark. Raise ImageError if none is.
+
+    The paper around each place is estimated, so that shadows and a lamp's light do not matter.
+    """
+    if min(grey.shape) < 2 or max(grey.shape) < 8:
+        raise ImageError("is too small: a digit needs eight pixels")
+    small = Image.fromarray(grey)
+    small.thumbnail((ROUGH, ROUGH), Image.Resampling.BOX)
+    small = np.asarray(small)
+    around = max(small.shape) // 2 + 1
+    rim = np.median(np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]]))
+    wider = np.pad(small, around // 2, constant_values=rim)  # else a bold digit could be the greater part
+    is_dark = np.sum((wider - ndimage.median_filter(wider, around)) ** 3) <= 0  # ink is the lesser part
+    light, small = (grey, small) if is_dark else (1 - grey, 1 - small)
+    paper = ndimage.gaussian_filter(ndimage.percentile_filter(small, 75, around), around / 4)
+    paper = np.asarray(Image.fromarray(paper).resize(grey.shape[::-1], Image.Resampling.BILINEAR))
+    ink = 1 - light / paper.clip(0.05)
+    ink = ndimage.gaussian_filter(ink, max(grey.shape) / 1000)
+    ink -= np.quantile(ink, 0.25)
+    apart = max(1, ink.shape[1] // 25)  # light changes slowly from place to place, ink does not
+    rises = np.abs(ink[:, apart:] - ink[:, :-apart])
+    noise = 1.05 * np.median(np.abs(np.diff(ink)))  # a standard deviation
+    if not rises.size or np.quantile(rises, 0.999) < max(LEAST_CONTRAST, LEAST_SIGNAL * noise):
+        raise ImageError("is blank: no ink stands out from the paper")
+    return (ink / np.quantile(ink, 0.999)).clip(0, 1), is_dark
+
+
+def otsu(values):
+    """Return the threshold that parts values in [0, 1] into the two classes of least variance (Otsu 1979)."""
+    counts, edges = np.histogram(values, 128, (0, 1))
+    middles = (edges[1:] + edges[:-1]) / 2
+    below, total = np.cumsum(counts), counts.sum()
+    sums = np.cumsum(counts * middles)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = (sums[-1] * below / total - sums) ** 2 / (below * (total - below))
+    return edges[1:][np.nanargmax(between)]
+
+
+def components(ink):
+    """Label the connected parts of the ink that hold a strong pixel: (H, W) integers, and {label: box as slices}."""
+    threshold = otsu(ink)
+    labels, _ = ndimage.label(ink > threshold / 2, np.ones((3, 3)))
+    strong = np.unique(labels[ink > threshold])
+    boxes = dict(enumerate(ndimage.find_objects(labels), 1))
+    return labels, {number: boxes[number] for number in strong if number}
+
+
+def sheet_of_paper(labels, boxes):
+    """Return where a sheet lies on a table, (H, W), if the tallest part is one: large, and fills its box. Else None."""
+    number, box = max(boxes.items(), key=lambda item: height(item[1]))
+    filled = ndimage.binary_fill_holes(labels == number)
+    if filled.mean() < 0.25 or filled[box].mean() < 0.85:
+        return None
+    return ndimage.binary_erosion(filled, iterations=max(labels.shape) // 100 + 1)  # without its edge
+
+
+def parts_put_together(labels, boxes):
+    """Give parts of one digit the same label, and leave out specks and what runs out of the image."""
+    inside = {number: box for number, box in boxes.items() if is_inside(box, labels.shape)}
+    tall = max(map(height, inside.values()), default=0)
+    boxes = inside if tall > len(labels) / 20 else boxes  # else the digit itself touches the edge
+    tall = max(map(height, boxes.values()))
+    boxes = {n: box for n, box in boxes.items() if max(height(box), width(box)) > LEAST_PART * tall}
+    merged, label_of = {}, np.arange(labels.max() + 1)
+    for number, box in sorted(boxes.items(), key=lambda item: -height(item[1])):
+        owner = next((other for other, there in merged.items() if belong_together(box, there)), number)
+        label_of[number] = owner
+        merged[owner] = united(box, merged.get(owner, box))
+    return label_of[labels], {number: box for number, box in merged.items() if height(box) >= LEAST_HEIGHT * tall}
+
+
+def reading_order(boxes):
+    """Sort digits from left to right, lines from top to bottom: [(label, box), ...]. Raise ImageError."""
+    if len(boxes) > MOST_DIGITS:
+        raise ImageError(f"seems to hold {len(boxes)} digits; more than {MOST_DIGITS} are rather a text or a texture")
+    lines = []
+    for number, box in sorted(boxes.items(), key=lambda item: item[1][0].start):
+        if not lines or sum((box[0].start, box[0].stop)) / 2 > max(there[0].stop for _, there in lines[-1]):
+            lines.append([])
+        lines[-1].append((number, box))
+    return [digit for line in lines for digit in sorted(line, key=lambda digit: digit[1][1].start)]
+
+
+def height(box):
+    return box[0].stop - box[0].start
+
+
+def width(box):
+    return box[1].stop - box[1].start
+
+
+def is_inside(box, shape):
+    return all(side.start > 0 and side.stop < size for side, size in zip(box, shape, strict=True))
+
+
+def united(box, other):
+    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, other, strict=True))
+
+
+def belong_together(box, other):
+    """Tell whether two boxes are of one digit: they overlap by half of the narrower width, and are near in height."""
+    overlap = min(box[1].stop, other[1].stop) - max(box[1].start, other[1].start)
+    gap = max(box[0].start, other[0].start) - min(box[0].stop, other[0].stop)
+    return overlap >= min(width(box), width(other)) / 2 and gap <= max(height(box), height(other)) / 4
+
+
+def as_mnist(ink, box):
+    """Return ink (h, w) as (28, 28) in [0, 1], its place (see `Digits`), and whether strokes were thickened.
+
+    box: where the ink lies in its image.
+    """
+    shrunk = max(1.0, max(ink.shape) / (8 * BOX))
+    ink = resized(ink, 1 / shrunk)
+    scale = max(ink.shape) / BOX
+    distance = ndimage.distance_transform_edt(np.pad(ink, 1) > ink.max() / 2)
+    stroke = 4 * distance[distance > 0].mean() / scale  # of a stroke the mean distance to its edge is a quarter
+    thickened = stroke < THIN
+    margin = max(1, round((WIDE - stroke) / 2 * scale)) if thickened else 0
+    if thickened:
+        y, x = np.ogrid[-margin : margin + 1, -margin : margin + 1]
+        ink = ndimage.grey_dilation(np.pad(ink, margin), footprint=x**2 + y**2 <= margin**2)
+        scale = max(ink.shape) / BOX
+    small = resized(ink, 1 / scale)
+    small = (small / small.max()).clip(0, 1)
+    middle = ndimage.center_of_mass(small)
+    y, x = (min(max(round(SIZE / 2 - m - 0.5), 0), SIZE - n) for m, n in zip(middle, small.shape, strict=True))
+    image = np.zeros((SIZE, SIZE), np.float32)
+    image[y : y + small.shape[0], x : x + small.shape[1]] = small
+    scale *= shrunk
+    place = scale, box[1].start - margin * shrunk - x * scale, box[0].start - margin * shrunk - y * scale
+    return image, place, thickened
+
+
+def resized(values, factor):
+    """Resize (H, W) by a factor; what is made smaller is averaged."""
+    size = [max(1, round(n * factor)) for n in values.shape]
+    return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR))

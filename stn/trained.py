@@ -1,0 +1,135 @@
+"""Trained networks with the settings they belong to: those kept in weights/, by name, or a finished run, by its folder.
+
+    weights/exp_16.pt      the weights of run 01 of exp_16
+    weights/exp_16.json    the record of that run: settings, seed, commit, machine, accuracy, the SHA-256 of its weights
+
+`python plot.py --keep exp_16` makes both from the run's folder. Loading refuses what is damaged or does not fit.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+import models
+from lab import results
+from lab.files import Damaged, sha256
+from lab.folder import ROOT, read_settings
+from lab.settings import RunError, fingerprint
+from stn import measures
+from stn.checkpoint import load_finished, load_tensors, save_tensors, structure, weights_signature
+
+WEIGHTS = ROOT / "weights"
+
+
+class Reading(NamedTuple):
+    """What a network makes of N images."""
+
+    probabilities: np.ndarray  # (N, 10)
+    straightened: np.ndarray  # (N, 28, 28) in [0, 1]: what the classifier sees
+    frames: np.ndarray | None  # (N, 4, 2): where the corners of that lie in the image, (x, y) in pixels; None without
+
+
+class Trained(NamedTuple):
+    """A network in evaluation mode, and what is known of the run that trained it."""
+
+    name: str
+    model: torch.nn.Module
+    results: dict  # see lab/results.py; `condensed` for one in weights/
+
+    @property
+    def description(self):
+        """The network in a few words."""
+        arguments, passes = self.results["arguments"], self.results["arguments"].get("passes", 1)
+        words = "homography" if "Homography" in self.results["model"] else "affine"
+        words += f", {passes} passes" if passes > 1 else ""
+        words += ", CoordConv" if arguments.get("use_coordconf_localisation") else ""
+        slow = self.results["optimizer"] == "sgd" and self.results["localisation_rate"] < self.results["learning_rate"]
+        words += ", learns slowly" if slow else ""
+        words = "no transformer" if arguments.get("bypass_localisation") else words
+        return words + (", taught in perspective" if "perspective_sigma" in self.results["data"] else "")
+
+    @torch.inference_mode()
+    def read(self, images):
+        """Read images (N, 28, 28) in [0, 1], light ink on black; return a `Reading`."""
+        mean, std = self.results["data"]["mean"], self.results["data"]["std"]
+        x = torch.as_tensor(np.asarray(images, np.float32)).unsqueeze(1).sub(mean).div(std)
+        seen = self.model.transform(x)
+        frames = None
+        if measures.has_transformer(self.model):
+            frames = measures.frames(self.model.homography(x)).numpy()
+        straightened = seen[:, 0].mul(std).add(mean).clamp(0, 1)
+        return Reading(self.model.classify(seen).exp().numpy(), straightened.numpy(), frames)
+
+
+def names():
+    """List the names of the networks in weights/."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.json"))
+
+
+def load(which):
+    """Return the `Trained` network of a name in weights/, or else of the finished run in a folder.
+
+    Raise RunError, in one line, for what is not there, is damaged, or does not fit the networks of models.py.
+    """
+    if str(which) in names():
+        return built(str(which), *read_kept(str(which)))
+    place = Path(which)
+    if not place.is_dir():
+        raise RunError(f"{which} is neither a name in weights/ ({', '.join(names())}) nor the folder of a run")
+    if not (place / "results.json").exists():
+        raise RunError(f"{place} holds no finished run: it has no results.json")
+    try:
+        return built(place.name, *load_finished(place.resolve()))
+    except OSError as error:
+        raise RunError(f"{place}: its weights cannot be read ({error})") from None
+
+
+def built(name, content, weights):
+    """Return the `Trained` network that `content`, of a results.json, describes, with its weights."""
+    kind = getattr(models, content["model"], None)
+    if not (isinstance(kind, type) and issubclass(kind, models.Net)):
+        raise RunError(f"{name} is a {content['model']}, which models.py does not have")
+    try:
+        model = kind(**content["arguments"]).eval()
+        told = {"structure": structure(model)} | content  # earlier versions have not told it
+        fits = (weights_signature(model), structure(model)) == (told["weights_signature"], told["structure"])
+    except (TypeError, ValueError):  # arguments that it does not take
+        fits = False
+    if not fits:
+        raise RunError(f"{name} does not fit the networks of models.py any more; check out {content['git_commit']}")
+    model.plain = True  # the same function up to rounding; for a few images nothing has to be compiled
+    model.load_state_dict(weights)
+    return Trained(name, model, content)
+
+
+def read_kept(name, part="model"):
+    """Return (results, state_dict) of a network in weights/, or another part of its file. Raise RunError."""
+    path = WEIGHTS / f"{name}.json"
+    try:
+        content = results.read_checksummed(path)
+        path = path.with_suffix(".pt")
+        if sha256(path) != content["weights"]:
+            raise Damaged("not the file of its record")
+        return content, load_tensors(path)[part]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}); restore it with `git checkout -- weights`") from None
+
+
+def keep(place, n_transforms=0):
+    """Keep the finished run in the folder `place` under the id of its experiment; return the path of its weights.
+
+    n_transforms: of how many test images the transforms after each epoch are kept, too, for an animation.
+    Raise RunError or OSError if the run is not whole.
+    """
+    content, weights = load_finished(place)
+    transforms = []
+    if n_transforms:
+        checkpoint = load_tensors(place / "checkpoint.pt", owner=fingerprint(read_settings(place)))
+        transforms = [homographies[:n_transforms].clone() for homographies in checkpoint["transforms"]]
+    path = WEIGHTS / f"{place.name[:6]}.pt"
+    WEIGHTS.mkdir(exist_ok=True)
+    save_tensors(path, {"model": weights, "transforms": transforms})
+    results.write(path.with_suffix(".json"), results.condensed(content) | {"weights": sha256(path)})
+    return path
