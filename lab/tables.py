@@ -471,6 +471,7 @@ def results_document(folder, table):
         "## The seven experiments",
         results_table(runs),
         made(runs, f"--runs {len(runs) // 7}", "runs"),
+        figure("Test accuracy of every run", "AccuracyComparison.png"),
         "### The same questions under the steady recipe",
         results_table(steady),
         made(steady, f"--set steady --runs {len(steady) // 6}", "steady"),
