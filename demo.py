@@ -16,7 +16,6 @@ import os
 import socket
 import sys
 import tempfile
-import warnings
 import webbrowser
 
 from lab import cli
@@ -239,7 +238,6 @@ def serve(options, uploads):
     from stn import data, trained
     from stn.mnist import DataError
 
-    warnings.filterwarnings("error", module="PIL")  # a large image is refused, not warned of
     torch.set_num_threads(1)  # images are small
     try:
         listener = socket.create_server((options.host, options.port))

@@ -13,7 +13,6 @@ Exit code: 0 all were read, 1 some were not, 2 wrong usage.
 
 import json
 import sys
-import warnings
 from pathlib import Path
 
 from lab import cli, figures
@@ -93,7 +92,6 @@ def main():
     options = cli.parse(parser)
     if not options.images and not options.list:
         parser.error("an image is needed")
-    warnings.filterwarnings("error", module="PIL")  # a large image is refused, not warned of
     import torch
 
     from stn import trained

@@ -4,6 +4,7 @@ As there, a digit is light ink on black, fits into a box of 20×20 pixels with i
 of mass in the middle of 28×28 (yann.lecun.com/exdb/mnist).
 """
 
+import warnings
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -20,6 +21,10 @@ MOST_DIGITS = 100
 # Pixels of 28: strokes thinner than the former are drawn as wide as the latter. (Of MNIST's 1 % and 25 % are thinner.)
 THIN, WIDE = 1.5, 2.2
 ROUGH = 32  # pixels of the small image in which the paper is estimated
+
+# What Pillow warns of is passed over, damaged EXIF data for instance, but a large image is refused.
+warnings.filterwarnings("ignore", module="PIL")
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 class ImageError(Exception):

@@ -1,6 +1,7 @@
 """`predict.py` as a user calls it."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -110,6 +111,17 @@ def test_a_name_with_other_letters_is_told_in_one_line(call, photos):
     process = call("predict.py", "a\x1b[31m\nb.jpg", "c\n.png", cwd=photos)
     assert process.stdout.splitlines()[0].startswith(r"a\x1b[31m\nb.jpg: 7  (")
     assert process.stderr.splitlines()[0].startswith(r"c\n.png is no image")
+
+
+def test_damaged_exif_data_are_passed_over(call, photos):
+    """Pillow warns of them; the photograph is read as it stands, and the next one, too."""
+    directory = struct.pack("<HHHII", 1, 0x010F, 2, 400, 5000)  # one entry, whose text lies beyond the end
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00" + directory
+    Image.open(photos / "three.png").save(photos / "three.jpg", exif=exif)
+    process = call("predict.py", "three.jpg", "seven.jpg", cwd=photos)
+    assert (process.returncode, process.stderr) == (0, "")
+    told = [line for line in process.stdout.splitlines() if not line.startswith(" ")]
+    assert [line.split("  (")[0] for line in told] == ["three.jpg: 274", "seven.jpg: 7"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(call, photos):
