@@ -70,19 +70,19 @@ CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 CLAIM = (TUTORIAL_ACCURACY, "the tutorial's claim")  # a line in the figures
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
-RECORDS = {  # the records in results/: the experiments of each
-    "runs": tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY),
-    "steady": tuple(row.id for row in SETS["steady"]),
-    "transformers": ("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"),
-    "perspective": tables.PERSPECTIVE,
-    "formulations": ("exp_02", "exp_03", "exp_07"),
-}
 # What the seven ask, under two recipes; without a transformer they are one.
 ASKED = ("no transformer", "no transformer, CoordConv", "transformer", "CoordConv in the classifier")
 ASKED += ("in the localisation network", "in both")
 RECIPES = {
     "the tutorial's recipe": ("exp_03", "exp_04", "exp_02", "exp_05", "exp_06", "exp_07"),
-    "the steady recipe": ("exp_03", "exp_04", "exp_21", "exp_23", "exp_24", "exp_25"),
+    "the steady recipe": tuple(row.id for row in SETS["steady"]),
+}
+RECORDS = {  # the records in results/: the experiments of each
+    "runs": tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY),
+    "steady": RECIPES["the steady recipe"],
+    "transformers": ("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"),
+    "perspective": tables.PERSPECTIVE,
+    "formulations": ("exp_02", "exp_03", "exp_07"),
 }
 SHOWN = ("exp_02", "exp_14", "exp_16")  # networks of weights/ whose transforms the documentation shows
 ANIMATED = ("exp_16",)  # there, too, with the statistics of its classes
@@ -105,9 +105,9 @@ def diagram(experiment):
     return figures.network_diagram(title, localisation, classifier, f"{transform}{passes}\nwarp", bypass)
 
 
-def value_rows(record, value=last):
+def value_rows(record):
     """List each experiment for `figures.values_by_row`, with the original's value."""
-    found = {name: [value(run) for run in runs.values()] for name, runs in groups(record).items()}
+    found = {name: [*map(last, runs.values())] for name, runs in groups(record).items()}
     plain = all(map(is_plain_mnist, record.values()))
     marks = ORIGINAL_ACCURACY if plain else {}
     return told([(label(name), values, marks.get(name)) for name, values in found.items()])

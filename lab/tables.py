@@ -445,8 +445,11 @@ def results_document(folder, table):
         return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
     def made(record, arguments, name):
-        command = f"python run_experiments.py {arguments} && python plot.py --record {name}"
-        return machine(next(iter(record.values())), f"{len(record)} runs", command)
+        n_runs = len(record) // len(groups(record))
+        command = f"python run_experiments.py --runs {n_runs} {arguments}".rstrip()
+        return machine(
+            next(iter(record.values())), f"{len(record)} runs", f"{command} && python plot.py --record {name}"
+        )
 
     def measurement(title, name, tell, *parts):
         content = read(name)
@@ -459,9 +462,8 @@ def results_document(folder, table):
         return f"![{title}](../.readme_figures/{name})"
 
     runs, steady, transformers, perspective = map(read, ("runs", "steady", "transformers", "perspective"))
-    only = f"--runs 6 --only {' '.join(dict.fromkeys((*SWINGS, *HOMOGRAPHIES)))}"
+    only = f"--only {' '.join(dict.fromkeys((*SWINGS, *HOMOGRAPHIES)))}"
     formulations = read("formulations")
-    pairs = f"--runs {len(formulations['fast']) // 3} --only exp_02 exp_03 exp_07"
     imitating = read("core_avx2")["core"]["environment"]
     rounds = f"medians of {read('benchmark')['rounds']} rounds, {read('benchmark')['cores']} cores"
     before = "Written by `python plot.py --docs` from the files in `results/`, as is every figure here; do not edit."
@@ -470,11 +472,11 @@ def results_document(folder, table):
         f"{before} What the columns mean and how the tests are made: [method.md](method.md).",
         "## The seven experiments",
         results_table(runs),
-        made(runs, f"--runs {len(runs) // 7}", "runs"),
+        made(runs, "", "runs"),
         figure("Test accuracy of every run", "AccuracyComparison.png"),
         "### The same questions under the steady recipe",
         results_table(steady),
-        made(steady, f"--set steady --runs {len(steady) // 6}", "steady"),
+        made(steady, "--set steady", "steady"),
         figure("Test accuracy of every run under both recipes", "RecipesComparison.png"),
         "### What each asks, and what came out",
         questions_table(runs, steady, table),
@@ -508,7 +510,7 @@ def results_document(folder, table):
         "## MNIST in perspective",
         chosen_table(perspective, PERSPECTIVE, table, RECTIFYING),
         *(differences(perspective, name) for name in FAMILIES if name.startswith("In perspective")),
-        made(perspective, "--device cuda --jobs 20 --set perspective --runs 8", "perspective"),
+        made(perspective, "--device cuda --jobs 20 --set perspective", "perspective"),
         figure("Accuracy of every transformer on MNIST in perspective", "PerspectiveAccuracyComparison.png"),
         figure("Paired differences in perspective", "PerspectiveDifferences.png"),
         figure("exp_14: the frame that one pass reads, and what it yields", "visualized_transformation_exp_14.png"),
@@ -534,7 +536,11 @@ def results_document(folder, table):
         measurement("On a GPU", "h100", gpu_text),
         "### Fast against plain convolutions",
         formulations_table(formulations),
-        made(formulations["fast"], f"{pairs}, the same with --plain --out experiments_plain", "formulations"),
+        made(
+            formulations["fast"],
+            "--only exp_02 exp_03 exp_07, the same with --plain --out experiments_plain",
+            "formulations",
+        ),
         "## Faults",
         measurement("What was tried, and how often it held", "faults", faults_table),
     )
