@@ -90,10 +90,18 @@ class Net(nn.Module):
         """
         if self.bypass_localisation:
             return torch.eye(3, dtype=x.dtype, device=x.device).expand(len(x), 3, 3)
-        total = warps.matrix(self.localise(x))
+        total = warps.matrix(self.localise(self.look(x)))
         for _ in range(self.passes - 1):
-            total = total @ warps.matrix(self.localise(warps.homography_warp(x, total, self.padding)))
+            total = total @ warps.matrix(self.localise(self.view(x, total)))
         return total
+
+    def look(self, x):
+        """Return what the localisation network sees before any warp."""
+        return x
+
+    def view(self, x, homographies):
+        """Return the images, warped by homographies (B, 3, 3), as the next pass or the classifier sees them."""
+        return warps.homography_warp(x, homographies, self.padding)
 
     def transform(self, x):
         """Warp the images as the classifier sees them: (B, 1, 28, 28) -> (B, 1, 28, 28)."""
@@ -101,7 +109,7 @@ class Net(nn.Module):
             return x
         if self.passes == 1 and self.transform_identity == warps.AFFINE_IDENTITY:
             return warps.affine_warp(x, self.localise(x), self.padding)  # the same, in fewer operations
-        return warps.homography_warp(x, self.homography(x), self.padding)
+        return self.view(x, self.homography(x))
 
     def classify(self, x):
         """Read the images: (B, 1, 28, 28) -> log-probabilities (B, 10)."""

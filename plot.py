@@ -237,10 +237,10 @@ def draw_comparison(record, target, pool=False, within=tables.ENOUGH):
 def dataset_of(settings):
     """Return the images of a run on MNIST, as it is or in perspective. Raise ValueError for other data."""
     from stn import data
-    from stn.perspective import perspective
+    from stn.data_sets import of_kind
 
     digits = data.load()
-    digits = perspective(digits) if "perspective_sigma" in settings["data"] else digits
+    digits = of_kind("perspective", digits) if "perspective_sigma" in settings["data"] else digits
     if settings["data"] != digits.description:
         raise ValueError("only runs on MNIST can be animated")
     return digits

@@ -182,15 +182,15 @@ def train_job(job, options, on_progress=None):
 def train_here(job, options, on_progress=None):
     """Train one job in this process and return its results. Raise RunError or DataError."""
     from stn.data import load
-    from stn.perspective import perspective
+    from stn.data_sets import of_kind
     from train import configure, train_run
 
     configure()  # before anything is computed: the images in perspective, too, are those of one thread
-    experiment, data = job.experiment, load(options.data)
+    experiment = job.experiment
     return train_run(
         build(experiment, job.seed, options.plain),
         job.settings,
-        perspective(data) if experiment.perspective else data,
+        of_kind(experiment.data, load(options.data)),
         options.out,
         options.device,
         options.force,
@@ -209,8 +209,8 @@ def prepare(options, jobs, on_progress=None):
     import torch
 
     from stn.data import read
+    from stn.data_sets import described
     from stn.mnist import DataError
-    from stn.perspective import PERSPECTIVE
     from train import settings_of
 
     here = options.executor == "local"  # elsewhere there may be other devices
@@ -228,8 +228,7 @@ def prepare(options, jobs, on_progress=None):
     networks, settings, complaints = {}, {}, []
     for row in {job.experiment.id: job.experiment for job in jobs}.values():  # once for all its runs: they may be many
         networks[row.id] = network = build(row, SEED, options.plain)
-        data = description | (PERSPECTIVE if row.perspective else {})
-        what = network, row.name, row.arguments, row.epochs, data, options.device
+        what = network, row.name, row.arguments, row.epochs, described(row.data, description), options.device
         settings[row.id] = settings_of(*what, recipe=row.recipe)
     for job in jobs:
         own = {"experiment_name": job.name, "n_epochs": job.n_epochs, "run": job.run, "seed": job.seed}

@@ -31,7 +31,6 @@ from stn.checkpoint import (
 )
 from stn.data import epoch_order, epoch_seed, load
 from stn.mnist import DataError
-from stn.perspective import draw_epoch
 from stn.step import new_optimizer_state, trainable, training_step
 
 N_SHOWN = 64  # test images whose transforms are drawn, and kept for every epoch
@@ -187,7 +186,7 @@ def epochs(model, settings, data, place, question, log_images, on_progress):
             clock.lap()
             torch.manual_seed(epoch_seed(seed, epoch))  # dropout; an epoch depends on (seed, epoch) alone
             order = epoch_order(len(data.train_labels), seed, epoch)
-            draw_epoch(data, seed, epoch)
+            data.draw_epoch(seed, epoch)
             lr_scale.fill_(recipe.lr_scale(epoch, n_epochs))
             accuracy = history[-1]["test_accuracy"] if history else None
             progress = on_progress and (lambda *steps, epoch=epoch, last=accuracy: on_progress(epoch, *steps, last))

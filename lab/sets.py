@@ -45,7 +45,7 @@ HOMOGRAPHY = (  # the four that the original wrote down and never ran
 )
 
 PERSPECTIVE = tuple(  # on digits in strong perspective, where a homography could pay; one recipe for all
-    Experiment(exp_id, f"perspective_{title}", model, 30, question, arguments, ADAM, perspective=True)
+    Experiment(exp_id, f"perspective_{title}", model, 30, question, arguments, ADAM, "perspective")
     for exp_id, title, model, question, arguments in (
         ("exp_12", "bypass_localisation", AFFINE,
          "On digits in perspective, what does the classifier reach alone?", {"bypass_localisation": True}),

@@ -68,7 +68,7 @@ class Experiment:
     question: str
     arguments: dict = field(default_factory=dict)  # of that class
     recipe: Recipe = TUTORIAL
-    perspective: bool = False  # on MNIST in perspective (see stn/perspective.py) instead of as it is
+    data: str = "mnist"  # as it is, or what is made of it: see `stn.data_sets.KINDS`
 
     @property
     def name(self):

@@ -1,6 +1,7 @@
 """Images in memory, and their order in an epoch: a function of the run's seed and the epoch, of nothing else."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,10 @@ MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the 60,000 training images in [0, 1
 
 
 class Dataset(NamedTuple):
-    """Normalised images, (N, 1, 28, 28) float32, and labels, (N,) int64 in 0..9, of the two splits."""
+    """Normalised images, (N, 1, 28, 28) float32, and labels, (N,) int64 in 0..9, of the two splits.
+
+    A set that is made of another one, its `clean`, may have training images that differ from epoch to epoch.
+    """
 
     train_images: torch.Tensor
     train_labels: torch.Tensor
@@ -21,10 +25,20 @@ class Dataset(NamedTuple):
     test_labels: torch.Tensor
     description: dict  # name, mean, std, md5, and what a distortion adds: what a result depends on
     clean: "Dataset | None" = None  # of a distorted set: what it is made of (see stn/perspective.py)
+    draw: Callable | None = None  # draw(data, seed, epoch) makes `train_images` those of an epoch
 
     def to(self, device):
         clean = self.clean and self.clean.to(device)
-        return Dataset(*(split.to(device) for split in self[:4]), self.description, clean)
+        return self._replace(**{name: getattr(self, name).to(device) for name in self._fields[:4]}, clean=clean)
+
+    def draw_epoch(self, seed, epoch):
+        """Make the training images those of an epoch, where they differ from epoch to epoch."""
+        if self.draw:
+            self.draw(self, seed, epoch)
+
+    def batch(self, indices):
+        """Return the training images and labels of indices (B,)."""
+        return self.train_images.index_select(0, indices), self.train_labels.index_select(0, indices)
 
     def pixels(self, images):
         """Turn normalised images of this set into pixels from 0, black, to 1."""

@@ -17,19 +17,18 @@ DISTORTION_BATCH = 500
 
 
 def perspective(clean):
-    """Return the Dataset `clean` in perspective. `draw_epoch` fills its training images, undistorted before."""
+    """Return the Dataset `clean` in perspective; its training images are undistorted before the first epoch."""
     test_images = torch.empty_like(clean.test_images)
     distort(clean.test_images, perspective_homographies(len(test_images), TEST_SEED, 0), test_images)
     description = {**clean.description, **PERSPECTIVE}
     train_images = clean.train_images.clone()
-    return Dataset(train_images, clean.train_labels, test_images, clean.test_labels, description, clean)
+    return Dataset(train_images, clean.train_labels, test_images, clean.test_labels, description, clean, draw_epoch)
 
 
 def draw_epoch(data, seed, epoch):
-    """Make `data.train_images` those of an epoch: only in a distorted set they differ from epoch to epoch."""
-    if data.clean:
-        homographies = perspective_homographies(len(data.train_images), seed, epoch)
-        distort(data.clean.train_images, homographies, data.train_images)
+    """Make `data.train_images` those of an epoch."""
+    homographies = perspective_homographies(len(data.train_images), seed, epoch)
+    distort(data.clean.train_images, homographies, data.train_images)
 
 
 def perspective_homographies(n_images, seed, epoch):

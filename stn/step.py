@@ -31,7 +31,7 @@ def plain_step(model, data, recipe=TUTORIAL, lr_scale=1.0, optimizer_state=None)
     optimizer_state = optimizer_state or new_optimizer_state(model, recipe)
 
     def step(batch):
-        images, labels = data.train_images.index_select(0, batch), data.train_labels.index_select(0, batch)
+        images, labels = data.batch(batch)
         loss = F.nll_loss(model(images), labels)
         grads = torch.autograd.grad(loss, parameters, materialize_grads=True)  # 0 for one that has no part in it
         with torch.no_grad():

@@ -4,7 +4,8 @@ Convention of every transform here: it maps a point of the output (destination) 
 from which it is read. Points are (x, y), x to the right and y down, both normalised so that the image spans
 [-1, 1] between its outer edges (`align_corners=False`). A homography is a 3×3 matrix, acting on (x, y, 1).
 Sampling is bilinear; outside the input it reads 0, or with `padding="background"` the image's smallest value. (On a
-normalised image 0 is grey, and a network learns to zoom out: pytorch/tutorials#1117.)
+normalised image 0 is grey, and a network learns to zoom out: pytorch/tutorials#1117.) The output is as large as the
+input, or of a `size` (height, width) of its own: both span [-1, 1], whatever their sizes.
 """
 
 from functools import lru_cache, partial
@@ -21,20 +22,21 @@ CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image, 
 SMALLEST_DENOMINATOR = 0.1
 
 
-def affine_warp(images, theta, padding="zeros"):
-    """Warp (B, C, H, W) by affine maps (B, 6), the rows of 2×3 matrices, destination to source."""
-    height, width = images.shape[2:]
-    return sample(images, theta @ affine_grids(height, width, theta.dtype, theta.device), padding)
+def affine_warp(images, theta, padding="zeros", size=None):
+    """Warp (B, C, H, W) by affine maps (B, 6), the rows of 2×3 matrices, destination to source: (B, C, *size)."""
+    size = size or tuple(images.shape[2:])
+    return sample(images, theta @ affine_grids(*size, theta.dtype, theta.device), padding, size)
 
 
-def homography_warp(images, matrices, padding="zeros"):
-    """Warp (B, C, H, W) by homographies (B, 3, 3), destination to source; with a last row (0, 0, 1) it is affine.
+def homography_warp(images, matrices, padding="zeros", size=None):
+    """Warp (B, C, H, W) by homographies (B, 3, 3), destination to source: (B, C, *size).
 
-    Their scale is that of products of matrices whose last entry is 1; the bound of the denominator depends on it.
+    With a last row (0, 0, 1) they are affine. Their scale is that of products of matrices whose last entry is 1; the
+    bound of the denominator depends on it.
     """
-    height, width = images.shape[2:]
-    numerators, denominators = sources(matrices, height, width)
-    return sample(images, numerators / denominators.clamp(min=SMALLEST_DENOMINATOR), padding)
+    size = size or tuple(images.shape[2:])
+    numerators, denominators = sources(matrices, *size)
+    return sample(images, numerators / denominators.clamp(min=SMALLEST_DENOMINATOR), padding, size)
 
 
 def sources(matrices, height, width):
@@ -50,10 +52,9 @@ def bounded(matrices, height, width):
     return (sources(matrices, height, width)[1] < SMALLEST_DENOMINATOR).any(1).squeeze(1)
 
 
-def sample(images, grid, padding):
-    """Read images (B, C, H, W) at a source point for each destination pixel; the grid has B·H·W·2 numbers."""
-    batch, _, height, width = images.shape
-    grid = grid.view(batch, height, width, 2)
+def sample(images, grid, padding, size):
+    """Read images (B, C, H, W) at a source point for each pixel of (B, C, *size); the grid has B·h·w·2 numbers."""
+    grid = grid.view(len(images), *size, 2)
     read = partial(F.grid_sample, grid=grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if padding == "zeros":
         return read(images)
@@ -145,3 +146,11 @@ def to_normalised(pixels, height, width):
 def to_pixels(points, height, width):
     """Convert points (..., 2) from the coordinates used here to pixels, the inverse of `to_normalised`."""
     return (points + 1) * points.new_tensor((width, height)) / 2 - 0.5
+
+
+def map_pixels(matrices, points, size, source_size):
+    """Map pixels (B, N, 2) of the output, which has a `size` (height, width), to pixels of the input, (B, N, 2).
+
+    With `torch.linalg.inv(matrices)` and the sizes exchanged it maps pixels of the input to the output.
+    """
+    return to_pixels(map_points(matrices, to_normalised(points, *size)), *source_size)

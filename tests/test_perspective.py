@@ -54,7 +54,7 @@ def test_the_perspective_set_does_not_depend_on_the_number_of_threads(digits, th
     for number in (1, 2):
         threads(number)
         distorted = perspective.perspective(digits)
-        perspective.draw_epoch(distorted, 123, 1)
+        distorted.draw_epoch(123, 1)
         found.append((distorted.test_images, distorted.train_images))
     for one, two in zip(*found, strict=True):
         assert torch.equal(one, two)
@@ -65,11 +65,11 @@ def test_the_perspective_set(digits):
     distorted = perspective.perspective(digits)
     assert torch.equal(distorted.test_images, perspective.perspective(digits).test_images)
     assert distorted.description == {**digits.description, "perspective_sigma": 3.5}
-    perspective.draw_epoch(distorted, 123, 1)
+    distorted.draw_epoch(123, 1)
     first = distorted.train_images.clone()
-    perspective.draw_epoch(distorted, 123, 2)
+    distorted.draw_epoch(123, 2)
     assert not torch.equal(first, distorted.train_images)
-    perspective.draw_epoch(distorted, 123, 1)
+    distorted.draw_epoch(123, 1)
     assert torch.equal(first, distorted.train_images)
     black = digits.train_images.min()
     homographies = perspective.perspective_homographies(len(first), 123, 1)
@@ -79,5 +79,5 @@ def test_the_perspective_set(digits):
     assert good.float().mean() > 0.9
     assert first.min() >= black - 1e-6
     untouched = digits.train_images.clone()
-    perspective.draw_epoch(digits, 123, 1)  # MNIST as it is has no epochs of its own
+    digits.draw_epoch(123, 1)  # MNIST as it is has no epochs of its own
     assert torch.equal(untouched, digits.train_images)

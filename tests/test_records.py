@@ -11,7 +11,7 @@ from lab import comparison, results
 from lab.settings import Job
 from run_experiments import ALL, EXPERIMENTS
 from stn import data
-from stn.perspective import PERSPECTIVE
+from stn.data_sets import described
 
 N_RUNS = {"runs": 10, "steady": 20, "transformers": 6, "perspective": 8, "formulations": 6}
 RECORDS = [*((name, None) for name in plot.RECORDS if name != "formulations")]  # and the parts of that one
@@ -26,7 +26,7 @@ def read(name, part=None):
 @pytest.mark.parametrize(("name", "part"), RECORDS)
 def test_recorded_runs_are_full_and_consistent(name, part):
     record = read(name, part)
-    described = data.read()[1]
+    description = data.read()[1]
     for exp_id in plot.RECORDS[name]:
         experiment, runs = ALL[exp_id], comparison.of_experiment(record, ALL[exp_id])
         assert sorted(runs) == list(range(1, N_RUNS[name] + 1))
@@ -34,7 +34,7 @@ def test_recorded_runs_are_full_and_consistent(name, part):
             assert plot.as_in_the_table(run, plain=part == "plain")
             seed = Job(experiment, number, experiment.epochs).seed
             assert (run["model"], run["n_epochs"], run["seed"]) == (experiment.model, experiment.epochs, seed)
-            assert run["data"] == {**described, **(PERSPECTIVE if experiment.perspective else {})}
+            assert run["data"] == described(experiment.data, description)
             assert re.fullmatch(r"[0-9a-f]{40}", run["git_commit"])
             assert len(run["wrong"].split()) == run["test_total"] - run["test_correct"]
             assert [len(column) for column in run["history"].values()] == [experiment.epochs] * 3

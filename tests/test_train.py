@@ -16,8 +16,8 @@ import train
 from lab import figures, results
 from models import Net, Net_CoordConv, Net_CoordConv_Homography
 from stn import tensorboard, warps
-from stn.data import epoch_order
-from stn.perspective import draw_epoch, perspective
+from stn.data import Dataset, epoch_order
+from stn.perspective import perspective
 from stn.step import training_step
 from train import Recipe, RunError
 
@@ -98,7 +98,7 @@ def test_progress_tells_the_epoch_the_steps_and_the_last_accuracy(finished, prog
 SLOW = {  # a function, and the seconds of each of two epochs if it takes three
     "recording a step": (train, "training_step", {"other": 3}, {}),
     "logging the start": (tensorboard, "start", {"other": 3}, {}),
-    "drawing images": (train, "draw_epoch", {"train": 3}, {"train": 3}),
+    "drawing images": (Dataset, "draw_epoch", {"train": 3}, {"train": 3}),
     "training": (train, "train_epoch", {"train": 3}, {"train": 3}),
     "evaluation": (train, "evaluate", {"test": 3}, {"test": 3}),
     "figures": (train, "conclude", {}, {"other": 3}),
@@ -292,7 +292,7 @@ def test_going_on_with_adam_on_images_in_perspective_gives_the_same_bits(digits,
     options["model"] = partial(Net_CoordConv_Homography, padding="background")
     distorted, expected = perspective(digits), perspective(digits)
     undisturbed = run(distorted, tmp_path / "undisturbed", **options)
-    draw_epoch(expected, 123, 2)
+    expected.draw_epoch(123, 2)
     assert torch.equal(distorted.train_images, expected.train_images)
     with monkeypatch.context() as patch:
         interrupt(patch, train, "evaluate", at_call=2)

@@ -61,6 +61,31 @@ def test_homography_equals_kornia(size):
         torch.testing.assert_close(warps.homography_warp(images, matrix, padding), expected)
 
 
+@pytest.mark.parametrize("padding", warps.PADDINGS)
+def test_an_output_of_another_size_equals_kornia(padding):
+    torch.manual_seed(0)
+    images, matrices = torch.rand(8, 2, 40, 33, dtype=torch.float64), warps.matrix(homographies(8, 0.1))
+    background = images.amin((2, 3), keepdim=True) if padding == "background" else 0
+    expected = homography_warp(images - background, matrices, (12, 50), align_corners=False) + background
+    torch.testing.assert_close(warps.homography_warp(images, matrices, padding, (12, 50)), expected)
+    affine = matrices[:, :2].flatten(1)
+    flat = matrices.clone()
+    flat[:, 2] = torch.tensor([0, 0, 1.0], dtype=torch.float64)
+    ours = warps.affine_warp(images, affine, padding, (12, 50))
+    torch.testing.assert_close(ours, warps.homography_warp(images, flat, padding, (12, 50)))
+
+
+def test_pixels_of_an_output_of_another_size_map_both_ways():
+    """By hand: the output is twice as fine in x and shows the left half of the input, and back by the inverse."""
+    matrices = torch.tensor([[[0.5, 0, -0.5], [0, 1, 0], [0, 0, 1]]], dtype=torch.float64)
+    output, source = torch.tensor([[[0.0, 0], [9, 3]]]).double(), torch.tensor([[[-0.25, 0], [4.25, 3]]]).double()
+    torch.testing.assert_close(warps.map_pixels(matrices, output, (4, 10), (4, 10)), source)
+    torch.testing.assert_close(warps.map_pixels(torch.linalg.inv(matrices), source, (4, 10), (4, 10)), output)
+    matrices, points = warps.matrix(homographies(8, 0.1)), torch.rand(8, 5, 2, dtype=torch.float64) * 20
+    there = warps.map_pixels(matrices, points, (20, 30), (56, 40))
+    torch.testing.assert_close(warps.map_pixels(torch.linalg.inv(matrices), there, (56, 40), (20, 30)), points)
+
+
 @pytest.mark.parametrize("n_parameters", [6, 8])
 def test_theta_maps_from_the_output_to_the_input_in_x_y_order(n_parameters):
     image = torch.zeros(1, 1, 28, 28)

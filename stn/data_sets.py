@@ -1,0 +1,17 @@
+"""The data sets that are made of MNIST, or of digits of one's own, by the name that an `Experiment` has for them."""
+
+from stn.data import Dataset
+from stn.perspective import PERSPECTIVE, perspective
+
+# {name: (function of the Dataset of digits, what it adds to that one's description)}
+KINDS = {"mnist": (lambda digits: digits, {}), "perspective": (perspective, PERSPECTIVE)}
+
+
+def of_kind(kind, digits: Dataset) -> Dataset:
+    """Return the data set of that name, made of `digits`."""
+    return KINDS[kind][0](digits)
+
+
+def described(kind, description):
+    """Return the description that `of_kind` gives a set made of digits of this description."""
+    return description | KINDS[kind][1]
