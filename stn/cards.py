@@ -1,0 +1,339 @@
+"""Photographs of a card that carries a number of six MNIST digits, drawn in memory from a seed.
+
+A scene is a square grey photograph; in the straightened scene the card lies upright in its middle. The homographies are
+those of warps.py: from a point of the straightened scene to the point of the scene, both spanning [-1, 1].
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from stn.mnist import ROOT, DataError
+
+SCENE = 128  # pixels, the side of a scene
+CARD_WIDTH, CARD_HEIGHT = 92, 58  # pixels of the straightened scene: the shape of an ID-1 card
+N_DIGITS, CELL, PITCH = 6, 16, 12  # each digit in a square cell, the next one starts PITCH pixels later
+NUMBER_X, NUMBER_Y = 8, 36  # upper left of the number's field, in pixels of the card
+NUMBER_WIDTH = CELL + (N_DIGITS - 1) * PITCH
+STRENGTHS = {"weak": 0.5, "middle": 1.0, "strong": 1.5}
+ROTATION, SCALE, CORNER, SHIFT = 25.0, 0.15, 3.3, 11.0  # degrees, share, pixels (sigma), pixels: at strength 1
+MARGIN = 2  # pixels from the card to the edge of what is seen
+NARROWEST = 0.72  # of the side: what is seen of a photograph that is not square
+PHOTOS = {"train": ("brick", "coffee", "chelsea"), "test": ("grass", "gravel", "retina")}
+TEXTURE = 256  # pixels, the side of a background
+NOISE = 512  # pixels, the side of the stored noise; 32 is one sigma
+N_LINES = 4  # of print
+LOOK = np.dtype(  # of a scene; grey is from 0 to 255, light is a factor, lines are a·x + b·y + c in pixels
+    [(name, np.int32) for name in ("texture", "texture_x", "texture_y", "mirrored", "top", "bottom", "left", "right")]
+    + [(name, np.int32) for name in ("noise_x", "noise_y", "blur_x", "blur_y")]
+    + [(name, np.float32) for name in ("brightness", "contrast", "paper", "ink", "border", "box", "head", "print")]
+    + [(name, np.float32) for name in ("head_x", "head_y", "head_radius", "shoulders", "blur", "noise")]
+    + [(name, np.float32, 3) for name in ("light", "shadow")]
+    + [(name, np.float32) for name in ("depth", "finger_x", "finger_y", "finger_dx", "finger_dy", "finger_radius")]
+    + [("finger", np.float32), ("bits", np.uint32, N_LINES)]
+)
+
+
+class Scenes(NamedTuple):
+    """Scenes (N, 1, 128, 128) uint8, their numbers (N, 6) int64, and true homographies (N, 3, 3) float32."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    homographies: torch.Tensor
+
+
+def draw(digits, labels, bank, n, seed, strength=1.0, with_card=True):
+    """Draw n scenes with the digits (M, 16, 16) uint8 of these labels (M,), on textures of `bank`. Raise DataError.
+
+    A function of its arguments: fewer scenes are the first ones of more, and a seed gives the same cards, on the same
+    backgrounds, at every strength. At strength 0 the card lies at its nominal place, undisturbed.
+    """
+    homographies, seen = places(n, seed, strength)
+    chosen = choices(n, seed, len(digits))
+    images = render(digits, chosen, bank, homographies, looks(n, seed, strength, len(bank), seen), with_card)
+    labels = torch.from_numpy(np.asarray(labels)[chosen].astype(np.int64))
+    return Scenes(torch.from_numpy(images).unsqueeze(1), labels, torch.from_numpy(homographies))
+
+
+def choices(n, seed, n_digits):
+    """Return which of so many digits the n numbers have: (n, 6)."""
+    uniform = np.random.default_rng((seed, 0)).random((n, N_DIGITS))
+    return (uniform * n_digits).astype(np.int64)
+
+
+def places(n, seed, strength):
+    """Return the homographies, (n, 3, 3) float32, and what is seen of each scene: its top, bottom, left, right, (n, 4).
+
+    The latter are in pixels, the lower right ones exclusive.
+    """
+    uniform = np.random.default_rng((seed, 1)).random((n, 7))
+    noise = np.random.default_rng((seed, 2)).standard_normal((n, 4, 2))
+    seen = np.tile(np.array([0, SCENE]), (n, 2))
+    size = np.rint(SCENE * (NARROWEST + (1 - NARROWEST) * uniform[:, 0])).astype(np.int64)
+    for axis in (0, 1):  # one in three is not square: bars above and below, or left and right
+        narrow = (uniform[:, 1] * 6).astype(np.int64) == axis
+        narrow &= strength > 0
+        start = (SCENE - size[narrow]) // 2
+        seen[narrow, 2 * axis], seen[narrow, 2 * axis + 1] = start, start + size[narrow]
+
+    angle = np.radians(ROTATION * strength * (2 * uniform[:, 2] - 1))
+    scale = 1 + SCALE * strength * (2 * uniform[:, 3] - 1)
+    cos, sin = exact(np.cos(angle)) * scale, exact(np.sin(angle)) * scale
+    x, y = nominal_corners().T
+    upright = np.stack([cos[:, None] * x - sin[:, None] * y, sin[:, None] * x + cos[:, None] * y], 2)
+    moved = exact(noise.clip(-2.5, 2.5)) * CORNER * strength
+    while (folded := ~convex(upright + moved)).any():
+        moved[folded] /= 2
+    corners = upright + moved
+
+    low, high = seen[:, [2, 0]] + MARGIN, seen[:, [3, 1]] - MARGIN
+    extent = np.ptp(corners, 1)
+    corners *= np.minimum(1, ((high - low) / extent).min(1))[:, None, None]
+    shift = SCENE / 2 + SHIFT * strength * (2 * uniform[:, 4:6] - 1)
+    shift = np.minimum(np.maximum(shift, low - corners.min(1)), high - corners.max(1))
+    return homographies_to((corners + shift[:, None]) / (SCENE / 2) - 1).astype(np.float32), seen
+
+
+def exact(values):
+    """Round to a multiple of 2**-30, so that a last digit in which machines differ does not matter."""
+    return np.rint(values * 2**30) / 2**30
+
+
+def nominal_corners():
+    """The card's corners in pixels from the middle, (4, 2), clockwise from the upper left."""
+    return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (CARD_WIDTH / 2, CARD_HEIGHT / 2)
+
+
+def convex(corners):
+    """Tell which quadrilaterals (n, 4, 2) are convex by a wide margin: half of the right angle's area at each corner."""
+    sides = np.roll(corners, -1, 1) - corners
+    before = np.roll(sides, 1, 1)
+    area = before[..., 0] * sides[..., 1] - before[..., 1] * sides[..., 0]
+    return (area > 0.25 * CARD_WIDTH * CARD_HEIGHT * 0.6).all(1)
+
+
+def homographies_to(corners):
+    """Return the homographies (n, 3, 3) that map the card's nominal corners to these (n, 4, 2), both normalised.
+
+    The unit square's has a closed form (Heckbert 1989): no solver, whose last digits depend on the machine.
+    """
+    p, q, r, s = np.moveaxis(corners, 1, 0)
+    (ax, ay), (bx, by), (cx, cy) = (q - r).T, (s - r).T, (p - q + r - s).T
+    det = ax * by - ay * bx
+    g, h = (cx * by - cy * bx) / det, (ax * cy - ay * cx) / det
+    g, h = g[:, None], h[:, None]
+    unit = np.ones((len(corners), 3, 3))
+    unit[:, :2, 0], unit[:, :2, 1], unit[:, :2, 2] = q - p + g * q, s - p + h * s, p
+    unit[:, 2:, 0], unit[:, 2:, 1] = g, h
+    width, height = CARD_WIDTH / SCENE, CARD_HEIGHT / SCENE
+    unit[:, :, 2] += unit[:, :, 0] / 2 + unit[:, :, 1] / 2  # the middle of the card is 0
+    unit[:, :, 0] /= 2 * width
+    unit[:, :, 1] /= 2 * height
+    return unit / unit[:, 2:, 2:]
+
+
+def card_corners(homographies):
+    """Return the card's corners (N, 4, 2) in pixels of the scene, (x, y) from the centre of the first pixel.
+
+    Clockwise from the card's upper left; homographies (N, 3, 3) are destination to source.
+    """
+    corners = homographies.new_tensor(nominal_corners() / (SCENE / 2))
+    points = torch.cat([corners, torch.ones_like(corners[:, :1])], 1) @ homographies.transpose(1, 2)
+    return (points[..., :2] / points[..., 2:] + 1) * (SCENE / 2) - 0.5
+
+
+def looks(n, seed, strength, n_textures, seen):
+    """Return what n scenes look like but for digits and place: records (n,) of LOOK."""
+    look = np.zeros(n, LOOK)
+    columns = iter(np.random.default_rng((seed, 3)).random((n, 40)).T)
+
+    def uniform(low=0.0, high=1.0):
+        return low + (high - low) * next(columns)
+
+    def chance(probability):
+        return next(columns) < probability
+
+    def direction():
+        angle = uniform(0, 2 * np.pi)
+        return exact(np.cos(angle)), exact(np.sin(angle))
+
+    look["top"], look["bottom"], look["left"], look["right"] = seen.T
+    look["texture"] = uniform(0, n_textures)
+    look["texture_x"], look["texture_y"] = uniform(0, TEXTURE - SCENE), uniform(0, TEXTURE - SCENE)
+    look["mirrored"] = chance(0.5)
+    look["brightness"], look["contrast"] = 255 * uniform(0.2, 0.8), 255 * uniform(0.4, 1.3)
+    paper = uniform(0.6, 1)
+    look["paper"], look["ink"], look["border"] = 255 * paper, 255 * uniform(0, 0.35), 255 * paper * uniform(0.3, 0.7)
+    look["print"] = 255 * paper * uniform(0.25, 0.6)
+    box = paper * uniform(0.6, 0.85)
+    look["box"], look["head"] = 255 * box, 255 * box * uniform(0.2, 0.65)
+    look["head_x"], look["head_y"], look["head_radius"] = uniform(14, 18), uniform(14, 17), uniform(4, 5.5)
+    look["shoulders"] = uniform(7, 9.5)
+
+    (x, y), amount = direction(), strength * uniform(0, 0.25)
+    x, y = amount * x / (SCENE / 2), amount * y / (SCENE / 2)
+    look["light"] = np.stack([x, y, 1 - (x + y) * (SCENE - 1) / 2], 1)
+    look["depth"] = np.where(chance(0.5), min(0.45 * strength, 0.6) * uniform(0.3), 0)
+    (x, y), wide = direction(), uniform(3, 20)
+    look["shadow"] = np.stack([x / wide, y / wide, uniform(-40, 40) / wide - (x + y) / wide * (SCENE - 1) / 2], 1)
+    way, far = (4 * uniform()).astype(np.int64), 1 + (chance(0.5) & (strength > 1))
+    look["blur_x"], look["blur_y"] = np.array([1, 1, 0, -1])[way] * far, np.array([0, 1, 1, 1])[way] * far
+    look["blur"] = uniform() * np.where(far == 1, min(strength, 1) / 3, 1 / 4)
+    look["noise"] = 255 * 0.04 / 32 * strength * uniform()
+    look["noise_x"], look["noise_y"] = uniform(0, NOISE - SCENE), uniform(0, NOISE - SCENE)
+
+    # A finger is a capsule in pixels of the card: its tip is round, and from its centre it runs outwards for ever.
+    radius = np.where(chance(0.3) & (strength > 0), uniform(6, 9), 0)
+    side, along, slant = (4 * uniform()).astype(np.int64), uniform(), uniform(-0.5, 0.5)
+    reach = 12 * strength * uniform(0.2)
+    look["finger"], look["finger_radius"] = 255 * uniform(0.35, 0.7), radius
+    x, y, dx, dy = finger(side, along, slant, reach, radius)
+    look["finger_x"], look["finger_y"], look["finger_dx"], look["finger_dy"] = x, y, dx, dy
+
+    bits = np.random.default_rng((seed, 4)).integers(0, 2**32, (n, 2 * N_LINES), np.uint32)
+    look["bits"] = bits[:, :N_LINES] | bits[:, N_LINES:]
+    return look
+
+
+def finger(side, along, slant, reach, radius):
+    """Return the centre of a finger's tip and its direction outwards, x, y, dx, dy: (n,) each, in pixels of the card.
+
+    It comes over the top, right, bottom or left side (0 to 3), `along` from 0 to 1, and reaches so many pixels into the
+    card: fewer where it would touch the number's field.
+    """
+    across = (side == 0) | (side == 2)
+    length = np.where(across, CARD_WIDTH, CARD_HEIGHT)
+    place = 10 + along * (length - 20)
+    free = ~across & (place + radius + 0.6 * reach < NUMBER_Y - 1)  # beside the portrait or the print
+    gap = np.where(side == 2, CARD_HEIGHT - NUMBER_Y - CELL, np.where(across, NUMBER_Y, NUMBER_X))
+    depth = np.where(free, reach, np.minimum(reach, gap - 1)) - radius  # of the centre
+    norm = np.sqrt(1 + slant * slant)
+    x = np.where(across, place, np.where(side == 1, CARD_WIDTH - depth, depth))
+    y = np.where(across, np.where(side == 0, depth, CARD_HEIGHT - depth), place)
+    out = np.where((side == 0) | (side == 3), -1, 1) / norm
+    return x, y, np.where(across, slant / norm, out), np.where(across, out, slant / norm)
+
+
+def render(digits, chosen, bank, homographies, look, with_card=True):
+    """Draw scenes, (n, 128, 128) uint8, from all that is known of them. Raise DataError."""
+    try:
+        from stn import card_kernels  # late, since importing Numba takes time
+    except ImportError as error:
+        raise DataError(f"drawing cards needs Numba ({error}): python -m pip install numba") from None
+    half = SCENE / 2
+    to_nominal = inverses(homographies.astype(np.float64))
+    # From pixels of the scene to those of the card, both from the centre of the first pixel.
+    normalised = np.array([[1 / half, 0, 0.5 / half - 1], [0, 1 / half, 0.5 / half - 1], [0, 0, 1]])
+    pixels = np.array([[half, 0, CARD_WIDTH / 2 - 0.5], [0, half, CARD_HEIGHT / 2 - 0.5], [0, 0, 1]])
+    maps = product(product(pixels, to_nominal), normalised)
+    corners = card_corners(torch.from_numpy(homographies).double()).numpy()
+    sides = np.roll(corners, -1, 1) - corners
+    normals = np.stack([-sides[..., 1], sides[..., 0]], 2) / np.sqrt((sides * sides).sum(2, keepdims=True))
+    edges = np.concatenate([normals, -(normals * corners).sum(2, keepdims=True)], 2)  # inside it is positive
+    images = np.empty((len(look), SCENE, SCENE), np.uint8)
+    arguments = chosen, np.ascontiguousarray(bank), stored_noise(), maps.astype(np.float32), edges.astype(np.float32)
+    card_kernels.render(images, np.ascontiguousarray(digits), *arguments, look, with_card)
+    return images
+
+
+def product(a, b):
+    """Multiply 3×3 matrices in a fixed order, which a BLAS does not promise."""
+    return sum(a[..., :, k, None] * b[..., None, k, :] for k in range(3))
+
+
+def inverses(matrices):
+    """Return adjugates (n, 3, 3) with last entry 1: the inverses of homographies."""
+    a, b, c = np.moveaxis(matrices, 1, 0)
+
+    def cross(u, v):
+        (ux, uy, uz), (vx, vy, vz) = u.T, v.T
+        return np.stack([uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx], 1)
+
+    adjugate = np.stack([cross(b, c), cross(c, a), cross(a, b)], 2)
+    return adjugate / adjugate[:, 2:, 2:]
+
+
+def small_digits(pixels):
+    """Average the areas of images (N, 28, 28) uint8 that make a pixel each of 16×16: (N, 16, 16) uint8, exactly."""
+    small = np.empty((len(pixels), CELL, CELL), np.uint8)
+    for start in range(0, len(pixels), 1000):
+        part = quarters(pixels[start : start + 1000].astype(np.uint16))
+        part = quarters(part.transpose(0, 2, 1)).transpose(0, 2, 1)
+        small[start : start + 1000] = (part + 24) // 49
+    return small
+
+
+def quarters(values):
+    """Sum groups of 7/4 numbers of the last axis, 28 -> 16, in quarters."""
+    a, b, c, d, e, f, g = np.moveaxis(values.reshape(*values.shape[:2], 4, 7), 3, 0)
+    sums = np.stack([4 * a + 3 * b, b + 4 * c + 2 * d, 2 * d + 4 * e + f, 3 * f + 4 * g], 3)
+    return sums.reshape(*values.shape[:2], 16)
+
+
+@lru_cache
+def stored_noise():
+    """Gaussian noise (512, 512) int8, 32 is one sigma."""
+    noise = np.random.default_rng(0).standard_normal((NOISE, NOISE))
+    return np.rint(32 * noise).clip(-127, 127).astype(np.int8)
+
+
+@lru_cache
+def textures(split):
+    """Return the backgrounds of "train" or "test", (K, 256, 256) float32 from 0 to 1: no kind of them is in both.
+
+    Each has mean 0.5 and standard deviation 0.2 before what is beyond 0 and 1 is cut off.
+    """
+    grey = []
+    for name in PHOTOS[split]:
+        photo = Image.open(ROOT / "backgrounds" / f"{name}.png")
+        half = np.asarray(photo.resize((TEXTURE // 2, TEXTURE // 2), Image.Resampling.BOX))
+        far = np.pad(half, TEXTURE // 4, mode="symmetric")
+        near = photo.crop((64, 64, 192, 192)).resize((TEXTURE, TEXTURE), Image.Resampling.BICUBIC)
+        grey += [np.asarray(photo), far, np.asarray(near)]
+    rng = np.random.default_rng(("train", "test").index(split))
+    kinds = {"train": (clouds, grain), "test": (blotches, checks)}[split]
+    grey += [kind(rng) for kind in kinds for _ in range(4)]
+    bank = np.stack(grey).astype(np.int64)
+    n = TEXTURE**2  # sums of integers are exact
+    mean = bank.sum((1, 2), keepdims=True) / n
+    deviation = np.sqrt((bank * bank).sum((1, 2), keepdims=True) / n - mean * mean)
+    return (0.5 + 0.2 * (bank - mean) / deviation).clip(0, 1).astype(np.float32)
+
+
+def smooth(rng, cells):
+    """Smooth noise (256, 256) from 0 to 255 with so many random values along each side."""
+    values = Image.fromarray(rng.integers(0, 256, (cells, cells), np.uint8))
+    return np.asarray(values.resize((TEXTURE, TEXTURE), Image.Resampling.BICUBIC)).astype(np.int64)
+
+
+def wave(phase):
+    """From 0 to 1 and back while the phase, an integer, grows by 1024."""
+    return np.abs(phase % 1024 - 512) / 512
+
+
+def clouds(rng):
+    return sum(smooth(rng, 4 * 2**k) >> k for k in range(5)) // 2
+
+
+def grain(rng):
+    """Stripes as of wood: wavy, of varied width."""
+    y, x = np.mgrid[:TEXTURE, :TEXTURE]
+    a, b = rng.integers(10, 60), rng.integers(-15, 16)
+    line = wave(a * y + b * x + smooth(rng, 5) * rng.integers(2, 8)) + 0.5 * wave(3 * a * y + 2 * b * x)
+    return (100 * line).astype(np.int64) + smooth(rng, 64) // 8
+
+
+def blotches(rng):
+    cells = int(rng.integers(6, 30))
+    return ((smooth(rng, cells) - 118) * 8).clip(0, 160) + ((smooth(rng, 3 * cells) - 140) * 6).clip(0, 80)
+
+
+def checks(rng):
+    """A slanted chessboard, worn."""
+    y, x = np.mgrid[:TEXTURE, :TEXTURE]
+    a, b = rng.integers(8, 40), rng.integers(-12, 13)
+    first, second = (((wave(phase) - 0.5) * 6).clip(-1, 1) for phase in (a * y + b * x, a * x - b * y))
+    return (100 + 80 * first * second).astype(np.int64) + smooth(rng, 32) // 4
