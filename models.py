@@ -2,7 +2,8 @@
 
 `Net` is the network of the PyTorch tutorial (pytorch.org/tutorials/intermediate/spatial_transformer_tutorial.html),
 `Net_CoordConv` the same with CoordConv layers where the flags ask for them, and `Net_CoordConv_Homography` the same
-with a homography in place of the affine transform. All map (B, 1, 28, 28) to log-probabilities (B, 10).
+with a homography in place of the affine transform. All map (B, 1, 28, 28) to log-probabilities (B, 10). `Net_Card` and
+`Net_Card_Homography` find a card in a photograph in the same way, and read the number on it.
 """
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from coordconv import CoordConv2d
-from stn import fast_conv, warps
+from stn import cards, fast_conv, warps
 
 
 def convolve_and_pool(conv1, conv2, x):
@@ -37,6 +38,7 @@ class Net(nn.Module):
     repeatable = True  # the same operations whatever the values: stn/step.py records a step once and repeats it
     plain = False  # True computes the convolutions as they are usually written: the same function, slower on a CPU
     transform_identity = warps.AFFINE_IDENTITY
+    localisation = ((8, 7), (10, 5), 90, 32)  # channels and kernels of its convolutions, then features and hidden units
 
     def __init__(
         self,
@@ -61,10 +63,11 @@ class Net(nn.Module):
         self.fc2 = nn.Linear(50, 10)
         self.bypass_localisation = bypass_localisation
         if not bypass_localisation:
-            self.loc_conv1 = localisation_conv(1, 8, kernel_size=7)
-            self.loc_conv2 = localisation_conv(8, 10, kernel_size=5)
-            self.loc_fc1 = nn.Linear(90, 32)
-            self.loc_fc2 = nn.Linear(32, len(self.transform_identity))
+            (first, kernel1), (second, kernel2), features, hidden = self.localisation
+            self.loc_conv1 = localisation_conv(1, first, kernel_size=kernel1)
+            self.loc_conv2 = localisation_conv(first, second, kernel_size=kernel2)
+            self.loc_fc1 = nn.Linear(features, hidden)
+            self.loc_fc2 = nn.Linear(hidden, len(self.transform_identity))
             with torch.no_grad():  # start from the identity transform
                 self.loc_fc2.weight.zero_()
                 self.loc_fc2.bias.copy_(torch.tensor(self.transform_identity))
@@ -153,3 +156,67 @@ class Net_CoordConv_Homography(Net_CoordConv):
     """`Net_CoordConv` whose transformer is a homography with eight free numbers (see stn/warps.py)."""
 
     transform_identity = warps.HOMOGRAPHY_IDENTITY
+
+
+class Net_Card(Net_CoordConv):
+    """Finds a card in a scene (see stn/cards.py) and reads its number: (B, 1, 128, 128) bytes -> (B, 10, 6).
+
+    The transform, affine here, maps points of the straightened scene, where the card lies in the middle, to the scene.
+    The localisation network looks at the scene at a quarter of its size, then, with more passes, at what is straightened
+    so far. The classifier of the study reads each of the six cells of a strip of the straightened scene. Strips that
+    are straight already, (B, 1, 28, 133), are only read.
+
+    taught_corners: the weight of a second loss, on where the corners of the card are found.
+    """
+
+    localisation = ((16, 5), (32, 5), 800, 64)
+
+    def __init__(self, use_coordconf_localisation=False, bypass_localisation=False, passes=1, taught_corners=0.0):
+        super().__init__(use_coordconf_localisation, False, bypass_localisation, passes=passes)
+        self.taught_corners = taught_corners
+
+    def look(self, x):
+        """Shrink scenes in [0, 1] to what the localisation network sees, (B, 1, 32, 32)."""
+        return standardised(F.avg_pool2d(x, 4))
+
+    def view(self, x, homographies):
+        """Straighten scenes in [0, 1] to what the localisation network sees next, (B, 1, 32, 32)."""
+        return standardised(warps.homography_warp(F.avg_pool2d(x, 2), homographies, size=(32, 32)))
+
+    def homography(self, x):
+        return super().homography(as_floats(x))
+
+    def transform(self, x):
+        """Cut the straightened number out of scenes: bytes (B, 1, 128, 128) -> (B, 1, 28, 133)."""
+        return x if x.shape[2:] == cards.STRIP else cards.strips(as_floats(x), self.homography(x))
+
+    def classify(self, x):
+        """Read strips: (B, 1, 28, 133) -> log-probabilities (B, 10, 6)."""
+        cells = -standardised(as_floats(x)).unfold(3, 28, cards.STRIDE).squeeze(1).transpose(1, 2)  # (B, 6, 28, 28)
+        return super().classify(cells.reshape(-1, 1, 28, 28)).view(len(x), -1, 10).transpose(1, 2)
+
+    def loss(self, images, labels, homographies):
+        """Return the mean loss of scenes; homographies (B, 3, 3) are the true ones."""
+        if not self.taught_corners:
+            return F.nll_loss(self(images), labels)
+        found = self.homography(images)
+        misses = cards.card_corners(found) - cards.card_corners(homographies)
+        read = F.nll_loss(self.classify(cards.strips(as_floats(images), found)), labels)
+        return read + self.taught_corners * F.smooth_l1_loss(misses, torch.zeros_like(misses), beta=0.1)
+
+
+class Net_Card_Homography(Net_Card):
+    """`Net_Card` whose transform is a homography."""
+
+    transform_identity = warps.HOMOGRAPHY_IDENTITY
+
+
+def as_floats(x):
+    """Return bytes as numbers from 0 to 1, and those as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def standardised(x):
+    """Give each image (B, 1, H, W) the mean 0 and the standard deviation 1."""
+    mean = x.mean((2, 3), keepdim=True)
+    return (x - mean) / (x.std((2, 3), keepdim=True) + 0.01)

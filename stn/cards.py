@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from stn import warps
 from stn.mnist import ROOT, DataError
 
 SCENE = 128  # pixels, the side of a scene
@@ -18,6 +19,8 @@ CARD_WIDTH, CARD_HEIGHT = 92, 58  # pixels of the straightened scene: the shape 
 N_DIGITS, CELL, PITCH = 6, 16, 12  # each digit in a square cell, the next one starts PITCH pixels later
 NUMBER_X, NUMBER_Y = 8, 36  # upper left of the number's field, in pixels of the card
 NUMBER_WIDTH = CELL + (N_DIGITS - 1) * PITCH
+STRIDE = 28 * PITCH // CELL  # from one cell of 28×28 to the next in a strip, the straightened number
+STRIP = (28, 28 + (N_DIGITS - 1) * STRIDE)
 STRENGTHS = {"weak": 0.5, "middle": 1.0, "strong": 1.5}
 ROTATION, SCALE, CORNER, SHIFT = 25.0, 0.15, 3.3, 11.0  # degrees, share, pixels (sigma), pixels: at strength 1
 MARGIN = 2  # pixels from the card to the edge of what is seen
@@ -135,14 +138,29 @@ def homographies_to(corners):
     return unit / unit[:, 2:, 2:]
 
 
-def card_corners(homographies):
-    """Return the card's corners (N, 4, 2) in pixels of the scene, (x, y) from the centre of the first pixel.
+@lru_cache
+@torch.inference_mode(False)
+def places_in_the_middle(dtype, device):
+    """Return the card's nominal corners, (1, 4, 2) normalised, and the map from a strip to its place there, (3, 3)."""
+    corners = torch.tensor(nominal_corners() / (SCENE / 2), dtype=dtype, device=device).unsqueeze(0)
+    x, y = NUMBER_X + (NUMBER_WIDTH - CARD_WIDTH) / 2, NUMBER_Y + (CELL - CARD_HEIGHT) / 2  # its centre from the card's
+    field = np.array([[NUMBER_WIDTH, 0, 2 * x], [0, CELL, 2 * y], [0, 0, SCENE]]) / SCENE
+    return corners, torch.tensor(field, dtype=dtype, device=device)
 
-    Clockwise from the card's upper left; homographies (N, 3, 3) are destination to source.
+
+def card_corners(homographies):
+    """Return the card's corners (N, 4, 2) in scenes, normalised; homographies (N, 3, 3) are destination to source.
+
+    Clockwise from the card's upper left.
     """
-    corners = homographies.new_tensor(nominal_corners() / (SCENE / 2))
-    points = torch.cat([corners, torch.ones_like(corners[:, :1])], 1) @ homographies.transpose(1, 2)
-    return (points[..., :2] / points[..., 2:] + 1) * (SCENE / 2) - 0.5
+    corners, _ = places_in_the_middle(homographies.dtype, homographies.device)
+    return warps.map_points(homographies, corners.expand(len(homographies), 4, 2))
+
+
+def strips(images, homographies):
+    """Straighten the numbers: scenes (N, 1, H, W) and homographies (N, 3, 3) -> (N, 1, 28, 133)."""
+    _, field = places_in_the_middle(homographies.dtype, homographies.device)
+    return warps.homography_warp(images, homographies @ field, size=STRIP)
 
 
 def looks(n, seed, strength, n_textures, seen):
@@ -229,7 +247,7 @@ def render(digits, chosen, bank, homographies, look, with_card=True):
     normalised = np.array([[1 / half, 0, 0.5 / half - 1], [0, 1 / half, 0.5 / half - 1], [0, 0, 1]])
     pixels = np.array([[half, 0, CARD_WIDTH / 2 - 0.5], [0, half, CARD_HEIGHT / 2 - 0.5], [0, 0, 1]])
     maps = product(product(pixels, to_nominal), normalised)
-    corners = card_corners(torch.from_numpy(homographies).double()).numpy()
+    corners = warps.to_pixels(card_corners(torch.from_numpy(homographies).double()), SCENE, SCENE).numpy()
     sides = np.roll(corners, -1, 1) - corners
     normals = np.stack([-sides[..., 1], sides[..., 0]], 2) / np.sqrt((sides * sides).sum(2, keepdims=True))
     edges = np.concatenate([normals, -(normals * corners).sum(2, keepdims=True)], 2)  # inside it is positive

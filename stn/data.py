@@ -25,11 +25,13 @@ class Dataset(NamedTuple):
     test_labels: torch.Tensor
     description: dict  # name, mean, std, md5, and what a distortion adds: what a result depends on
     clean: "Dataset | None" = None  # of a distorted set: what it is made of (see stn/perspective.py)
-    draw: Callable | None = None  # draw(data, seed, epoch) makes `train_images` those of an epoch
+    draw: Callable | None = None  # draw(data, seed, epoch) makes the training part that of an epoch
+    train_homographies: torch.Tensor | None = None  # of cards: where they lie (see stn/cards.py)
+    test_homographies: torch.Tensor | None = None
 
     def to(self, device):
-        clean = self.clean and self.clean.to(device)
-        return self._replace(**{name: getattr(self, name).to(device) for name in self._fields[:4]}, clean=clean)
+        parts = {name: part for name, part in self._asdict().items() if hasattr(part, "to")}  # tensors, and `clean`
+        return self._replace(**{name: part.to(device) for name, part in parts.items()})
 
     def draw_epoch(self, seed, epoch):
         """Make the training images those of an epoch, where they differ from epoch to epoch."""
@@ -37,8 +39,9 @@ class Dataset(NamedTuple):
             self.draw(self, seed, epoch)
 
     def batch(self, indices):
-        """Return the training images and labels of indices (B,)."""
-        return self.train_images.index_select(0, indices), self.train_labels.index_select(0, indices)
+        """Return the training images and labels of indices (B,), and the true homographies, if there are any."""
+        parts = self.train_images, self.train_labels, self.train_homographies
+        return [part.index_select(0, indices) for part in parts if part is not None]
 
     def pixels(self, images):
         """Turn normalised images of this set into pixels from 0, black, to 1."""

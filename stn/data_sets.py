@@ -1,10 +1,18 @@
 """The data sets that are made of MNIST, or of digits of one's own, by the name that an `Experiment` has for them."""
 
+from functools import partial
+
+from stn.card_data import CARDS, cards
 from stn.data import Dataset
 from stn.perspective import PERSPECTIVE, perspective
 
 # {name: (function of the Dataset of digits, what it adds to that one's description)}
-KINDS = {"mnist": (lambda digits: digits, {}), "perspective": (perspective, PERSPECTIVE)}
+KINDS = {
+    "mnist": (lambda digits: digits, {}),
+    "perspective": (perspective, PERSPECTIVE),
+    "cards": (cards, CARDS),
+    "straight cards": (partial(cards, straight=True), CARDS | {"straight": True}),
+}
 
 
 def of_kind(kind, digits: Dataset) -> Dataset:

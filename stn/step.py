@@ -31,8 +31,7 @@ def plain_step(model, data, recipe=TUTORIAL, lr_scale=1.0, optimizer_state=None)
     optimizer_state = optimizer_state or new_optimizer_state(model, recipe)
 
     def step(batch):
-        images, labels = data.batch(batch)
-        loss = F.nll_loss(model(images), labels)
+        loss = loss_of(model, *data.batch(batch))
         grads = torch.autograd.grad(loss, parameters, materialize_grads=True)  # 0 for one that has no part in it
         with torch.no_grad():
             if recipe.localisation_norm:
@@ -43,6 +42,11 @@ def plain_step(model, data, recipe=TUTORIAL, lr_scale=1.0, optimizer_state=None)
         return loss.detach()
 
     return step
+
+
+def loss_of(model, images, labels, *truth):
+    """Return the mean loss of a batch: a network's own, if it has a method `loss`."""
+    return model.loss(images, labels, *truth) if hasattr(model, "loss") else F.nll_loss(model(images), labels)
 
 
 def trainable(model):
