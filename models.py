@@ -93,10 +93,18 @@ class Net(nn.Module):
         """
         if self.bypass_localisation:
             return torch.eye(3, dtype=x.dtype, device=x.device).expand(len(x), 3, 3)
-        total = warps.matrix(self.localise(self.look(x)))
+        return self.homographies(x)[-1]
+
+    def homographies(self, x):
+        """List the transforms after each pass, [(B, 3, 3), ...]; see `homography`."""
+        found = [warps.matrix(self.localise(self.look(x)))]
         for _ in range(self.passes - 1):
-            total = total @ warps.matrix(self.localise(self.view(x, total)))
-        return total
+            found.append(self.refine(x, found[-1]))
+        return found
+
+    def refine(self, x, homographies):
+        """Look at the images as they are warped so far, and return the transforms composed with the answer."""
+        return homographies @ warps.matrix(self.localise(self.view(x, homographies)))
 
     def look(self, x):
         """Return what the localisation network sees before any warp."""
@@ -162,11 +170,11 @@ class Net_Card(Net_CoordConv):
     """Finds a card in a scene (see stn/cards.py) and reads its number: (B, 1, 128, 128) bytes -> (B, 10, 6).
 
     The transform, affine here, maps points of the straightened scene, where the card lies in the middle, to the scene.
-    The localisation network looks at the scene at a quarter of its size, then, with more passes, at what is straightened
-    so far. The classifier of the study reads each of the six cells of a strip of the straightened scene. Strips that
+    The localisation network looks at the scene at a quarter of its size, then, with more passes, from nearer at what is
+    straightened so far. The classifier of the study reads each of the six cells of a strip of the straightened scene. Strips that
     are straight already, (B, 1, 28, 133), are only read.
 
-    taught_corners: the weight of a second loss, on where the corners of the card are found.
+    taught_corners: the weight of a second loss, on where the corners of the card are found, after every pass.
     """
 
     localisation = ((16, 5), (32, 5), 800, 64)
@@ -179,9 +187,11 @@ class Net_Card(Net_CoordConv):
         """Shrink scenes in [0, 1] to what the localisation network sees, (B, 1, 32, 32)."""
         return standardised(F.avg_pool2d(x, 4))
 
-    def view(self, x, homographies):
-        """Straighten scenes in [0, 1] to what the localisation network sees next, (B, 1, 32, 32)."""
-        return standardised(warps.homography_warp(F.avg_pool2d(x, 2), homographies, size=(32, 32)))
+    def refine(self, x, homographies):
+        """Look at the middle of scenes in [0, 1] as they are straightened so far, at (B, 1, 32, 32)."""
+        near, far = cards.closer(x.dtype, x.device)
+        seen = warps.homography_warp(F.avg_pool2d(x, 2), homographies @ near, size=(32, 32))
+        return homographies @ near @ warps.matrix(self.localise(standardised(seen))) @ far
 
     def homography(self, x):
         return super().homography(as_floats(x))
@@ -199,10 +209,11 @@ class Net_Card(Net_CoordConv):
         """Return the mean loss of scenes; homographies (B, 3, 3) are the true ones."""
         if not self.taught_corners:
             return F.nll_loss(self(images), labels)
-        found = self.homography(images)
-        misses = cards.card_corners(found) - cards.card_corners(homographies)
-        read = F.nll_loss(self.classify(cards.strips(as_floats(images), found)), labels)
-        return read + self.taught_corners * F.smooth_l1_loss(misses, torch.zeros_like(misses), beta=0.1)
+        scenes, corners = as_floats(images), cards.card_corners(homographies)
+        found = self.homographies(scenes)
+        read = F.nll_loss(self.classify(cards.strips(scenes, found[-1])), labels)
+        misses = [F.smooth_l1_loss(cards.card_corners(after), corners, beta=0.1) for after in found]
+        return read + self.taught_corners * sum(misses)
 
 
 class Net_Card_Homography(Net_Card):

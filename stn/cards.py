@@ -21,6 +21,7 @@ NUMBER_X, NUMBER_Y = 8, 36  # upper left of the number's field, in pixels of the
 NUMBER_WIDTH = CELL + (N_DIGITS - 1) * PITCH
 STRIDE = 28 * PITCH // CELL  # from one cell of 28×28 to the next in a strip, the straightened number
 STRIP = (28, 28 + (N_DIGITS - 1) * STRIDE)
+NEAR_X, NEAR_Y = 0.8, 0.55  # how much of a straightened scene is seen from nearer: the card fills nine tenths
 STRENGTHS = {"weak": 0.5, "middle": 1.0, "strong": 1.5}
 ROTATION, SCALE, CORNER, SHIFT = 25.0, 0.15, 3.3, 11.0  # degrees, share, pixels (sigma), pixels: at strength 1
 MARGIN = 2  # pixels from the card to the edge of what is seen
@@ -146,6 +147,14 @@ def places_in_the_middle(dtype, device):
     x, y = NUMBER_X + (NUMBER_WIDTH - CARD_WIDTH) / 2, NUMBER_Y + (CELL - CARD_HEIGHT) / 2  # its centre from the card's
     field = np.array([[NUMBER_WIDTH, 0, 2 * x], [0, CELL, 2 * y], [0, 0, SCENE]]) / SCENE
     return corners, torch.tensor(field, dtype=dtype, device=device)
+
+
+@lru_cache
+@torch.inference_mode(False)
+def closer(dtype, device):
+    """Return the map from a view that the card in the middle fills, with a margin, to the scene, and its inverse."""
+    near = torch.tensor([NEAR_X, NEAR_Y, 1], dtype=dtype, device=device)
+    return near.diag(), near.reciprocal().diag()
 
 
 def card_corners(homographies):

@@ -1,0 +1,128 @@
+"""How well cards are found and their numbers read: numbers for results.json, and pictures.
+
+Nobody tells a network where a card lies in its straightened scene, if numbers alone are taught. So one constant
+homography, fitted on training cards, aligns that frame with the card before corners and outlines are measured.
+"""
+
+import numpy as np
+import torch
+from matplotlib.path import Path
+from matplotlib.transforms import Bbox
+
+from lab import figures
+from stn import cards, measures, warps
+from stn.card_data import scenes, sources_of
+from stn.measures import TransformerMeasures, batches, homographies
+
+N_ALIGNED = N_CURVE = 1000  # training scenes for the alignment; test scenes for each strength
+ALIGNMENT_SEED, CURVE_SEED = 1, 2  # of those
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+N_SHOWN = 12  # test scenes in a picture
+PIXELS = cards.SCENE / 2  # of one unit of warps.py's coordinates
+
+
+def of_transformer(model, data):
+    """Measure a network on the test scenes of `data`, and on scenes of several strengths.
+
+    The numbers:
+
+    digits_read: of all digits, in %. (Numbers read whole are the run's accuracy.)
+    iou, iou_95: the outline's intersection over union with the card, in the card's own frame (SmartDoc 2015), in the
+        mean; and the share of scenes where it is 0.95 or more.
+    corner_error, corner_error_p95: the mean distance of the four corners from the true ones, in % of the card's
+        diagonal: median and 95th percentile.
+    by_strength: lists of the strengths, and of numbers_read and digits_read (%), iou and corner_error at each.
+
+    Of strips that are straight already only what is read is told. The homographies are the network's own, not aligned.
+    """
+    model.eval()
+    straight = data.description.get("straight", False)
+    alignment = None if straight else alignment_of(model, data)
+    sources, found = sources_of(data.clean, "test", data.backgrounds), []
+    for strength in STRENGTHS:
+        drawn = scenes(sources, N_CURVE, CURVE_SEED, strength, straight)
+        found.append(measured(model, *(part.to(data.test_images.device) for part in drawn), alignment))
+    curve = {name: [each[name] for each in found] for name in found[0] if not name.endswith("95")}
+    numbers = measured(model, data.test_images, data.test_labels, data.test_homographies, alignment)
+    del numbers["numbers_read"]
+    transforms = None if straight else homographies(model, data.test_images)
+    return TransformerMeasures(numbers | {"by_strength": {"strength": list(STRENGTHS)} | curve}, transforms, None)
+
+
+@torch.inference_mode()
+def measured(model, images, labels, truth, alignment):
+    """Return the numbers of one set of scenes, see `of_transformer`; truth: the true homographies (N, 3, 3)."""
+    right = torch.cat([model(batch).argmax(1) for batch in batches(images)]) == labels
+    numbers = {"numbers_read": 100 * float(right.all(1).double().mean())}
+    numbers["digits_read"] = 100 * float(right.double().mean())
+    if alignment is None:
+        return numbers
+    found = homographies(model, images).double() @ alignment
+    overlaps = iou(torch.linalg.inv(truth.double()) @ found)
+    ours, theirs = (cards.card_corners(each) for each in (found, truth.double()))
+    diagonals = (theirs - theirs.roll(2, 1)).norm(dim=2).mean(1)
+    errors = 100 * ((ours - theirs).norm(dim=2).mean(1) / diagonals).cpu().numpy()
+    numbers |= {"iou": float(overlaps.mean()), "iou_95": float((overlaps >= 0.95).mean())}
+    return numbers | {"corner_error": float(np.median(errors)), "corner_error_p95": float(np.quantile(errors, 0.95))}
+
+
+def alignment_of(model, data):
+    """Fit the constant homography from the card's nominal place to where the network's own frame has it, (3, 3).
+
+    It takes the median place of each corner in training scenes of full strength.
+    """
+    drawn = scenes(sources_of(data.clean, "train", "train"), N_ALIGNED, ALIGNMENT_SEED, 1.0)
+    device = data.test_images.device
+    found = homographies(model, drawn.images.to(device)).double()
+    corners = cards.card_corners(torch.linalg.inv(found) @ drawn.homographies.to(device).double())
+    middle = corners.median(0, keepdim=True).values.cpu().numpy()
+    return torch.from_numpy(cards.homographies_to(middle)[0]).to(device)
+
+
+def iou(outlines):
+    """Return the intersection over union of cards and outlines, (N,) float64.
+
+    outlines (N, 3, 3) map the card's nominal place to where its outline lies in the card's own frame. One that crosses
+    the horizon has no overlap.
+    """
+    corners = cards.card_corners(outlines)
+    nominal, _ = cards.places_in_the_middle(corners.dtype, corners.device)
+    weights = torch.cat([nominal, torch.ones_like(nominal[..., :1])], 2) @ outlines.transpose(1, 2)
+    behind = (weights[..., 2] <= 0).any(1).cpu().numpy()
+    card = nominal[0].cpu().numpy()
+    box, area = Bbox(card[[0, 2]]), polygon_area(card)
+    found = np.zeros(len(corners))
+    for number, outline in enumerate(corners.cpu().numpy()):
+        if not behind[number]:
+            parts = Path(np.vstack([outline, outline[:1]])).clip_to_bbox(box).to_polygons()
+            common = sum(polygon_area(part) for part in parts)
+            found[number] = common / (area + polygon_area(outline) - common)
+    return found
+
+
+def polygon_area(points):
+    """Return the area of a simple polygon (N, 2), by the shoelace formula."""
+    x, y = np.asarray(points, float).T
+    return abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
+@torch.inference_mode()
+def draw_transforms(model, data, title, n=N_SHOWN):
+    """Draw the first test scenes with the outlines that were found, and the strips that are read, with the digits."""
+    model.eval()
+    images = data.test_images[:n]
+    strips = model.transform(images)
+    read = model.classify(strips).argmax(1).tolist()
+    outlines = None
+    if not data.description.get("straight"):
+        found = model.homography(images)
+        outlines = warps.to_pixels(cards.card_corners(found), cards.SCENE, cards.SCENE).cpu().numpy()
+    labels = data.test_labels[:n].tolist()
+    texts = [("".join(map(str, ours)), ours == label) for ours, label in zip(read, labels, strict=True)]
+    strips = strips / 255 if strips.dtype == torch.uint8 else strips
+    return figures.cards_read(images[:, 0].cpu().numpy(), outlines, strips[:, 0].cpu().numpy(), texts, title)
+
+
+def picture(model, data):
+    """Return the same as a picture (H, W, 3) of bytes, for TensorBoard."""
+    return figures.as_picture(draw_transforms(model, data, ""))
