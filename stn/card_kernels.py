@@ -9,7 +9,7 @@ from numba import njit
 
 from stn.cards import CARD_HEIGHT, CARD_WIDTH, CELL, N_DIGITS, N_LINES, NUMBER_WIDTH, NUMBER_X, NUMBER_Y, PITCH, SCENE
 
-OPTIONS = {"boundscheck": False, "error_model": "numpy", "cache": True}  # no fastmath: see above
+OPTIONS = {"boundscheck": False, "error_model": "numpy", "cache": True, "_nrt": False}  # no fastmath: see above
 PAD = 2  # pixels around the frame, for the blur
 F = np.float32
 ZERO, HALF, ONE, TWO, THREE, WHITE = F(0), F(0.5), F(1), F(2), F(3), F(255)
@@ -20,39 +20,39 @@ PRINT_X, PRINT_Y, PRINT_STEP = 34, 8, 7
 
 
 @njit(**OPTIONS)
-def render(images, digits, chosen, bank, noise, maps, edges, looks, with_card):
+def render(frame, card, number, ramp, sums, places, us, vs, covers, images, digits, chosen, bank, noise, maps, edges, looks, with_card):
     """Draw the images (n, 128, 128).
 
     The maps (n, 3, 3) are from pixels of the scene to those of the card; edges (n, 4, 3) are the distances from the
     card's sides, positive inside.
     """
-    frame = np.empty((SCENE + 2 * PAD, SCENE + 2 * PAD), np.float32)
-    card = np.empty(CARD_HEIGHT * CARD_WIDTH, np.float32)
-    number = np.empty((CELL, NUMBER_WIDTH), np.uint8)
-    ramp = np.arange(SCENE).astype(np.float32)
-    sums = np.empty(SCENE, np.float32)
-    places = np.empty(SCENE, np.int32)
-    work = np.empty((3, SCENE), np.float32)
     for i in range(len(images)):
         look = looks[i]
         top, bottom, left, right = look.top, look.bottom, look.left, look.right
+        xs = ramp[left:right]
         if with_card:
             draw_number(number, digits, chosen[i])
-            draw_card(card.reshape(CARD_HEIGHT, CARD_WIDTH), number, look)
+            draw_card(card, number, look)
         sums[:] = ZERO
         for y in range(top, bottom):
+            fy = F(y)
             row = frame[y + PAD, PAD + left : PAD + right]
-            xs, fy = ramp[left:right], F(y)
-            texture = bank[look.texture, look.texture_y + y, look.texture_x : look.texture_x + SCENE]
-            background(row, texture[left:right], look.mirrored, look.brightness, look.contrast, sums)
+            start = look.texture_x + left
+            texture = bank[look.texture, look.texture_y + (SCENE - 1 - y if look.flipped else y), start : start + right - left]
+            background(row, texture, look.brightness, look.contrast)
+            if (right - left) * (bottom - top) < SCENE * SCENE:
+                add(sums, row)
             if with_card:
                 first, last = interval(edges[i], y, left, right)
                 if first < last:
-                    inside = frame[y + PAD, PAD + first : PAD + last]
-                    paste(inside, ramp[first:last], fy, card, maps[i], edges[i], places, work)
+                    n = last - first
+                    locate(ramp[first:last], fy, maps[i], edges[i], places, us, vs, covers)
+                    paste(frame[y + PAD, PAD + first : PAD + last], card.reshape(CARD_HEIGHT * CARD_WIDTH), places[:n], us[:n], vs[:n], covers[:n])
                 if look.finger_radius > ZERO:
                     touch(row, xs, fy, maps[i], look)
-            shine(row, xs, fy, look.light, look.shadow, look.depth)
+            shine(row, xs, fy, look.light)
+            if look.depth > ZERO:
+                shade(row, xs, fy, look.shadow, look.depth)
         total = ZERO
         for x in range(right - left):
             total += sums[x]
@@ -117,15 +117,14 @@ def draw_card(card, number, look):
 
 
 @njit(**OPTIONS)
-def background(row, texture, mirrored, brightness, contrast, sums):
-    n = len(row)
-    if mirrored:
-        for x in range(n):
-            row[x] = min(max(brightness + contrast * (texture[n - 1 - x] - HALF), ZERO), WHITE)
-    else:
-        for x in range(n):
-            row[x] = min(max(brightness + contrast * (texture[x] - HALF), ZERO), WHITE)
-    for x in range(n):
+def background(row, texture, brightness, contrast):
+    for x in range(len(row)):
+        row[x] = min(max(brightness + contrast * F(texture[x]), ZERO), WHITE)
+
+
+@njit(**OPTIONS)
+def add(sums, row):
+    for x in range(len(row)):
         sums[x] += row[x]
 
 
@@ -145,16 +144,14 @@ def interval(edges, y, left, right):
 
 
 @njit(**OPTIONS)
-def paste(row, xs, y, card, m, edges, places, work):
-    """Lay the card over the pixels xs of a row, by the share of each that it covers."""
-    n = len(row)
+def locate(xs, y, m, edges, places, us, vs, covers):
+    """Find where in the card the pixels xs of a row lie, and which share of each it covers."""
     ux, vx, wx = m[0, 0], m[1, 0], m[2, 0]
     uy, vy, wy = m[0, 1] * y + m[0, 2], m[1, 1] * y + m[1, 2], m[2, 1] * y + m[2, 2]
     e0, e1, e2, e3 = edges[0, 0], edges[1, 0], edges[2, 0], edges[3, 0]
     k0, k1 = edges[0, 1] * y + edges[0, 2] + HALF, edges[1, 1] * y + edges[1, 2] + HALF
     k2, k3 = edges[2, 1] * y + edges[2, 2] + HALF, edges[3, 1] * y + edges[3, 2] + HALF
-    covers, us, vs = work[0], work[1], work[2]
-    for j in range(n):
+    for j in range(len(xs)):
         x = xs[j]
         w = ONE / max(wx * x + wy, SMALLEST)
         u = min(max((ux * x + uy) * w, ZERO), RIGHT)
@@ -164,7 +161,12 @@ def paste(row, xs, y, card, m, edges, places, work):
         places[j] = line * np.int32(CARD_WIDTH) + column
         cover = min(min(e0 * x + k0, e1 * x + k1), min(e2 * x + k2, e3 * x + k3))
         covers[j] = min(max(cover, ZERO), ONE)
-    for j in range(n):
+
+
+@njit(**OPTIONS)
+def paste(row, card, places, us, vs, covers):
+    """Lay the card over a row."""
+    for j in range(len(row)):
         p = np.uint64(places[j])
         upper = card[p] + us[j] * (card[p + np.uint64(1)] - card[p])
         p += np.uint64(CARD_WIDTH)
@@ -193,14 +195,20 @@ def touch(row, xs, y, m, look):
 
 
 @njit(**OPTIONS)
-def shine(row, xs, y, light, shadow, depth):
-    """Light a row from one side, and darken what lies in the shadow."""
-    lx, sx = light[0], shadow[0]
-    ly, sy = light[1] * y + light[2], shadow[1] * y + shadow[2]
+def shine(row, xs, y, light):
+    """Light a row from one side."""
+    lx, ly = light[0], light[1] * y + light[2]
     for j in range(len(row)):
-        x = xs[j]
-        t = min(max(sx * x + sy, ZERO), ONE)
-        row[j] *= (lx * x + ly) * (ONE - depth * t * t * (THREE - TWO * t))
+        row[j] *= lx * xs[j] + ly
+
+
+@njit(**OPTIONS)
+def shade(row, xs, y, shadow, depth):
+    """Darken what lies in the shadow."""
+    sx, sy = shadow[0], shadow[1] * y + shadow[2]
+    for j in range(len(row)):
+        t = min(max(sx * xs[j] + sy, ZERO), ONE)
+        row[j] *= ONE - depth * t * t * (THREE - TWO * t)
 
 
 @njit(**OPTIONS)
