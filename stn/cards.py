@@ -236,8 +236,7 @@ def render(digits, chosen, bank, homographies, look, with_card=True):
     edges = np.concatenate([normals, -(normals * corners).sum(2, keepdims=True)], 2)  # inside it is positive
     images = np.empty((len(look), SCENE, SCENE), np.uint8)
     arguments = chosen, np.ascontiguousarray(bank), stored_noise(), maps.astype(np.float32), edges.astype(np.float32)
-    E = np.empty
-    card_kernels.render(E((132,132),np.float32),E((58,92),np.float32),E((16,76),np.uint8),np.arange(128).astype(np.float32),E(128,np.float32),E(128,np.int32),E(128,np.float32),E(128,np.float32),E(128,np.float32),images, np.ascontiguousarray(digits), *arguments, look, with_card)
+    card_kernels.render(images, np.ascontiguousarray(digits), *arguments, look, with_card)
     return images
 
 
