@@ -1,101 +1,46 @@
 """The loops of `cards`, compiled by Numba. (Importing this file imports Numba.)
 
 Everything is float32, in loops over a row that LLVM turns into vectors; no sum depends on their width, so the bytes are
-the same on every machine.
+the same on every machine. Rows are sliced in the innermost functions: in `render` each slice would count references.
 """
 
 import numpy as np
 from numba import njit
 
-from stn.cards import CARD_HEIGHT, CARD_WIDTH, CELL, N_DIGITS, N_LINES, NUMBER_WIDTH, NUMBER_X, NUMBER_Y, PITCH, SCENE
+from stn.cards import (
+    CARD_HEIGHT,
+    CARD_WIDTH,
+    CELL,
+    N_DIGITS,
+    N_LINES,
+    NUMBER_WIDTH,
+    NUMBER_X,
+    NUMBER_Y,
+    PITCH,
+    SCENE,
+)
+from stn.fast_conv_kernels import OPTIONS, compiled
 
-OPTIONS = {"boundscheck": False, "error_model": "numpy", "cache": True}  # no fastmath: see above
 PAD = 2  # pixels around the frame, for the blur
 F = np.float32
 ZERO, HALF, ONE, TWO, THREE, WHITE = F(0), F(0.5), F(1), F(2), F(3), F(255)
 SMALLEST = F(0.1)  # denominator, as in warps.py
 RIGHT, LOW = F(CARD_WIDTH - 1), F(CARD_HEIGHT - 1)
+LAST_COLUMN, LAST_LINE, WIDTH = np.int32(CARD_WIDTH - 2), np.int32(CARD_HEIGHT - 2), np.int32(CARD_WIDTH)
 BOX = 6, 6, 26, 32  # the portrait: left, top, right, bottom
 PRINT_X, PRINT_Y, PRINT_STEP = 34, 8, 7
 
 
 @njit(**OPTIONS)
-def render(images, digits, chosen, bank, noise, maps, edges, looks, with_card):
-    """Draw the images (n, 128, 128).
-
-    The maps (n, 3, 3) are from pixels of the scene to those of the card; edges (n, 4, 3) are the distances from the
-    card's sides, positive inside.
-    """
-    frame = np.empty((SCENE + 2 * PAD, SCENE + 2 * PAD), np.float32)
-    card = np.empty(CARD_HEIGHT * CARD_WIDTH, np.float32)
-    number = np.empty((CELL, NUMBER_WIDTH), np.uint8)
-    ramp = np.arange(SCENE).astype(np.float32)
-    sums = np.empty(SCENE, np.float32)
-    places = np.empty(SCENE, np.int32)
-    work = np.empty((3, SCENE), np.float32)
-    for i in range(len(images)):
-        look = looks[i]
-        top, bottom, left, right = look.top, look.bottom, look.left, look.right
-        if with_card:
-            draw_number(number, digits, chosen[i])
-            draw_card(card.reshape(CARD_HEIGHT, CARD_WIDTH), number, look)
-        sums[:] = ZERO
-        for y in range(top, bottom):
-            row = frame[y + PAD, PAD + left : PAD + right]
-            xs, fy = ramp[left:right], F(y)
-            texture = bank[look.texture, look.texture_y + y, look.texture_x : look.texture_x + SCENE]
-            background(row, texture[left:right], look.mirrored, look.brightness, look.contrast, sums)
-            if with_card:
-                first, last = interval(edges[i], y, left, right)
-                if first < last:
-                    inside = frame[y + PAD, PAD + first : PAD + last]
-                    paste(inside, ramp[first:last], fy, card, maps[i], edges[i], places, work)
-                if look.finger_radius > ZERO:
-                    touch(row, xs, fy, maps[i], look)
-            shine(row, xs, fy, look.light, look.shadow, look.depth)
-        total = ZERO
-        for x in range(right - left):
-            total += sums[x]
-        surround(frame, top + PAD, bottom + PAD, left + PAD, right + PAD)
-        image = images[i]
-        image[:] = np.uint8(total / F((right - left) * (bottom - top)) + HALF)
-        for y in range(top, bottom):
-            here, dx, dy = y + PAD, look.blur_x, look.blur_y
-            start, stop = PAD + left, PAD + right
-            finish(
-                image[y, left:right],
-                frame[here, start:stop],
-                frame[here - dy, start - dx : stop - dx],
-                frame[here + dy, start + dx : stop + dx],
-                noise[look.noise_y + y, look.noise_x + left : look.noise_x + right],
-                look.blur,
-                look.noise,
-            )
-
-
-@njit(**OPTIONS)
-def draw_number(number, digits, chosen):
-    """Put digits side by side; where their cells overlap the greater one counts."""
-    number[:] = 0
-    for k in range(N_DIGITS):
-        for y in range(CELL):
-            row, digit = number[y, k * PITCH : k * PITCH + CELL], digits[chosen[k], y]
-            for x in range(CELL):
-                row[x] = max(row[x], digit[x])
-
-
-@njit(**OPTIONS)
-def draw_card(card, number, look):
-    """Draw the card (58, 92) as it is before it is photographed."""
+def draw_card(card, number, digits, chosen, look):
+    """Draw the card (58·92,) as it is before it is photographed; `number` (16, 76) is overwritten."""
+    card = card.reshape(CARD_HEIGHT, CARD_WIDTH)
     card[:] = look.paper
-    card[0] = look.border
-    card[CARD_HEIGHT - 1] = look.border
-    card[:, 0] = look.border
-    card[:, CARD_WIDTH - 1] = look.border
+    card[0] = card[CARD_HEIGHT - 1] = card[:, 0] = card[:, CARD_WIDTH - 1] = look.border
     left, top, right, bottom = BOX
     narrow, broad = ONE / (look.head_radius * look.head_radius), ONE / (look.shoulders * look.shoulders)
     for y in range(top, bottom):
-        up, down = F(y) - look.head_y, F(y) - F(bottom)
+        up, down = F(y) - look.head_y, F(y - bottom)
         for x in range(left, right):
             side = F(x) - look.head_x
             head = ONE - (side * side + up * up * F(0.6)) * narrow
@@ -103,12 +48,16 @@ def draw_card(card, number, look):
             cover = min(max(max(head, shoulders) * THREE + HALF, ZERO), ONE)
             card[y, x] = look.box + (look.head - look.box) * cover
     for line in range(N_LINES):
-        bits = look.bits[line]
-        y = PRINT_Y + line * PRINT_STEP
-        for k in range(16 + (bits >> 28) % 10):  # runs of 2 pixels
+        bits, y = look.bits[line], PRINT_Y + line * PRINT_STEP
+        for k in range(16 + (bits >> 28) % 10):  # dark or not, 2 pixels wide and high
             if bits >> k & 1:
-                x = PRINT_X + 2 * k
-                card[y, x] = card[y, x + 1] = card[y + 1, x] = card[y + 1, x + 1] = look.print
+                card[y : y + 2, PRINT_X + 2 * k : PRINT_X + 2 * k + 2] = look.print
+    number[:] = 0
+    for k in range(N_DIGITS):
+        for y in range(CELL):
+            row, digit = number[y, k * PITCH : k * PITCH + CELL], digits[chosen[k], y]
+            for x in range(CELL):
+                row[x] = max(row[x], digit[x])
     dark = (look.ink - look.paper) / WHITE
     for y in range(CELL):
         row, ink = card[NUMBER_Y + y, NUMBER_X : NUMBER_X + NUMBER_WIDTH], number[y]
@@ -117,16 +66,24 @@ def draw_card(card, number, look):
 
 
 @njit(**OPTIONS)
-def background(row, texture, mirrored, brightness, contrast, sums):
-    n = len(row)
-    if mirrored:
-        for x in range(n):
-            row[x] = min(max(brightness + contrast * (texture[n - 1 - x] - HALF), ZERO), WHITE)
-    else:
-        for x in range(n):
-            row[x] = min(max(brightness + contrast * (texture[x] - HALF), ZERO), WHITE)
-    for x in range(n):
-        sums[x] += row[x]
+def background(frame, y, bank, look):
+    row = frame[y + PAD, PAD : PAD + SCENE]
+    line = look.texture_y + (SCENE - 1 - y if look.flipped else y)
+    texture = bank[look.texture, line, look.texture_x : look.texture_x + SCENE]
+    brightness, contrast = look.brightness, look.contrast
+    for x in range(SCENE):
+        row[x] = min(max(brightness + contrast * F(texture[x]), ZERO), WHITE)
+
+
+@njit(**OPTIONS)
+def mean(frame, top, bottom, left, right):
+    """The mean byte from top to bottom and left to right: a sum of integers, whose order does not matter."""
+    total = 0
+    for y in range(top, bottom):
+        row = frame[y + PAD, PAD + left : PAD + right]
+        for x in range(len(row)):
+            total += np.int32(row[x] + HALF)
+    return np.uint8(total / ((bottom - top) * (right - left)) + 0.5)
 
 
 @njit(**OPTIONS)
@@ -145,26 +102,36 @@ def interval(edges, y, left, right):
 
 
 @njit(**OPTIONS)
-def paste(row, xs, y, card, m, edges, places, work):
-    """Lay the card over the pixels xs of a row, by the share of each that it covers."""
-    n = len(row)
+def locate(work, places, first, last, row, m, edges):
+    """Find where in the card the pixels of a row lie, and which share of each it covers.
+
+    `places` becomes the upper left of four pixels of the card, `work` how far to the right and below of it, and the
+    share.
+    """
+    us, vs, covers, y = work[0], work[1], work[2], F(row)
     ux, vx, wx = m[0, 0], m[1, 0], m[2, 0]
     uy, vy, wy = m[0, 1] * y + m[0, 2], m[1, 1] * y + m[1, 2], m[2, 1] * y + m[2, 2]
     e0, e1, e2, e3 = edges[0, 0], edges[1, 0], edges[2, 0], edges[3, 0]
     k0, k1 = edges[0, 1] * y + edges[0, 2] + HALF, edges[1, 1] * y + edges[1, 2] + HALF
     k2, k3 = edges[2, 1] * y + edges[2, 2] + HALF, edges[3, 1] * y + edges[3, 2] + HALF
-    covers, us, vs = work[0], work[1], work[2]
-    for j in range(n):
-        x = xs[j]
+    start = F(first)
+    for j in range(last - first):
+        x = start + F(np.int32(j))
         w = ONE / max(wx * x + wy, SMALLEST)
         u = min(max((ux * x + uy) * w, ZERO), RIGHT)
         v = min(max((vx * x + vy) * w, ZERO), LOW)
-        column, line = min(np.int32(u), np.int32(CARD_WIDTH - 2)), min(np.int32(v), np.int32(CARD_HEIGHT - 2))
+        column, line = min(np.int32(u), LAST_COLUMN), min(np.int32(v), LAST_LINE)
         us[j], vs[j] = u - F(column), v - F(line)
-        places[j] = line * np.int32(CARD_WIDTH) + column
+        places[j] = line * WIDTH + column
         cover = min(min(e0 * x + k0, e1 * x + k1), min(e2 * x + k2, e3 * x + k3))
         covers[j] = min(max(cover, ZERO), ONE)
-    for j in range(n):
+
+
+@njit(**OPTIONS)
+def paste(frame, y, first, last, card, work, places):
+    """Lay the card over a row."""
+    row, us, vs, covers = frame[y + PAD, PAD + first : PAD + last], work[0], work[1], work[2]
+    for j in range(len(row)):
         p = np.uint64(places[j])
         upper = card[p] + us[j] * (card[p + np.uint64(1)] - card[p])
         p += np.uint64(CARD_WIDTH)
@@ -173,14 +140,15 @@ def paste(row, xs, y, card, m, edges, places, work):
 
 
 @njit(**OPTIONS)
-def touch(row, xs, y, m, look):
+def touch(frame, row, m, look):
     """Lay a finger over a row."""
+    y, out = F(row), frame[row + PAD, PAD : PAD + SCENE]
     ux, vx, wx = m[0, 0], m[1, 0], m[2, 0]
     uy, vy, wy = m[0, 1] * y + m[0, 2], m[1, 1] * y + m[1, 2], m[2, 1] * y + m[2, 2]
     tip_x, tip_y, dx, dy = look.finger_x, look.finger_y, look.finger_dx, look.finger_dy
     radius, grey = look.finger_radius, look.finger
-    for j in range(len(row)):
-        x = xs[j]
+    for j in range(SCENE):
+        x = F(np.int32(j))
         w = ONE / max(wx * x + wy, SMALLEST)
         u, v = (ux * x + uy) * w - tip_x, (vx * x + vy) * w - tip_y
         along = max(u * dx + v * dy, ZERO)
@@ -189,38 +157,89 @@ def touch(row, xs, y, m, look):
         far = np.sqrt(u * u + v * v)
         cover = min(max(radius - far + HALF, ZERO), ONE)
         share = min(far / radius, ONE)
-        row[j] += cover * (grey * (ONE - F(0.35) * share * share) - row[j])
+        out[j] += cover * (grey * (ONE - F(0.35) * share * share) - out[j])
 
 
 @njit(**OPTIONS)
-def shine(row, xs, y, light, shadow, depth):
-    """Light a row from one side, and darken what lies in the shadow."""
-    lx, sx = light[0], shadow[0]
-    ly, sy = light[1] * y + light[2], shadow[1] * y + shadow[2]
-    for j in range(len(row)):
-        x = xs[j]
-        t = min(max(sx * x + sy, ZERO), ONE)
-        row[j] *= (lx * x + ly) * (ONE - depth * t * t * (THREE - TWO * t))
+def shine(frame, y, light):
+    """Light a row from one side."""
+    row, lx, ly = frame[y + PAD, PAD : PAD + SCENE], light[0], light[1] * F(y) + light[2]
+    for x in range(SCENE):
+        row[x] *= lx * F(np.int32(x)) + ly
+
+
+@njit(**OPTIONS)
+def shade(frame, y, shadow, depth):
+    """Darken what lies in the shadow."""
+    row, sx, sy = frame[y + PAD, PAD : PAD + SCENE], shadow[0], shadow[1] * F(y) + shadow[2]
+    if sy <= ZERO and sx * F(SCENE) + sy <= ZERO:
+        return
+    for x in range(SCENE):
+        t = min(max(sx * F(np.int32(x)) + sy, ZERO), ONE)
+        row[x] *= ONE - depth * t * t * (THREE - TWO * t)
 
 
 @njit(**OPTIONS)
 def surround(frame, top, bottom, left, right):
     """Continue what is seen beyond its edges."""
-    for y in range(top, bottom):
-        row = frame[y]
-        for k in range(1, PAD + 1):
-            row[left - k] = row[left]
-            row[right - 1 + k] = row[right - 1]
-    for k in range(1, PAD + 1):
-        for x in range(left - PAD, right + PAD):
-            frame[top - k, x] = frame[top, x]
-            frame[bottom - 1 + k, x] = frame[bottom - 1, x]
+    for y in range(top + PAD, bottom + PAD):
+        for k in range(PAD):
+            frame[y, left + k] = frame[y, left + PAD]
+            frame[y, right + PAD + k] = frame[y, right + PAD - 1]
+    for k in range(PAD):
+        frame[top + k] = frame[top + PAD]
+        frame[bottom + PAD + k] = frame[bottom + PAD - 1]
 
 
 @njit(**OPTIONS)
-def finish(out, here, before, after, noise, blur, sigma):
+def finish(image, y, frame, noise, look):
     """Blur and disturb a row, and round it to bytes."""
-    middle = ONE - TWO * blur
+    out, dx, dy = image[y, look.left : look.right], look.blur_x, look.blur_y
+    left, right = PAD + look.left, PAD + look.right
+    here = frame[y + PAD, left:right]
+    before, after = frame[y + PAD - dy, left - dx : right - dx], frame[y + PAD + dy, left + dx : right + dx]
+    grain = noise[look.noise_y + y, look.noise_x : look.noise_x + SCENE]
+    blur, middle, sigma = look.blur, ONE - TWO * look.blur, look.noise
     for x in range(len(out)):
-        value = middle * here[x] + blur * (before[x] + after[x]) + sigma * F(noise[x])
+        value = middle * here[x] + blur * (before[x] + after[x]) + sigma * F(grain[x])
         out[x] = np.uint8(np.int32(min(max(value, ZERO), WHITE) + HALF))
+
+
+def render(images, digits, chosen, bank, noise, maps, edges, looks, with_card):
+    """Draw the images (n, 128, 128).
+
+    The maps (n, 3, 3) are from pixels of the scene to those of the card; edges (n, 4, 3) are the distances from the
+    card's sides, positive inside.
+    """
+    frame = np.empty((SCENE + 2 * PAD, SCENE + 2 * PAD), np.float32)
+    card = np.empty(CARD_HEIGHT * CARD_WIDTH, np.float32)
+    number = np.empty((CELL, NUMBER_WIDTH), np.uint8)
+    work, places = np.empty((3, SCENE), np.float32), np.empty(SCENE, np.int32)
+    for i in range(len(images)):
+        look = looks[i]
+        top, bottom, left, right = look.top, look.bottom, look.left, look.right
+        for y in range(top, bottom):
+            background(frame, y, bank, look)
+        if bottom - top + right - left < 2 * SCENE:
+            bars = mean(frame, top, bottom, left, right)
+            images[i, :top], images[i, bottom:], images[i, :, :left], images[i, :, right:] = bars, bars, bars, bars
+        if with_card:
+            draw_card(card, number, digits, chosen[i], look)
+            for y in range(top, bottom):
+                first, last = interval(edges[i], y, left, right)
+                if first < last:
+                    locate(work, places, first, last, y, maps[i], edges[i])
+                    paste(frame, y, first, last, card, work, places)
+            if look.finger_radius > ZERO:
+                for y in range(top, bottom):
+                    touch(frame, y, maps[i], look)
+        for y in range(top, bottom):
+            shine(frame, y, look.light)
+            if look.depth > ZERO:
+                shade(frame, y, look.shadow, look.depth)
+        surround(frame, top, bottom, left, right)
+        for y in range(top, bottom):
+            finish(images[i], y, frame, noise, look)
+
+
+render = compiled(render)

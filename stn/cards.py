@@ -28,10 +28,10 @@ MARGIN = 2  # pixels from the card to the edge of what is seen
 NARROWEST = 0.72  # of the side: what is seen of a photograph that is not square
 PHOTOS = {"train": ("brick", "coffee", "chelsea"), "test": ("grass", "gravel", "retina")}
 TEXTURE = 256  # pixels, the side of a background
-NOISE = 512  # pixels, the side of the stored noise; 32 is one sigma
+NOISE = 256  # pixels, the side of the stored noise; 32 is one sigma
 N_LINES = 4  # of print
 LOOK = np.dtype(  # of a scene; grey is from 0 to 255, light is a factor, lines are a·x + b·y + c in pixels
-    [(name, np.int32) for name in ("texture", "texture_x", "texture_y", "mirrored", "top", "bottom", "left", "right")]
+    [(name, np.int32) for name in ("texture", "texture_x", "texture_y", "flipped", "top", "bottom", "left", "right")]
     + [(name, np.int32) for name in ("noise_x", "noise_y", "blur_x", "blur_y")]
     + [(name, np.float32) for name in ("brightness", "contrast", "paper", "ink", "border", "box", "head", "print")]
     + [(name, np.float32) for name in ("head_x", "head_y", "head_radius", "shoulders", "blur", "noise")]
@@ -112,11 +112,11 @@ def nominal_corners():
 
 
 def convex(corners):
-    """Tell which quadrilaterals (n, 4, 2) are convex by a wide margin: half of the right angle's area at each corner."""
+    """Tell which quadrilaterals (n, 4, 2) are convex by a wide margin: 0.3 of a rectangle at each corner."""
     sides = np.roll(corners, -1, 1) - corners
     before = np.roll(sides, 1, 1)
     area = before[..., 0] * sides[..., 1] - before[..., 1] * sides[..., 0]
-    return (area > 0.25 * CARD_WIDTH * CARD_HEIGHT * 0.6).all(1)
+    return (area > 0.3 * CARD_WIDTH * CARD_HEIGHT).all(1)
 
 
 def homographies_to(corners):
@@ -190,8 +190,9 @@ def looks(n, seed, strength, n_textures, seen):
     look["top"], look["bottom"], look["left"], look["right"] = seen.T
     look["texture"] = uniform(0, n_textures)
     look["texture_x"], look["texture_y"] = uniform(0, TEXTURE - SCENE), uniform(0, TEXTURE - SCENE)
-    look["mirrored"] = chance(0.5)
-    look["brightness"], look["contrast"] = 255 * uniform(0.2, 0.8), 255 * uniform(0.4, 1.3)
+    look["flipped"] = chance(0.5)
+    brightness, contrast = 255 * uniform(0.2, 0.8), uniform(0.4, 1.3)
+    look["brightness"], look["contrast"] = brightness - 127.5 * contrast, contrast
     paper = uniform(0.6, 1)
     look["paper"], look["ink"], look["border"] = 255 * paper, 255 * uniform(0, 0.35), 255 * paper * uniform(0.3, 0.7)
     look["print"] = 255 * paper * uniform(0.25, 0.6)
@@ -302,16 +303,16 @@ def quarters(values):
 
 @lru_cache
 def stored_noise():
-    """Gaussian noise (512, 512) int8, 32 is one sigma."""
+    """Gaussian noise (256, 256) int8, 32 is one sigma."""
     noise = np.random.default_rng(0).standard_normal((NOISE, NOISE))
     return np.rint(32 * noise).clip(-127, 127).astype(np.int8)
 
 
 @lru_cache
 def textures(split):
-    """Return the backgrounds of "train" or "test", (K, 256, 256) float32 from 0 to 1: no kind of them is in both.
+    """Return the backgrounds of "train" or "test", (K, 256, 256) uint8: no kind of them is in both.
 
-    Each has mean 0.5 and standard deviation 0.2 before what is beyond 0 and 1 is cut off.
+    Each has mean 127.5 and standard deviation 51 before what is beyond 0 and 255 is cut off.
     """
     grey = []
     for name in PHOTOS[split]:
@@ -327,7 +328,7 @@ def textures(split):
     n = TEXTURE**2  # sums of integers are exact
     mean = bank.sum((1, 2), keepdims=True) / n
     deviation = np.sqrt((bank * bank).sum((1, 2), keepdims=True) / n - mean * mean)
-    return (0.5 + 0.2 * (bank - mean) / deviation).clip(0, 1).astype(np.float32)
+    return np.rint(127.5 + 51 * (bank - mean) / deviation).clip(0, 255).astype(np.uint8)
 
 
 def smooth(rng, cells):
