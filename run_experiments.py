@@ -254,7 +254,8 @@ def prepare(options, jobs, on_progress=None):
             return "failed", unwritable(options.out, error)
         if here and options.device == "cpu" and not options.plain:  # compile before there are more workers
             for exp_id in {job.experiment.id for job in todo}:
-                networks[exp_id](torch.zeros(2, 1, 28, 28)).sum().backward()
+                side = 28 * settings[exp_id].data.get("canvas", 1)
+                networks[exp_id](torch.zeros(2, 1, side, side)).sum().backward()
     return "prepared", (options, jobs, note)
 
 

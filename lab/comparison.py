@@ -209,5 +209,7 @@ def by_data(record):
         if sigma := data.get("perspective_sigma"):
             usual = sigma == PERSPECTIVE_SIGMA
             title, prefix = f"{title} in perspective, {sigma} pixels", f"{prefix}Perspective{'' if usual else sigma}"
+        if "canvas" in data:
+            title, prefix = f"{title}, whole images", f"{prefix}Whole"
         found.setdefault((title, prefix), {})[name] = run
     return dict(sorted(found.items(), key=lambda item: (not item[0][0].startswith("MNIST"), item[0][1])))

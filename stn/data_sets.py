@@ -1,10 +1,14 @@
 """The data sets that are made of MNIST, or of digits of one's own, by the name that an `Experiment` has for them."""
 
 from stn.data import Dataset
-from stn.perspective import PERSPECTIVE, perspective
+from stn.perspective import PERSPECTIVE, WHOLE, perspective, whole
 
 # {name: (function of the Dataset of digits, what it adds to that one's description)}
-KINDS = {"mnist": (lambda digits: digits, {}), "perspective": (perspective, PERSPECTIVE)}
+KINDS = {
+    "mnist": (lambda digits: digits, {}),
+    "perspective": (perspective, PERSPECTIVE),
+    "whole": (whole, WHOLE),
+}
 
 
 def of_kind(kind, digits: Dataset) -> Dataset:
