@@ -39,9 +39,7 @@ class Dataset(NamedTuple):
 
     def to(self, device):
         moved = {
-            name: part.to(device)
-            for name, part in self._asdict().items()
-            if isinstance(part, torch.Tensor | Dataset)
+            name: part.to(device) for name, part in self._asdict().items() if isinstance(part, torch.Tensor | Dataset)
         }
         return self._replace(**moved)
 

@@ -34,7 +34,9 @@ def whole(clean):
     All canvases of an epoch would take 750 MB: they are drawn batch by batch. Undistorted before the first epoch.
     """
     n_train, n_test = len(clean.train_images), len(clean.test_images)
-    test_images = clean.test_images.new_empty(n_test, 1, *(side * WHOLE["canvas"] for side in clean.test_images.shape[2:]))
+    test_images = clean.test_images.new_empty(
+        n_test, 1, *(side * WHOLE["canvas"] for side in clean.test_images.shape[2:])
+    )
     distort(clean.test_images, perspective_homographies(n_test, TEST_SEED, 0), test_images)
     return Dataset(
         *(clean.train_images, clean.train_labels, test_images, clean.test_labels),

@@ -59,6 +59,17 @@ def middle(canvases, canvas):
     return canvases[..., top : top + height, left : left + width] if canvas > 1 else canvases
 
 
+def around(images, canvas):
+    """Lay images (B, C, H, W) in the middle of canvases so many times as large, as dark as their darkest pixels."""
+    if canvas == 1:
+        return images
+    height, width = images.shape[2:]
+    top, left = height * (canvas - 1) // 2, width * (canvas - 1) // 2
+    background = images.amin((2, 3), keepdim=True)
+    margins = (left, width * (canvas - 1) - left, top, height * (canvas - 1) - top)
+    return F.pad(images - background, margins) + background
+
+
 def sources(matrices, height, width):
     """Map every pixel to its homogeneous source: (B, 3, 3) -> x and y, (B, H·W, 2), and the third, (B, H·W, 1)."""
     grids = affine_grids(height, width, matrices.dtype, matrices.device)
