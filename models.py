@@ -32,7 +32,8 @@ class Net(nn.Module):
     transformer at all (without one there is no localisation network either, so no parameter is ever dead); what it
     reads outside of the image (`padding`, see stn/warps.py); and how often it looks. With several `passes` the same
     localisation network sees the image as it is warped so far, its answer is composed with those before, and the
-    original image is warped again (inverse compositional STN, arXiv 1612.03897).
+    original image is warped again (inverse compositional STN, arXiv 1612.03897). With a `canvas` of 2 it is given
+    (B, 1, 56, 56), in whose middle the image lies: it sees only that, but warps read from the canvas.
     """
 
     repeatable = True  # the same operations whatever the values: stn/step.py records a step once and repeats it
@@ -48,14 +49,18 @@ class Net(nn.Module):
         bypass_localisation=False,
         padding="zeros",
         passes=1,
+        canvas=1,
     ):
         super().__init__()
         if padding not in warps.PADDINGS:
             raise ValueError(f"padding must be one of {warps.PADDINGS}, not {padding!r}")
         if passes < 1:
             raise ValueError(f"at least one pass is needed, not {passes!r}")
+        if canvas < 1:
+            raise ValueError(f"a canvas is at least 1 time as large as the image, not {canvas!r}")
         self.padding = padding
         self.passes = passes
+        self.canvas = canvas
         # The classifier comes first: with the same seed it starts with the same weights with and without a transformer.
         self.conv1 = classifier_conv(1, 10, kernel_size=5)
         self.conv2 = classifier_conv(10, 20, kernel_size=5)
@@ -107,18 +112,19 @@ class Net(nn.Module):
         return homographies @ warps.matrix(self.localise(self.view(x, homographies)))
 
     def look(self, x):
-        """Return what the localisation network sees before any warp."""
-        return x
+        """Return what the localisation network sees before any warp: the middle of a canvas."""
+        return warps.middle(x, self.canvas)
 
     def view(self, x, homographies):
         """Return the images, warped by homographies (B, 3, 3), as the next pass or the classifier sees them."""
-        return warps.homography_warp(x, homographies, self.padding)
+        size = tuple(side // self.canvas for side in x.shape[2:])
+        return warps.homography_warp(x, warps.from_canvas(homographies, self.canvas), self.padding, size)
 
     def transform(self, x):
         """Warp the images as the classifier sees them: (B, 1, 28, 28) -> (B, 1, 28, 28)."""
         if self.bypass_localisation:
-            return x
-        if self.passes == 1 and self.transform_identity == warps.AFFINE_IDENTITY:
+            return self.look(x)
+        if self.passes == self.canvas == 1 and self.transform_identity == warps.AFFINE_IDENTITY:
             return warps.affine_warp(x, self.localise(x), self.padding)  # the same, in fewer operations
         return self.view(x, self.homography(x))
 
@@ -150,6 +156,7 @@ class Net_CoordConv(Net):
         bypass_localisation=False,
         padding="zeros",
         passes=1,
+        canvas=1,
     ):
         super().__init__(
             localisation_conv=CoordConv2d if use_coordconf_localisation else nn.Conv2d,
@@ -157,6 +164,7 @@ class Net_CoordConv(Net):
             bypass_localisation=bypass_localisation,
             padding=padding,
             passes=passes,
+            canvas=canvas,
         )
 
 

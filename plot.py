@@ -82,6 +82,8 @@ RECORDS = {  # the records in results/: the experiments of each
     "steady": RECIPES["the steady recipe"],
     "transformers": ("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"),
     "perspective": tables.PERSPECTIVE,
+    "whole": tables.WHOLE,
+    "long": ("exp_30",),
     "formulations": ("exp_02", "exp_03", "exp_07"),
 }
 SHOWN = ("exp_02", "exp_14", "exp_16")  # networks of weights/ whose transforms the documentation shows
@@ -102,7 +104,8 @@ def diagram(experiment):
     transform = "homography" if "Homography" in experiment.model else "affine"
     passes = f" × {arguments['passes']}" if "passes" in arguments else ""
     title, bypass = f"{experiment.id}: {experiment.question}", arguments.get("bypass_localisation", False)
-    return figures.network_diagram(title, localisation, classifier, f"{transform}{passes}\nwarp", bypass)
+    image = "×".join(2 * [str(28 * arguments.get("canvas", 1))])
+    return figures.network_diagram(title, localisation, classifier, f"{transform}{passes}\nwarp", bypass, image)
 
 
 def value_rows(record):
@@ -237,13 +240,13 @@ def draw_comparison(record, target, pool=False, within=tables.ENOUGH):
 def dataset_of(settings):
     """Return the images of a run on MNIST, as it is or in perspective. Raise ValueError for other data."""
     from stn import data
-    from stn.data_sets import of_kind
+    from stn.data_sets import KINDS, described, of_kind
 
     digits = data.load()
-    digits = of_kind("perspective", digits) if "perspective_sigma" in settings["data"] else digits
-    if settings["data"] != digits.description:
-        raise ValueError("only runs on MNIST can be animated")
-    return digits
+    for kind in KINDS:
+        if described(kind, digits.description) == settings["data"]:
+            return of_kind(kind, digits)
+    raise ValueError("only runs on MNIST can be animated")
 
 
 def save_animation(path, settings, transforms, digits):
@@ -255,13 +258,14 @@ def save_animation(path, settings, transforms, digits):
 
     from stn import measures, warps
 
-    images = digits.test_images[:N_ANIMATED]
-    padding = settings["arguments"].get("padding", "zeros")
+    images, padding = digits.test_images[:N_ANIMATED], settings["arguments"].get("padding", "zeros")
+    before = digits.middle(images)
     pictures = []
     for epoch, homographies in enumerate([torch.eye(3).expand(N_ANIMATED, 3, 3), *transforms]):
-        after = warps.homography_warp(images, homographies[:N_ANIMATED], padding)
+        reads = warps.from_canvas(homographies[:N_ANIMATED], digits.canvas)
+        after = warps.homography_warp(images, reads, padding, before.shape[2:])
         title = f"{settings['experiment_name']}, {f'after epoch {epoch}' if epoch else 'at the start'}"
-        shown = (digits.pixels(both)[:, 0] for both in (images, after))
+        shown = (digits.pixels(both)[:, 0] for both in (before, after))
         pictures.append(figures.transformed_digits(*shown, title, measures.frames(homographies[:N_ANIMATED])))
     figures.save_animation(pictures, path)
 

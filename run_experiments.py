@@ -3,7 +3,7 @@
     python run_experiments.py                         the seven experiments, into experiments/
     python run_experiments.py --list                  what they are
     python run_experiments.py --only exp_03 exp_06    some of them
-    python run_experiments.py --set homography        another set: steady, homography, perspective, stability
+    python run_experiments.py --set homography        another: steady, homography, perspective, stability, long
     python run_experiments.py --runs 5                five runs of each, with different seeds
     python run_experiments.py --epochs 2              a short look
     python run_experiments.py --runs 30 --executor slurm --slurm partition=cpu    as jobs of a Slurm cluster
@@ -56,7 +56,7 @@ EXPERIMENTS = (
 # fmt: on
 # What the seven ask, with a localisation network that learns slowly; where nothing localises they are the same rows.
 SETS = {"original": EXPERIMENTS, **sets.SETS, "steady": (*EXPERIMENTS[2:4], sets.STABILITY[1], *sets.STEADY)}
-ALL = {experiment.id: experiment for experiments in SETS.values() for experiment in experiments}
+ALL = dict(sorted((row.id, row) for experiments in SETS.values() for row in experiments))
 
 
 def run(options, worker):
@@ -254,7 +254,8 @@ def prepare(options, jobs, on_progress=None):
             return "failed", unwritable(options.out, error)
         if here and options.device == "cpu" and not options.plain:  # compile before there are more workers
             for exp_id in {job.experiment.id for job in todo}:
-                networks[exp_id](torch.zeros(2, 1, 28, 28)).sum().backward()
+                side = 28 * settings[exp_id].data.get("canvas", 1)
+                networks[exp_id](torch.zeros(2, 1, side, side)).sum().backward()
     return "prepared", (options, jobs, note)
 
 

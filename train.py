@@ -57,7 +57,7 @@ def train(
     """Train `model` by the recipe and return the content of its results.json.
 
     model: maps images (B, 1, 28, 28) to log-probabilities (B, 10); with a method `transform` (images -> images of
-        the same shape) what the transformer does is drawn, with `homography` as in models.py it is also measured. Seed
+        that shape) what the transformer does is drawn, with `homography` as in models.py it is also measured. Seed
         before you build it, for reproducible weights.
     experiment_name: the directory under `out`. If it holds the same run unfinished, that is continued after its last
         complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights
@@ -306,7 +306,7 @@ def draw_transforms(model, data, title):
     """Draw the first test images before and after the transformer, and the frames that it reads, if it has any."""
     model.eval()
     images = data.test_images[:N_SHOWN]
-    shown = (data.pixels(both)[:, 0].cpu() for both in (images, model.transform(images)))
+    shown = (data.pixels(both)[:, 0].cpu() for both in (data.middle(images), model.transform(images)))
     has_frames = measures.has_transformer(model)
     frames = measures.frames(measures.homographies(model, images)).cpu() if has_frames else None
     return figures.transformed_digits(*shown, title, frames)

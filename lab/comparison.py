@@ -53,6 +53,12 @@ FAMILIES = {
         ("exp_18", "exp_14", "CoordConv in the localisation network"),
         ("exp_19", "exp_16", "with four passes, CoordConv in the localisation network"),
     ),
+    "In perspective, whole images": (
+        ("exp_27", "exp_26", "a homography instead of an affine transform"),
+        ("exp_29", "exp_28", "with four passes, a homography instead of an affine transform"),
+        ("exp_28", "exp_26", "three more affine passes"),
+        ("exp_29", "exp_27", "three more passes of a homography"),
+    ),
 }
 N_STEPS = 10  # the last changes from epoch to epoch that are looked at
 # What must be equal in runs that are compared: the code, the machine's kind, the form, the data.
@@ -209,5 +215,7 @@ def by_data(record):
         if sigma := data.get("perspective_sigma"):
             usual = sigma == PERSPECTIVE_SIGMA
             title, prefix = f"{title} in perspective, {sigma} pixels", f"{prefix}Perspective{'' if usual else sigma}"
+        if "canvas" in data:
+            title, prefix = f"{title}, whole images", f"{prefix}Whole"
         found.setdefault((title, prefix), {})[name] = run
     return dict(sorted(found.items(), key=lambda item: (not item[0][0].startswith("MNIST"), item[0][1])))

@@ -254,7 +254,9 @@ EITHER = "2 × Conv or CoordConv"
 COLOURS = {"2 × Conv": "#BBD7EA", "2 × CoordConv": "#F6C667", EITHER: "#BBD7EA"}
 
 
-def network_diagram(title, localisation=EITHER, classifier=EITHER, warp="affine map or\nhomography", bypass=False):
+def network_diagram(
+    title, localisation=EITHER, classifier=EITHER, warp="affine map or\nhomography", bypass=False, image="28×28"
+):
     """Draw a network as blocks: what its parts are made of, and its warp; with `bypass` the transformer is absent."""
     figure = Figure(figsize=(8, 2.2))
     axes = figure.add_subplot()
@@ -271,7 +273,7 @@ def network_diagram(title, localisation=EITHER, classifier=EITHER, warp="affine 
         style = {"color": GREY if absent else "black", "linestyle": "--" if absent else "-"}
         axes.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "->", **style})
 
-    block(0.2, 1, 1.7, "image\n28×28", PLAIN)
+    block(0.2, 1, 1.7, f"image\n{image}", PLAIN)
     parts = "no localisation" if bypass else f"localisation\n{localisation}"
     block(3.2, 2.8, 3.6, parts, COLOURS[localisation], bypass)
     block(7.3, 1, 2.6, "no warp" if bypass else warp, WARP, bypass)

@@ -86,7 +86,7 @@ KINDS = {  # what a results.json must have
     **dict.fromkeys(("code", "git_commit", "weights"), str | None),
     **dict.fromkeys(("transformer", "events"), dict | None),
 }
-DATA_KINDS = {"name": str, "md5": str | None, "perspective_sigma": NUMBER | None}
+DATA_KINDS = {"name": str, "md5": str | None, "perspective_sigma": NUMBER | None, "canvas": int | None}
 
 
 def is_mnist(data):

@@ -66,6 +66,28 @@ PERSPECTIVE = tuple(  # on digits in strong perspective, where a homography coul
     )
 )
 
+# On the same digits, with nothing cut off at the frame: a warp reads from a canvas (see stn/warps.py).
+ON_CANVAS = BACKGROUND | {"canvas": 2}
+WHOLE = tuple(
+    Experiment(exp_id, f"perspective_whole_{title}", model, 30, question, arguments, ADAM, "whole")
+    for exp_id, title, model, question, arguments in (
+        ("exp_26", "affine", AFFINE,
+         "With nothing cut off at the frame, what does one affine pass reach?", ON_CANVAS),
+        ("exp_27", "homography", PROJECTIVE,
+         "With nothing cut off, is a homography the better transform?", ON_CANVAS),
+        ("exp_28", "affine_4_passes", AFFINE,
+         "With nothing cut off, what do three more affine passes add?", {"passes": 4} | ON_CANVAS),
+        ("exp_29", "homography_4_passes", PROJECTIVE,
+         "Does that reach the error of the IC-STN paper, whose transformers read whole images?",
+         {"passes": 4} | ON_CANVAS),
+    )
+)
+LONG = (  # 18 million images; about two hours on a core, where an epoch of exp_29 takes 24 seconds
+    Experiment("exp_30", "perspective_whole_homography_4_passes_long", PROJECTIVE, 300,
+               "With ten times as many images, nearly as many as the paper's, how much lower is the error?",
+               {"passes": 4} | ON_CANVAS, ADAM, "whole"),
+)
+
 STABILITY = (  # exp_02 with one of the two changes that the homographies have, with the other, and with both
     Experiment("exp_20", "background_padding", AFFINE, 30,
                "Are the swings due to the grey that the transformer reads outside of an image?", BACKGROUND),
@@ -86,4 +108,4 @@ STEADY = (  # exp_05 to exp_07 with a slow localisation network, beside exp_21
 )
 # fmt: on
 
-SETS = {"homography": HOMOGRAPHY, "perspective": PERSPECTIVE, "stability": STABILITY}
+SETS = {"homography": HOMOGRAPHY, "perspective": PERSPECTIVE + WHOLE, "stability": STABILITY, "long": LONG}

@@ -26,6 +26,7 @@ from lab.sets import ONE_RUN_EACH, ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
 HOMOGRAPHIES = ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")
 PERSPECTIVE = tuple(f"exp_{number}" for number in range(12, 20))
+WHOLE = ("exp_26", "exp_27", "exp_28", "exp_29")
 ENOUGH = 0.05  # points, of the interval to each side that a user is told the number of runs for
 DEEP = 0.5  # points, of a fall worth telling
 
@@ -395,6 +396,7 @@ def kept_table(folder):
     for path in sorted(folder.glob("*.json")):
         run = read_checksummed(path)
         where = "in perspective" if "perspective_sigma" in run["data"] else "as it is"
+        where += ", whole" if "canvas" in run["data"] else ""
         told = [f"`{path.stem}`", run["experiment_name"][14:].replace("_", " "), where, f"{last(run):.2f}", run["seed"]]
         rows.append([*told, commit(run), f"`{run['weights'][:16]}`"])
     header = ["", "experiment", "MNIST", "accuracy, %", "seed", "commit", "SHA-256 of the weights begins with"]

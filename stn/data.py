@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from stn import warps
 from stn.mnist import DataError, read_folder, read_mnist
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the 60,000 training images in [0, 1], as in the PyTorch tutorial
@@ -16,21 +17,30 @@ MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the 60,000 training images in [0, 1
 class Dataset(NamedTuple):
     """Normalised images, (N, 1, 28, 28) float32, and labels, (N,) int64 in 0..9, of the two splits.
 
-    A set that is made of another one, its `clean`, may have training images that differ from epoch to epoch.
+    A set that is made of another one, its `clean`, may have training images that differ from epoch to epoch: they are
+    drawn into `train_images`, or distorted as they are taken, if there is no room for all of an epoch. On a canvas (see
+    stn/warps.py) images are so many times as large.
     """
 
     train_images: torch.Tensor
     train_labels: torch.Tensor
     test_images: torch.Tensor
     test_labels: torch.Tensor
-    description: dict  # name, mean, std, md5, and what a distortion adds: what a result depends on
+    description: dict  # name, mean, std, md5, and what a distortion and a canvas add: what a result depends on
     clean: "Dataset | None" = None  # of a distorted set: what it is made of (see stn/perspective.py)
     draw: Callable | None = None  # draw(data, seed, epoch) makes the training part that of an epoch
+    distort: Callable | None = None  # distort(training images, distortions), where they are distorted as they are taken
+    distortions: torch.Tensor | None = None  # then (N, 3, 3), of each training image
     train_homographies: torch.Tensor | None = None  # of cards: where they lie (see stn/cards.py)
     test_homographies: torch.Tensor | None = None
 
+    @property
+    def canvas(self):
+        """How many times as large as a digit's image the images are, in both directions."""
+        return self.description.get("canvas", 1)
+
     def to(self, device):
-        parts = {name: part for name, part in self._asdict().items() if hasattr(part, "to")}  # tensors, and `clean`
+        parts = {name: part for name, part in self._asdict().items() if isinstance(part, torch.Tensor | Dataset)}
         return self._replace(**{name: part.to(device) for name, part in parts.items()})
 
     def draw_epoch(self, seed, epoch):
@@ -40,8 +50,15 @@ class Dataset(NamedTuple):
 
     def batch(self, indices):
         """Return the training images and labels of indices (B,), and the true homographies, if there are any."""
-        parts = self.train_images, self.train_labels, self.train_homographies
-        return [part.index_select(0, indices) for part in parts if part is not None]
+        images = self.train_images.index_select(0, indices)
+        if self.distort:
+            images = self.distort(images, self.distortions.index_select(0, indices))
+        rest = self.train_labels, self.train_homographies
+        return images, *(part.index_select(0, indices) for part in rest if part is not None)
+
+    def middle(self, images):
+        """Cut out of images of this set what a network sees before any warp: (B, 1, 28, 28)."""
+        return warps.middle(images, self.canvas)
 
     def pixels(self, images):
         """Turn normalised images of this set into pixels from 0, black, to 1."""

@@ -4,7 +4,7 @@ from functools import partial
 
 from stn.card_data import CARDS, cards
 from stn.data import Dataset
-from stn.perspective import PERSPECTIVE, perspective
+from stn.perspective import PERSPECTIVE, WHOLE, perspective, whole
 
 # {name: (function of the Dataset of digits, what it adds to that one's description)}
 KINDS = {
@@ -12,6 +12,7 @@ KINDS = {
     "perspective": (perspective, PERSPECTIVE),
     "cards": (cards, CARDS),
     "straight cards": (partial(cards, straight=True), CARDS | {"straight": True}),
+    "whole": (whole, WHOLE),
 }
 
 

@@ -103,6 +103,7 @@ def of_transformer(model, data):
 
     within_class_variance_before, _after: how far a pixel is from the mean of its class. Here and for the ink, what
         lies outside of an image is background, also where the network's own padding is grey: the digits are measured.
+        Before, on a canvas, in its middle; the ink is that of the whole canvas.
     ink_kept: see `ink_kept`.
     ink_area: the sum of all pixels after the transform divided by that before: below 1 digits shrink.
     bounded: the share of images in which the denominator of a pixel is bounded (see warps.SMALLEST_DENOMINATOR).
@@ -119,17 +120,18 @@ def of_transformer(model, data):
     def pairs(others):
         return zip(map(data.pixels, batches(data.test_images)), batches(others), strict=True)
 
-    after = (warps.homography_warp(*pair, padding="background") for pair in pairs(transforms))
-    statistics = [class_statistics(pairs(labels)), class_statistics(zip(after, batches(labels), strict=True))]
-    (mean_before, variance_before), (mean_after, variance_after) = (
-        [mean_over_images(statistic, labels) for statistic in both] for both in statistics
-    )
-    bounded = torch.cat([warps.bounded(batch, *data.test_images.shape[2:]) for batch in batches(transforms)])
+    reads, size = warps.from_canvas(transforms, data.canvas), data.middle(data.test_images).shape[2:]
+    after = (warps.homography_warp(*pair, padding="background", size=size) for pair in pairs(reads))
+    before, after = class_statistics(pairs(labels)), class_statistics(zip(after, batches(labels), strict=True))
+    ink_before, ink_after = mean_over_images(before[0], labels) * data.canvas**2, mean_over_images(after[0], labels)
+    statistics = [tuple(map(data.middle, before)), after]
+    variances = [float(mean_over_images(variance, labels)) for _, variance in statistics]
+    bounded = torch.cat([warps.bounded(batch, *size) for batch in batches(transforms)])
     numbers = {
-        "within_class_variance_before": float(variance_before),
-        "within_class_variance_after": float(variance_after),
-        "ink_kept": ink_kept(pairs(transforms)),
-        "ink_area": float(mean_after / mean_before),
+        "within_class_variance_before": variances[0],
+        "within_class_variance_after": variances[1],
+        "ink_kept": ink_kept(pairs(reads)),
+        "ink_area": float(ink_after / ink_before),
         "bounded": float(bounded.float().mean()),
     }
     if data.clean:

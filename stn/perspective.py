@@ -1,17 +1,20 @@
 """MNIST in perspective: the four corners of each image, and the image as a whole, are moved by Gaussian noise.
 
 The protocol is that of the IC-STN paper (arXiv 1612.03897). Training images are drawn anew in every epoch, the test set
-is one fixed draw.
+is one fixed draw. `perspective` cuts the images at their frame of 28×28, `whole` draws the same on a canvas around it.
 """
+
+from functools import partial
 
 import numpy as np
 import torch
 
 from lab.sets import PERSPECTIVE_SIGMA
 from stn.data import Dataset, epoch_seed
-from stn.warps import CORNERS
+from stn.warps import CORNERS, homography_warp, to_canvas
 
 PERSPECTIVE = {"perspective_sigma": PERSPECTIVE_SIGMA}  # in each direction; part of the description of such a set
+WHOLE = PERSPECTIVE | {"canvas": 2}  # times 28 pixels
 TEST_SEED = 0  # of the test set; runs have other seeds
 DISTORTION_BATCH = 500
 
@@ -23,6 +26,40 @@ def perspective(clean):
     description = {**clean.description, **PERSPECTIVE}
     train_images = clean.train_images.clone()
     return Dataset(train_images, clean.train_labels, test_images, clean.test_labels, description, clean, draw_epoch)
+
+
+def whole(clean):
+    """Return the Dataset `clean` in the same perspective, on a canvas, so that nothing is cut off.
+
+    All canvases of an epoch would take 750 MB: they are drawn batch by batch. Undistorted before the first epoch.
+    """
+    n_train, n_test = len(clean.train_images), len(clean.test_images)
+    test_images = clean.test_images.new_empty(
+        n_test, 1, *(side * WHOLE["canvas"] for side in clean.test_images.shape[2:])
+    )
+    distort(clean.test_images, perspective_homographies(n_test, TEST_SEED, 0), test_images)
+    return Dataset(
+        *(clean.train_images, clean.train_labels, test_images, clean.test_labels),
+        clean.description | WHOLE,
+        clean,
+        draw_distortions,
+        partial(draw_canvases, black=float(clean.train_images.min())),
+        torch.eye(3).repeat(n_train, 1, 1),
+    )
+
+
+def draw_distortions(data, seed, epoch):
+    """Make `data.distortions` those of an epoch."""
+    data.distortions.copy_(perspective_homographies(len(data.distortions), seed, epoch))
+
+
+def draw_canvases(images, homographies, black):
+    """Warp images (B, 1, 28, 28) by homographies (B, 3, 3), destination to source, onto canvases (B, 1, 56, 56).
+
+    By our own warp: kornia's shows a mirrored ghost of what is behind the observer, which on a canvas may be in sight.
+    """
+    size = tuple(side * WHOLE["canvas"] for side in images.shape[2:])
+    return homography_warp(images - black, to_canvas(homographies, WHOLE["canvas"]), size=size) + black
 
 
 def draw_epoch(data, seed, epoch):
@@ -47,12 +84,15 @@ def perspective_homographies(n_images, seed, epoch):
 def distort(images, homographies, out):
     """Write images (N, 1, 28, 28), warped by homographies (N, 3, 3) from destination to source, into `out`.
 
-    Outside of the image it is as dark as the set's darkest pixel.
+    That has their size or, (N, 1, 56, 56), a canvas's. Outside of the image it is as dark as the set's darkest pixel.
     """
-    from kornia.geometry.transform import homography_warp
+    from kornia.geometry import transform
 
     black = images.min()
     parts = (tensor.split(DISTORTION_BATCH) for tensor in (images, homographies.to(images.device), out))
     for source, matrices, target in zip(*parts, strict=True):
-        warped = homography_warp(source - black, matrices, source.shape[2:], align_corners=False)
-        target.copy_(warped + black)
+        if out.shape == images.shape:
+            warped = transform.homography_warp(source - black, matrices, source.shape[2:], align_corners=False)
+            target.copy_(warped + black)
+        else:
+            target.copy_(draw_canvases(source, matrices, black))

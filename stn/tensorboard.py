@@ -176,7 +176,8 @@ def add_digits(writer, model, data, epoch):
         return
     model.eval()
     images = data.test_images[:N_DIGITS]
-    both = (figures.grid_of(data.pixels(shown)[:, 0].cpu()) for shown in (images, model.transform(images)))
+    pair = data.middle(images), model.transform(images)
+    both = (figures.grid_of(data.pixels(shown)[:, 0].cpu()) for shown in pair)
     add_picture(writer, "Test digits, and the same transformed", torch.cat([*map(torch.from_numpy, both)], 1), epoch)
 
 

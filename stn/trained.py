@@ -17,7 +17,7 @@ from lab import results
 from lab.files import Damaged, sha256
 from lab.folder import ROOT, read_settings
 from lab.settings import RunError, fingerprint
-from stn import measures
+from stn import measures, warps
 from stn.checkpoint import load_finished, load_tensors, save_tensors, structure, weights_signature
 
 WEIGHTS = ROOT / "weights"
@@ -48,13 +48,15 @@ class Trained(NamedTuple):
         slow = self.results["optimizer"] == "sgd" and self.results["localisation_rate"] < self.results["learning_rate"]
         words += ", learns slowly" if slow else ""
         words = "no transformer" if arguments.get("bypass_localisation") else words
-        return words + (", taught in perspective" if "perspective_sigma" in self.results["data"] else "")
+        words += ", taught in perspective" if "perspective_sigma" in self.results["data"] else ""
+        return words + (", on whole images" if "canvas" in self.results["data"] else "")
 
     @torch.inference_mode()
     def read(self, images):
         """Read images (N, 28, 28) in [0, 1], light ink on black; return a `Reading`."""
         mean, std = self.results["data"]["mean"], self.results["data"]["std"]
         x = torch.as_tensor(np.asarray(images, np.float32)).unsqueeze(1).sub(mean).div(std)
+        x = warps.around(x, self.model.canvas)
         seen = self.model.transform(x)
         frames = None
         if measures.has_transformer(self.model):

@@ -6,6 +6,9 @@ from which it is read. Points are (x, y), x to the right and y down, both normal
 Sampling is bilinear; outside the input it reads 0, or with `padding="background"` the image's smallest value. (On a
 normalised image 0 is grey, and a network learns to zoom out: pytorch/tutorials#1117.) The output is as large as the
 input, or of a `size` (height, width) of its own: both span [-1, 1], whatever their sizes.
+
+An image may lie in the middle of a *canvas*, a whole number of times as large in both directions; [-1, 1] still spans
+the image, the canvas goes on around it.
 """
 
 from functools import lru_cache, partial
@@ -37,6 +40,34 @@ def homography_warp(images, matrices, padding="zeros", size=None):
     size = size or tuple(images.shape[2:])
     numerators, denominators = sources(matrices, *size)
     return sample(images, numerators / denominators.clamp(min=SMALLEST_DENOMINATOR), padding, size)
+
+
+def from_canvas(matrices, canvas):
+    """Let homographies (B, 3, 3) that read an image read from a canvas around it, so many times as large."""
+    return torch.cat([matrices[:, :2] / canvas, matrices[:, 2:]], 1) if canvas > 1 else matrices
+
+
+def to_canvas(matrices, canvas):
+    """Let homographies (B, 3, 3) that fill an image fill a canvas around it, so many times as large."""
+    return torch.cat([matrices[:, :, :2] * canvas, matrices[:, :, 2:]], 2) if canvas > 1 else matrices
+
+
+def middle(canvases, canvas):
+    """Cut the images out of canvases so many times as large: (..., H, W) -> (..., H / canvas, W / canvas)."""
+    height, width = (side // canvas for side in canvases.shape[-2:])
+    top, left = height * (canvas - 1) // 2, width * (canvas - 1) // 2
+    return canvases[..., top : top + height, left : left + width] if canvas > 1 else canvases
+
+
+def around(images, canvas):
+    """Lay images (B, C, H, W) in the middle of canvases so many times as large, as dark as their darkest pixels."""
+    if canvas == 1:
+        return images
+    height, width = images.shape[2:]
+    top, left = height * (canvas - 1) // 2, width * (canvas - 1) // 2
+    background = images.amin((2, 3), keepdim=True)
+    margins = (left, width * (canvas - 1) - left, top, height * (canvas - 1) - top)
+    return F.pad(images - background, margins) + background
 
 
 def sources(matrices, height, width):

@@ -455,30 +455,33 @@ def test_list_names_every_experiment_without_importing_torch(call):
 def test_the_other_sets(call, idx_folder, tmp_path):
     """Train rows of the homography and the perspective set, measure, skip when finished, and compare them."""
     command = ("--data", idx_folder, "--out", tmp_path, "--epochs", 1, "--jobs", 1)
-    command += ("--only", "exp_15", "exp_08", "exp_12")
+    command += ("--only", "exp_15", "exp_08", "exp_12", "exp_29")
     process = call("run_experiments.py", *command)
     assert process.returncode == 0, process.stderr
-    clean, alone, two = results_in(tmp_path).values()
+    clean, alone, two, whole = results_in(tmp_path).values()
     assert (clean["localisation_rate"], clean["decay"], clean["arguments"]["padding"]) == (0.001, False, "background")
     assert "perspective_sigma" not in clean["data"]
     assert alone["data"] == two["data"] == {**clean["data"], "perspective_sigma": 3.5}
+    assert whole["data"] == {**two["data"], "canvas": 2}
     assert alone["transformer"] is None
+    assert whole["transformer"].keys() == two["transformer"].keys()
     assert {key for key in two["transformer"] if key not in clean["transformer"]} == {
         "corner_distance_before",
         "corner_distance_after",
     }
-    rows = [ALL[exp_id] for exp_id in ("exp_08", "exp_12", "exp_15")]
+    rows = [ALL[exp_id] for exp_id in ("exp_08", "exp_12", "exp_15", "exp_29")]
     _, (_, jobs, _) = prepared(rows, "--data", idx_folder, "--out", tmp_path)
-    assert [job.status for job in jobs] == ["skipped: already finished"] * 3
+    assert [job.status for job in jobs] == ["skipped: already finished"] * 4
     plotted = call("plot.py", "--out", tmp_path)
     assert plotted.returncode == 0, plotted.stderr
     assert (tmp_path / "PerspectiveAccuracyComparison.png").exists()
+    assert (tmp_path / "PerspectiveWholeAccuracyComparison.png").exists()
 
 
 def test_set_selects_and_only_overrules():
     assert list(ALL) == [f"exp_{number:02d}" for number in range(1, len(ALL) + 1)]
     assert SETS["original"] == EXPERIMENTS
-    assert [len(experiments) for experiments in SETS.values()] == [7, 4, 8, 3, 6]
+    assert [len(experiments) for experiments in SETS.values()] == [7, 4, 12, 3, 1, 6]
     assert run_experiments.selection(run_experiments.parse_arguments([])) == list(EXPERIMENTS)
     chosen = run_experiments.parse_arguments(["--set", "homography"])
     assert run_experiments.selection(chosen) == list(SETS["homography"])

@@ -524,6 +524,7 @@ def test_each_data_set_has_a_table_of_its_own(fault):
         mnists,
         mnists | {"perspective_sigma": 3.5},
         mnists | {"perspective_sigma": 7},
+        mnists | {"perspective_sigma": 3.5, "canvas": 2},
         {"name": "few", "md5": "1" * 32},
     ]
     record = record_of(*((ALL[f"exp_0{n}"].directory(1), {"data": data}) for n, data in enumerate(datas, 1)))
@@ -533,6 +534,7 @@ def test_each_data_set_has_a_table_of_its_own(fault):
             "MNIST",
             "MNIST in perspective, 3.5 pixels",
             "MNIST in perspective, 7 pixels",
+            "MNIST in perspective, 3.5 pixels, whole images",
             f"'few' (MD5 {'1' * 32}), 1,000 test images",
         ]
         assert document.count("98.70") == 1  # the original's exp_01, in the table of MNIST alone

@@ -10,7 +10,7 @@ from torch import nn
 import train
 from models import Net_CoordConv_Homography
 from stn import measures, warps
-from stn.perspective import TEST_SEED, distort, perspective, perspective_homographies
+from stn.perspective import TEST_SEED, distort, perspective, perspective_homographies, whole
 
 
 def scaling(factor, n=1):
@@ -99,6 +99,31 @@ def test_the_measures_of_doing_nothing_and_of_a_perfect_rectification(digits):
     assert rectified["corner_distance_after"] < 1e-3
     assert rectified["within_class_variance_after"] < rectified["within_class_variance_before"]
     assert rectified.keys() == nothing.keys()
+
+
+def test_the_measures_on_a_canvas(digits):
+    """Doing nothing shows its middle: as on cropped images, but for the ink. A rectifier brings all of it back."""
+    cropped, canvases = perspective(digits), whole(digits)
+    of_cropped, nothing = (measures.of_transformer(Nothing(), images).numbers for images in (cropped, canvases))
+    assert of_cropped.keys() == nothing.keys()
+    for name in of_cropped.keys() - {"ink_kept", "ink_area"}:
+        assert nothing[name] == pytest.approx(of_cropped[name], rel=1e-4), name
+    ink = [images.pixels(images.test_images.clone()).sum().item() for images in (cropped, canvases)]
+    assert nothing["ink_kept"] == pytest.approx(ink[0] / ink[1], rel=1e-4)
+    assert nothing["ink_area"] == pytest.approx(ink[0] / ink[1], rel=1e-4)
+    n = len(digits.test_labels)
+    first, second = (perspective_homographies(n, TEST_SEED, copy) for copy in (0, 1))
+    copies = torch.empty_like(canvases.test_images)
+    distort(digits.test_images, second, copies)
+    perfect = Rectifier(torch.cat([canvases.test_images, copies]), torch.cat([first, second]))
+    found = measures.of_transformer(perfect, canvases)
+    assert found.numbers["corner_distance_after"] < 1e-3
+    assert found.numbers["ink_kept"] > 0.99
+    means, variances = measures.class_statistics([(digits.pixels(digits.test_images.clone()), digits.test_labels)])
+    assert (found.statistics[1][0] - means).abs().mean() < 0.02  # read twice, it is smoother
+    variance = measures.mean_over_images(variances, digits.test_labels)
+    assert found.numbers["within_class_variance_after"] == pytest.approx(float(variance), rel=0.4)
+    assert [statistic.shape for pair in found.statistics for statistic in pair] == [(10, 28, 28)] * 4
 
 
 def test_the_batches_do_not_matter(digits, monkeypatch):

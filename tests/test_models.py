@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import models
 from coordconv import CoordConv2d
 from models import Net, Net_CoordConv, Net_CoordConv_Homography, dropout_mask
 from run_experiments import ALL
 from stn import warps
+from stn.step import plain_step
 
 FLAGS = ("use_coordconf_localisation", "use_coordconf_classifier", "bypass_localisation")
 TRAINABLE_PARAMETERS = dict(
@@ -36,7 +38,8 @@ def test_trainable_parameters_are_the_reference_counts_and_all_get_a_gradient(ex
     model = perturb(build(getattr(models, experiment.model), **experiment.arguments)).train()
     n_parameters = sum(p.numel() for p in model.parameters())
     assert n_parameters == TRAINABLE_PARAMETERS.get(experiment.id, n_parameters) < 39_000
-    F.nll_loss(model(digits.train_images[:64]), digits.train_labels[:64]).backward()
+    images = warps.around(digits.train_images[:64], experiment.arguments.get("canvas", 1))
+    F.nll_loss(model(images), digits.train_labels[:64]).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -131,10 +134,65 @@ def test_each_pass_sees_the_image_as_it_is_warped_so_far(model, digits):
     assert not torch.allclose(first @ second, second @ first, atol=1e-3)
 
 
-@pytest.mark.parametrize("wrong", [{"padding": "grey"}, {"passes": 0}], ids=str)
-def test_what_a_transformer_cannot_be_is_refused(wrong):
-    with pytest.raises(ValueError, match="grey" if "padding" in wrong else "at least one pass"):
+WRONG = {"grey": {"padding": "grey"}, "at least one pass": {"passes": 0}, "at least 1 time": {"canvas": 0}}
+
+
+@pytest.mark.parametrize(("why", "wrong"), WRONG.items(), ids=str)
+def test_what_a_transformer_cannot_be_is_refused(why, wrong):
+    with pytest.raises(ValueError, match=why):
         Net_CoordConv_Homography(**wrong)
+
+
+ON_CANVAS = [{}, {"passes": 3}, {"bypass_localisation": True}]
+
+
+@pytest.mark.parametrize("model", [Net_CoordConv, Net_CoordConv_Homography])
+@pytest.mark.parametrize("arguments", ON_CANVAS, ids=str)
+def test_on_an_empty_canvas_a_network_does_what_it_does_without(model, arguments, digits):
+    """What a warp reads beside the image is the same background, on the canvas or outside of the image."""
+    options = {"padding": "background", **arguments}
+    without, on_canvas = (perturb(build(model, **options, canvas=canvas)).double() for canvas in (1, 2))
+    images = digits.test_images[:16].double()
+    canvases = warps.around(images, 2)
+    assert canvases.shape == (16, 1, 56, 56)
+    for method in ("homography", "transform", "forward"):
+        torch.testing.assert_close(getattr(on_canvas, method)(canvases), getattr(without, method)(images))
+    assert torch.equal(on_canvas.look(canvases), images)
+
+
+def test_a_new_network_sees_the_middle_of_a_canvas_twice(digits):
+    """Before any warp, and warped by the identity; what lies around it is in sight of other warps alone."""
+    network = build(Net_CoordConv_Homography, padding="background", canvas=2).double()
+    canvases = torch.rand(4, 1, 56, 56, dtype=torch.float64)
+    torch.testing.assert_close(network.look(canvases), canvases[:, :, 14:42, 14:42])
+    torch.testing.assert_close(network.transform(canvases), network.look(canvases))
+    from_the_left = warps.matrix(torch.tensor([[1.0, 0, -1, 0, 1, 0]], dtype=torch.float64)).expand(4, 3, 3)
+    torch.testing.assert_close(network.view(canvases, from_the_left), canvases[:, :, 14:42, :28])
+
+
+@pytest.mark.parametrize("model", [Net_CoordConv, Net_CoordConv_Homography])
+@pytest.mark.parametrize("arguments", ON_CANVAS, ids=str)
+def test_without_a_canvas_the_operations_are_those_of_a_network_that_knows_none(model, arguments, digits):
+    class Before(model):
+        def look(self, x):
+            return x
+
+        def view(self, x, homographies):
+            return warps.homography_warp(x, homographies, self.padding)
+
+        def transform(self, x):
+            if self.bypass_localisation:
+                return x
+            if self.passes == 1 and self.transform_identity == warps.AFFINE_IDENTITY:
+                return warps.affine_warp(x, self.localise(x), self.padding)
+            return self.view(x, self.homography(x))
+
+    steps = [plain_step(build(kind, **arguments), digits) for kind in (model, Before)]
+    batch = torch.arange(64)
+    for step in steps:
+        step(batch)  # what is kept for later
+    ours, before = (make_fx(step)(batch).code for step in steps)
+    assert ours == before
 
 
 def test_without_a_transformer_the_homography_is_the_identity(digits):

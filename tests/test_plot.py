@@ -18,7 +18,7 @@ from lab.settings import TUTORIAL
 from models import Net, Net_CoordConv_Homography
 from run_experiments import ALL, EXPERIMENTS
 from stn import data
-from stn.perspective import perspective
+from stn.perspective import perspective, whole
 
 
 def texts(figure):
@@ -132,12 +132,14 @@ def test_saved_figures_are_whole_and_reproducible(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 
-@pytest.mark.parametrize("passes", [1, 2])
-def test_animation_has_a_picture_for_the_start_and_each_epoch(tmp_path, passes, monkeypatch, digits):
+@pytest.mark.parametrize(
+    ("made", "arguments"), [(perspective, {}), (perspective, {"passes": 2}), (whole, {"canvas": 2})]
+)
+def test_animation_has_a_picture_for_the_start_and_each_epoch(tmp_path, made, arguments, monkeypatch, digits):
     monkeypatch.setattr(data, "load", lambda: digits)
     torch.manual_seed(0)
-    model = Net_CoordConv_Homography(padding="background", passes=passes)
-    train.train(model, "mine", 3, data=perspective(digits), out=tmp_path)
+    model = Net_CoordConv_Homography(padding="background", **arguments)
+    train.train(model, "mine", 3, data=made(digits), out=tmp_path)
     path = plot.animate(tmp_path, "mine")
     with Image.open(path) as animation:
         assert (animation.format, animation.n_frames) == ("GIF", 4)

@@ -13,9 +13,11 @@ from torch import nn
 import train
 from lab.settings import Recipe
 from models import Net, Net_CoordConv_Homography
+from stn.perspective import whole
 from stn.step import new_optimizer_state, plain_step, trainable, training_step
 
 NETWORKS = {"Net": Net, "homography": partial(Net_CoordConv_Homography, True, True, passes=2)}
+NETWORKS["canvas"] = partial(Net_CoordConv_Homography, padding="background", passes=2, canvas=2)
 
 
 def new(network, seed=0):
@@ -53,15 +55,19 @@ def test_steps_are_those_of_torchs_own_optimisers(digits, optimizer, norm):
 def test_the_recorded_step_is_the_plain_one_to_the_bit(digits, network, optimizer):
     """600 images: nine full batches, repeated, and one of 24, computed as usual; another factor of the rates in each.
 
-    The network is trained, dropout included, and the optimiser's state is in the caller's hands in both forms.
+    The network is trained, dropout included, and the optimiser's state is in the caller's hands in both forms. Images
+    that are distorted as they are taken are those of an epoch that was drawn after the recording.
     """
     train.configure()
+    made = whole if network == "canvas" else lambda images: images
     outcomes = []
     recipe = Recipe(optimizer, 0.02, 0.01, 0.5)
     for form in (training_step, plain_step):
         model = new(NETWORKS[network]).train()
         lr_scale, state = torch.ones(()), new_optimizer_state(model, recipe)
-        step = form(model, digits, recipe, lr_scale, state)
+        images = made(digits)
+        step = form(model, images, recipe, lr_scale, state)
+        images.draw_epoch(123, 1)
         torch.manual_seed(1)
         losses = []
         for number, batch in enumerate(torch.arange(600).split(64)):

@@ -226,6 +226,24 @@ def test_each_factor_alone(rows, name, value, distance):
         assert warps.shares(beside)[part].item() == pytest.approx(0.5, rel=1e-6)
 
 
+@pytest.mark.parametrize("canvas", [1, 2, 3])
+def test_a_canvas_goes_on_around_an_image(canvas):
+    """What fills an image fills the middle of a canvas; read from there, too, it is that image; sides may be odd."""
+    torch.manual_seed(0)
+    images = torch.rand(5, 1, 7, 10, dtype=torch.float64)
+    matrices = warps.matrix(torch.tensor(warps.HOMOGRAPHY_IDENTITY) + 0.1 * torch.randn(5, 8)).double()
+    canvases = warps.around(images, canvas)
+    assert canvases.shape == (5, 1, 7 * canvas, 10 * canvas)
+    assert torch.equal(warps.middle(canvases, canvas), images)
+    read = warps.homography_warp(images, matrices, "background")
+    if canvas != 2:  # then the middle of an odd number of rows is half a pixel away
+        reads = warps.from_canvas(matrices, canvas)
+        torch.testing.assert_close(warps.homography_warp(canvases, reads, "background", (7, 10)), read)
+        fills = warps.to_canvas(matrices, canvas)
+        filled = warps.homography_warp(images, fills, "background", canvases.shape[2:])
+        torch.testing.assert_close(warps.middle(filled, canvas), read)
+
+
 def test_an_identity_has_no_shares_and_affine_maps_no_perspective():
     factors = warps.factors(warps.matrix(torch.tensor([warps.AFFINE_IDENTITY])))
     assert [share.item() for share in warps.shares(factors).values()] == [0] * 5
