@@ -179,8 +179,8 @@ class Net_Card(Net_CoordConv):
 
     The transform, affine here, maps points of the straightened scene, where the card lies in the middle, to the scene.
     The localisation network looks at the scene at a quarter of its size, then, with more passes, from nearer at what is
-    straightened so far. The classifier of the study reads each of the six cells of a strip of the straightened scene. Strips that
-    are straight already, (B, 1, 28, 133), are only read.
+    straightened so far. The classifier of the study reads each of the six cells of a strip of the straightened scene.
+    Strips that are straight already, (B, 1, 28, 133), are only read.
 
     taught_corners: the weight of a second loss, on where the corners of the card are found, after every pass.
     """

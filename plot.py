@@ -300,12 +300,13 @@ def animate(out, name):
 def draw_shown(pictures):
     """Draw what the transformers of single runs do, from weights/."""
     from stn import measures, trained
-    from train import draw_transforms
 
     for exp_id in SHOWN:
         _, model, run = trained.load(exp_id)
         name, digits = run["experiment_name"], dataset_of(run)
-        figures.save(draw_transforms(model, digits, name), pictures / f"visualized_transformation_{exp_id}.png")
+        figures.save(
+            measures.draw_transforms(model, digits, name), pictures / f"visualized_transformation_{exp_id}.png"
+        )
         if exp_id in ANIMATED:
             statistics = measures.of_transformer(model, digits).statistics
             figures.save(figures.class_statistics(*statistics, name), pictures / f"class_statistics_{exp_id}.png")

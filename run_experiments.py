@@ -209,7 +209,7 @@ def prepare(options, jobs, on_progress=None):
     import torch
 
     from stn.data import read
-    from stn.data_sets import described
+    from stn.data_sets import described, image_size
     from stn.mnist import DataError
     from train import settings_of
 
@@ -253,9 +253,8 @@ def prepare(options, jobs, on_progress=None):
         except OSError as error:
             return "failed", unwritable(options.out, error)
         if here and options.device == "cpu" and not options.plain:  # compile before there are more workers
-            for exp_id in {job.experiment.id for job in todo}:
-                side = 28 * settings[exp_id].data.get("canvas", 1)
-                networks[exp_id](torch.zeros(2, 1, side, side)).sum().backward()
+            for exp_id, kind in {job.experiment.id: job.experiment.data for job in todo}.items():
+                networks[exp_id](torch.zeros(2, 1, *image_size(kind))).sum().backward()
     return "prepared", (options, jobs, note)
 
 

@@ -19,7 +19,7 @@ from lab import cli, figures, folder, results
 from lab.files import Damaged, unwritable, write_json
 from lab.progress import Display
 from lab.settings import BATCH_SIZE, SEED, THREADS, TUTORIAL, Recipe, RunError, Settings, fingerprint
-from stn import fast_conv, measures, tensorboard
+from stn import fast_conv, tensorboard
 from stn.checkpoint import (
     code_of,
     load_checkpoint,
@@ -30,10 +30,11 @@ from stn.checkpoint import (
     weights_signature,
 )
 from stn.data import epoch_order, epoch_seed, load
+from stn.data_sets import measures_of
+from stn.measures import N_SHOWN, TransformerMeasures, batches, confusion, has_transformer, homographies
 from stn.mnist import DataError
 from stn.step import new_optimizer_state, trainable, training_step
 
-N_SHOWN = 64  # test images whose transforms are drawn, and kept for every epoch
 STEPS_BETWEEN_LOOKS = 50  # from one look at the loss, and one call of `on_progress`, to the next
 
 
@@ -57,8 +58,9 @@ def train(
     """Train `model` by the recipe and return the content of its results.json.
 
     model: maps images (B, 1, 28, 28) to log-probabilities (B, 10); with a method `transform` (images -> images of
-        that shape) what the transformer does is drawn, with `homography` as in models.py it is also measured. Seed
-        before you build it, for reproducible weights.
+        that shape) what the transformer does is drawn, with `homography` as in models.py it is also measured. A method
+        `loss`, of a batch of the data, takes the place of the negative log-likelihood. Seed before you build it, for
+        reproducible weights.
     experiment_name: the directory under `out`. If it holds the same run unfinished, that is continued after its last
         complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights
         (other code is named on stderr); a run with other settings raises RunError unless `overwrite` asks for it to be
@@ -113,7 +115,8 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
                 raise RunError(folder.failure(place))
             if code_of(model) != settings.code:
                 raise RunError(f"{place}: the code has changed since this command was started; start it again")
-            check_model(model.to(device), data.test_images[:2].to(device), settings.experiment_name)
+            n_digits = data.test_labels.shape[1:]
+            check_model(model.to(device), data.test_images[:2].to(device), settings.experiment_name, n_digits)
             device_name = torch.cuda.get_device_name(device) if settings.device == "cuda" else folder.processor_name()
             content["device_name"] = folder.devices(place, device_name)
             write_json(place / "settings.json", content)
@@ -142,8 +145,11 @@ def take_finished(place, model, settings, device):
 
 
 @torch.no_grad()  # not in inference mode: what a network makes there and keeps could not be trained with
-def check_model(model, images, name):
-    """Raise RunError if a network has nothing to train or does not give log-probabilities (B, 10) of images."""
+def check_model(model, images, name, n_digits=()):
+    """Raise RunError if a network has nothing to train or does not give log-probabilities of images.
+
+    n_digits: () for (B, 10), of one digit in each image, or (D,) for (B, 10, D).
+    """
     if not trainable(model):
         raise RunError(f"{name}: the network has no parameter to train")
     try:
@@ -154,8 +160,7 @@ def check_model(model, images, name):
             f"{name}: the network fails on images {tuple(images.shape)}: {type(error).__name__}: {reason}"
         ) from error
     shape = tuple(getattr(scores, "shape", ()))
-    if shape != (len(images), results.N_CLASSES):
-        wanted = (len(images), results.N_CLASSES)
+    if shape != (wanted := (len(images), results.N_CLASSES, *n_digits)):
         raise RunError(f"{name}: the network gives {shape} of {len(images)} images, not log-probabilities {wanted}")
     sums = scores.double().exp().sum(1)
     if not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
@@ -198,7 +203,7 @@ def epochs(model, settings, data, place, question, log_images, on_progress):
             if not all_finite(train_loss, test_loss, *model.state_dict().values(), *optimizer_state.values()):
                 losses = f"train loss {train_loss}, test loss {test_loss}"
                 folder.fail(place, f"the loss or a weight in epoch {epoch} is not finite ({losses})")
-            correct = int((predictions == data.test_labels).sum())
+            correct = int((predictions == data.test_labels).view(len(predictions), -1).all(1).sum())
             entry = {
                 "epoch": epoch,
                 "train_loss": train_loss,
@@ -214,8 +219,8 @@ def epochs(model, settings, data, place, question, log_images, on_progress):
             # Before the checkpoint: a complete epoch is never missing its points.
             tensorboard.epoch_done(writer, model, data, entry, predictions, log_images, conclusion)
             entry["log_seconds"] = clock.lap()
-            if measures.has_transformer(model):
-                transforms.append(measures.homographies(model, data.test_images[:N_SHOWN]).cpu())
+            if has_transformer(model):
+                transforms.append(homographies(model, data.test_images[:N_SHOWN]).cpu())
             # All that is not in the three: preparations, measures and figures, the checkpoint of the epoch before.
             entry["other_seconds"] = clock.rest(train_seconds + test_seconds + entry["log_seconds"])
             history.append(entry)
@@ -267,9 +272,12 @@ def all_finite(*values):
 
 @torch.inference_mode()
 def evaluate(model, images, labels):
-    """Return the mean loss per image, NaN if any score is, and the predicted class of each (N,)."""
+    """Return the mean loss per digit, NaN if any score is, and the predicted classes, in the shape of the labels.
+
+    labels: (N,), or (N, D) of images with several digits.
+    """
     model.eval()
-    scores = torch.cat([model(batch) for batch in measures.batches(images)])
+    scores = torch.cat([model(batch) for batch in batches(images)])
     loss = F.nll_loss(scores, labels).item()
     return math.nan if scores.isnan().any() else loss, scores.argmax(dim=1)
 
@@ -277,44 +285,33 @@ def evaluate(model, images, labels):
 class Conclusion(NamedTuple):
     """What was found when a network had been trained, see `conclude`."""
 
-    confusion: list  # see `measures.confusion`
+    confusion: list  # of all digits, see `stn.measures.confusion`
     confusion_png: Path
-    transformer: measures.TransformerMeasures | None
+    transformer: TransformerMeasures | None
 
 
 def conclude(place, model, data, predictions):
     """Measure a trained network on the test images and draw the figures of its run into `place`.
 
-    predictions: the predicted classes of the test images (N,).
+    predictions: the predicted classes of the test images, in the shape of their labels.
     """
-    name = place.name
+    name, measures = place.name, measures_of(data)
     found = Conclusion(
-        measures.confusion(data.test_labels, predictions),
+        confusion(data.test_labels, predictions),
         place / "confusion_matrix.png",
         measures.of_transformer(model, data),
     )
     figures.save(figures.confusion_matrix(found.confusion, name), found.confusion_png)
     if hasattr(model, "transform"):
-        figures.save(draw_transforms(model, data, name), place / "visualized_transformation.png")
-    if found.transformer:
+        figures.save(measures.draw_transforms(model, data, name), place / "visualized_transformation.png")
+    if found.transformer and found.transformer.statistics:
         figures.save(figures.class_statistics(*found.transformer.statistics, name), place / "class_statistics.png")
     return found
 
 
-@torch.inference_mode()
-def draw_transforms(model, data, title):
-    """Draw the first test images before and after the transformer, and the frames that it reads, if it has any."""
-    model.eval()
-    images = data.test_images[:N_SHOWN]
-    shown = (data.pixels(both)[:, 0].cpu() for both in (data.middle(images), model.transform(images)))
-    has_frames = measures.has_transformer(model)
-    frames = measures.frames(measures.homographies(model, images)).cpu() if has_frames else None
-    return figures.transformed_digits(*shown, title, frames)
-
-
 def finish(place, settings, model, history, predictions, conclusion):
     """Write the weights and, last of all, results.json; return the content of the latter."""
-    correct = sum(counts[digit] for digit, counts in enumerate(conclusion.confusion))
+    correct = history[-1]["test_correct"]
     weights = save_tensors(place / "weights.pt", model.state_dict(), fingerprint(settings))
     content = {
         "experiment_name": place.name,
@@ -332,7 +329,9 @@ def finish(place, settings, model, history, predictions, conclusion):
         "transformer": conclusion.transformer and conclusion.transformer.numbers,
         "confusion_matrix": conclusion.confusion,
         "history": history,
-        "predictions": "".join(map(str, predictions.tolist())),  # one digit per test image, in the set's order
+        "predictions": "".join(
+            map(str, predictions.flatten().tolist())
+        ),  # the digits of the test images, in their order
     }
     results.write(place / "results.json", content)
     return content

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 
-from lab.results import MNIST, PARTS, is_mnist, last, percentages
+from lab.results import MNIST, PARTS, has_mnist_labels, last, percentages
 from lab.sets import PERSPECTIVE_SIGMA
 from lab.settings import differences
 from lab.stats import compare, corrected, steps
@@ -179,7 +179,7 @@ def comparisons(record, family, table, value=last, pool=False):
 
 def is_plain_mnist(run):
     """Tell whether a run is on MNIST as it is, and may be shown beside what others have published on it."""
-    return is_mnist(run["data"]) and "perspective_sigma" not in run["data"]
+    return has_mnist_labels(run["data"]) and "perspective_sigma" not in run["data"]
 
 
 def last_steps(runs):
@@ -217,5 +217,7 @@ def by_data(record):
             title, prefix = f"{title} in perspective, {sigma} pixels", f"{prefix}Perspective{'' if usual else sigma}"
         if "canvas" in data:
             title, prefix = f"{title}, whole images", f"{prefix}Whole"
+        if "digits" in data:
+            title, prefix = f"Cards with numbers of {title}", f"{prefix}Card"
         found.setdefault((title, prefix), {})[name] = run
     return dict(sorted(found.items(), key=lambda item: (not item[0][0].startswith("MNIST"), item[0][1])))

@@ -124,12 +124,42 @@ def digits_read(image, frames, before, after, titles):
     return figure
 
 
+def cards_read(scenes, outlines, strips, texts, title, columns=4):
+    """Draw scenes (N, H, W) in [0, 255], each above the strip (N, h, w) in [0, 1] that is read, and what it says.
+
+    outlines: (N, 4, 2), (x, y) in pixels, or None where the strips are all there is. texts: (number, whether right).
+    """
+    rows, alone = -(-len(strips) // columns), outlines is None
+    figure = Figure(figsize=(2.4 * columns, rows * (1.0 if alone else 3.3) + 0.4), layout="constrained")
+    grid = figure.subplots(
+        rows * (1 if alone else 2), columns, squeeze=False, height_ratios=[1] * rows if alone else [4, 1] * rows
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for number, (strip, (text, right)) in enumerate(zip(strips, texts, strict=True)):
+        row, column = divmod(number, columns)
+        if not alone:
+            axes = grid[2 * row, column]
+            axes.imshow(scenes[number], cmap="gray", vmin=0, vmax=255)
+            axes.add_patch(Polygon(np.nan_to_num(outlines[number]), fill=False, edgecolor=ORANGE, linewidth=2))
+        axes = grid[row if alone else 2 * row + 1, column]
+        axes.imshow(strip, cmap="gray", vmin=0, vmax=1)
+        axes.set_title(text, fontsize=9, color="black" if right else "#D55E00", pad=2)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def as_picture(figure):
+    """Return a figure as bytes (H, W, 3)."""
+    figure.savefig(rendered := io.BytesIO(), dpi=80)
+    return np.asarray(Image.open(rendered).convert("RGB"))
+
+
 def save_animation(pictures, path):
     """Write figures of one size as an animated GIF, three a second, that stays on the last one for a while."""
     images = []
     for picture in pictures:
-        picture.savefig(rendered := io.BytesIO(), dpi=80)
-        images.append(Image.open(rendered).convert("RGB").quantize(64))
+        images.append(Image.fromarray(as_picture(picture)).quantize(64))
     durations = [300] * (len(images) - 1) + [3000]
     with atomic_write(path) as temporary:
         images[0].save(temporary, format="gif", save_all=True, append_images=images[1:], duration=durations, loop=0)

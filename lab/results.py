@@ -87,11 +87,17 @@ KINDS = {  # what a results.json must have
     **dict.fromkeys(("transformer", "events"), dict | None),
 }
 DATA_KINDS = {"name": str, "md5": str | None, "perspective_sigma": NUMBER | None, "canvas": int | None}
+DATA_KINDS |= {"digits": int | None, "cards_strength": NUMBER | None}
 
 
 def is_mnist(data):
-    """Tell whether the description of a data set is MNIST's, as it is or distorted."""
+    """Tell whether the description of a data set is MNIST's, as it is or distorted, or of cards made of it."""
     return data.get("md5") == MNIST
+
+
+def has_mnist_labels(data):
+    """Tell whether the test images of a data set are MNIST's, as they are or distorted, one after the other."""
+    return is_mnist(data) and "digits" not in data
 
 
 def check(content):
@@ -101,11 +107,14 @@ def check(content):
         raise ValueError(f"{', '.join(wrong)} is missing or of another kind")
     history, matrix, predicted = content["history"], content["confusion_matrix"], content["predictions"]
     correct, total, last_epoch = content["test_correct"], content["test_total"], history[-1]
+    n_digits = content["data"].get("digits", 1)  # of each image
     if not all(0 <= epoch[key] < math.inf for epoch in history for key in ("train_loss", "test_loss", *PARTS)):
         raise ValueError("a loss or a time is negative or not finite")
-    if [epoch["epoch"] for epoch in history] != [*range(1, content["n_epochs"] + 1)] or len(predicted) != total:
+    if [epoch["epoch"] for epoch in history] != [*range(1, content["n_epochs"] + 1)] or len(
+        predicted
+    ) != total * n_digits:
         raise ValueError("the numbers of epochs or images do not agree")
-    if is_mnist(content["data"]):
+    if has_mnist_labels(content["data"]):
         counts = Counter(zip(mnist_labels(), predicted, strict=True))
         agree = [matrix == [[counts[label, ours] for ours in DIGITS] for label in DIGITS]]
     else:  # the labels are not known
@@ -113,7 +122,8 @@ def check(content):
     for epoch in history:
         agree.append(epoch["test_correct"] in range(total + 1))
         agree.append(epoch["test_accuracy"] == 100 * epoch["test_correct"] / total)
-    agree.append(last_epoch["test_correct"] == correct == sum(row[digit] for digit, row in enumerate(matrix)))
+    right = sum(row[digit] for digit, row in enumerate(matrix))
+    agree.append(last_epoch["test_correct"] == correct and (correct == right if n_digits == 1 else right >= correct))
     agree.append(content["test_accuracy"] == last_epoch["test_accuracy"])
     agree.append(content["avg_test_loss"] == last_epoch["test_loss"])
     if not all(agree):
@@ -153,7 +163,7 @@ def condensed(results):
     predicted = results["predictions"]
     small = {key: value for key, value in results.items() if key not in FOLLOWS} | {"history": history}
     small |= {part: round(sum(epoch[part] for epoch in results["history"]), 2) for part in PARTS}
-    labels = mnist_labels() if is_mnist(results["data"]) else ""
+    labels = mnist_labels() if has_mnist_labels(results["data"]) else ""
     if len(labels) == len(predicted):
         pairs = enumerate(zip(predicted, labels, strict=True))
         small["wrong"] = " ".join(f"{image}:{ours}" for image, (ours, label) in pairs if ours != label)

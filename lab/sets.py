@@ -29,6 +29,9 @@ SLOW = Recipe(localisation_rate=0.001)
 ADAM = Recipe("adam", learning_rate=0.002, localisation_rate=0.0004, localisation_norm=1.0, decay=True)
 CLASSIFIER, LOCALISATION = {"use_coordconf_classifier": True}, {"use_coordconf_localisation": True}
 AFFINE, PROJECTIVE = "Net_CoordConv", "Net_CoordConv_Homography"
+CARD_AFFINE, CARD_PROJECTIVE = "Net_Card", "Net_Card_Homography"
+# For cards, chosen on held-out training cards; see docs/method.md.
+FINDING = Recipe("adam", learning_rate=0.002, localisation_rate=0.001, localisation_norm=1.0, decay=True)
 
 # fmt: off
 HOMOGRAPHY = (  # the four that the original wrote down and never ran
@@ -88,6 +91,35 @@ LONG = (  # 18 million images; about two hours on a core, where an epoch of exp_
                {"passes": 4} | ON_CANVAS, ADAM, "whole"),
 )
 
+CARD = tuple(  # a number on a card that lies somewhere in a photograph; one recipe for all
+    Experiment(exp_id, f"card_{title}", model, 20, question, arguments, FINDING, data)
+    for exp_id, title, model, question, arguments, data in (
+        ("exp_31", "fixed_window", CARD_AFFINE,
+         "How often is a number read where cards lie on average?", {"bypass_localisation": True}, "cards"),
+        ("exp_32", "affine", CARD_AFFINE,
+         "Does an affine transformer find the number, taught by nothing but numbers?", {}, "cards"),
+        ("exp_33", "homography", CARD_PROJECTIVE,
+         "Does a homography find it better?", {}, "cards"),
+        ("exp_34", "homography_2_passes", CARD_PROJECTIVE,
+         "Does a second look help, from nearer?", {"passes": 2}, "cards"),
+        ("exp_35", "homography_4_passes", CARD_PROJECTIVE,
+         "And four?", {"passes": 4}, "cards"),
+        ("exp_36", "affine_coordconf_localistation", CARD_AFFINE,
+         "Do CoordConv layers help an affine transformer to find the card?", LOCALISATION, "cards"),
+        ("exp_37", "homography_coordconf_localistation", CARD_PROJECTIVE,
+         "Do they help a homography?", LOCALISATION, "cards"),
+        ("exp_38", "homography_2_passes_coordconf_localistation", CARD_PROJECTIVE,
+         "And with two looks?", LOCALISATION | {"passes": 2}, "cards"),
+        ("exp_39", "homography_4_passes_coordconf_localistation", CARD_PROJECTIVE,
+         "And with four?", LOCALISATION | {"passes": 4}, "cards"),
+        ("exp_40", "homography_4_passes_taught_corners", CARD_PROJECTIVE,
+         "What is it worth to be told where the corners are?", {"passes": 4, "taught_corners": 10.0}, "cards"),
+        ("exp_41", "true_homography", CARD_AFFINE,
+         "How often is a number read if the card is straightened perfectly?", {"bypass_localisation": True},
+         "straight cards"),
+    )
+)
+
 STABILITY = (  # exp_02 with one of the two changes that the homographies have, with the other, and with both
     Experiment("exp_20", "background_padding", AFFINE, 30,
                "Are the swings due to the grey that the transformer reads outside of an image?", BACKGROUND),
@@ -108,4 +140,10 @@ STEADY = (  # exp_05 to exp_07 with a slow localisation network, beside exp_21
 )
 # fmt: on
 
-SETS = {"homography": HOMOGRAPHY, "perspective": PERSPECTIVE + WHOLE, "stability": STABILITY, "long": LONG}
+SETS = {
+    "homography": HOMOGRAPHY,
+    "perspective": PERSPECTIVE + WHOLE,
+    "stability": STABILITY,
+    "long": LONG,
+    "card": CARD,
+}

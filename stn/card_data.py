@@ -36,7 +36,8 @@ def cards(clean, straight=False, held_out=False):
     train = scenes(own, N_TRAIN, 0, 0.0, straight)
     test = scenes(sources_of(clean, "test", "train" if held_out else "test"), N_TEST, TEST_SEED, 1.0, straight)
     parts = train.images, train.labels, test.images, test.labels, description, clean
-    return Dataset(*parts, partial(draw_epoch, own, straight), train.homographies, test.homographies)
+    places = {"train_homographies": train.homographies, "test_homographies": test.homographies}
+    return Dataset(*parts, partial(draw_epoch, own, straight), **places)
 
 
 def sources_of(clean, split, backgrounds):

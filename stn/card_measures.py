@@ -10,15 +10,15 @@ from matplotlib.path import Path
 from matplotlib.transforms import Bbox
 
 from lab import figures
-from stn import cards, measures, warps
+from stn import cards, warps
 from stn.card_data import scenes, sources_of
 from stn.measures import TransformerMeasures, batches, homographies
 
 N_ALIGNED = N_CURVE = 1000  # training scenes for the alignment; test scenes for each strength
 ALIGNMENT_SEED, CURVE_SEED = 1, 2  # of those
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-N_SHOWN = 12  # test scenes in a picture
-PIXELS = cards.SCENE / 2  # of one unit of warps.py's coordinates
+N_SHOWN, PICTURE = 12, "Test scenes, the outline that is found, and the strip that is read"  # drawn
+PIXELS = cards.SCENE / 2  # of one unit of the coordinates of warps.py
 
 
 def of_transformer(model, data):
@@ -38,7 +38,7 @@ def of_transformer(model, data):
     model.eval()
     straight = data.description.get("straight", False)
     alignment = None if straight else alignment_of(model, data)
-    sources, found = sources_of(data.clean, "test", data.backgrounds), []
+    sources, found = sources_of(data.clean, "test", "test"), []
     for strength in STRENGTHS:
         drawn = scenes(sources, N_CURVE, CURVE_SEED, strength, straight)
         found.append(measured(model, *(part.to(data.test_images.device) for part in drawn), alignment))

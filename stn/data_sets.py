@@ -2,7 +2,9 @@
 
 from functools import partial
 
+from stn import card_measures, measures
 from stn.card_data import CARDS, cards
+from stn.cards import SCENE, STRIP
 from stn.data import Dataset
 from stn.perspective import PERSPECTIVE, WHOLE, perspective, whole
 
@@ -24,3 +26,16 @@ def of_kind(kind, digits: Dataset) -> Dataset:
 def described(kind, description):
     """Return the description that `of_kind` gives a set made of digits of this description."""
     return description | KINDS[kind][1]
+
+
+def image_size(kind):
+    """Return the height and width of the images of a kind of data set."""
+    description = KINDS[kind][1]
+    if "digits" in description:
+        return STRIP if "straight" in description else (SCENE, SCENE)
+    return 2 * (28 * description.get("canvas", 1),)
+
+
+def measures_of(data):
+    """Return the module that measures and draws what a transformer does to images of this data set."""
+    return card_measures if "digits" in data.description else measures

@@ -2,13 +2,18 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lab import figures
 from stn import perspective, warps
 
 # Of test images: the larger, the fewer calls, and a GPU is busy.
 TEST_BATCH_SIZE = {"cpu": 500, "cuda": 2500}
+N_SHOWN = 64  # test images whose transforms are drawn, and kept for every epoch
+N_DIGITS, PICTURE = 32, "Test digits, and the same transformed"  # in a picture for TensorBoard, and its title
+PIXELS = 14  # of one unit of the coordinates of warps.py
 PAIRS = 2000  # test images of which a second distorted copy is made
 
 
@@ -17,7 +22,7 @@ class TransformerMeasures(NamedTuple):
 
     numbers: dict  # by name, see `of_transformer`
     homographies: torch.Tensor  # (N, 3, 3)
-    statistics: list  # [before it, after it], each the means and the variances of `class_statistics`
+    statistics: list | None  # [before it, after it], each the means and the variances of `class_statistics`
 
 
 def batches(tensor):
@@ -31,8 +36,11 @@ def has_transformer(model):
 
 
 def confusion(labels, predictions, n_classes=10):
-    """Count how often images of each class, by row, were taken for each class, by column: two of (N,) -> lists."""
-    counts = torch.bincount(labels * n_classes + predictions, minlength=n_classes**2)
+    """Count how often digits of each class, by row, were taken for each class, by column, as lists.
+
+    labels, predictions: two tensors of one shape.
+    """
+    counts = torch.bincount((labels * n_classes + predictions).flatten(), minlength=n_classes**2)
     return counts.view(n_classes, n_classes).tolist()
 
 
@@ -153,3 +161,22 @@ def corner_distances(model, data, transforms):
         "after": corner_distance(first @ transforms, second @ homographies(model, images)),
     }
     return {f"corner_distance_{when}": float(distance.nanmedian()) for when, distance in distances.items()}
+
+
+@torch.inference_mode()
+def draw_transforms(model, data, title):
+    """Draw the first test images before and after the transformer, and the frames that it reads, if it has any."""
+    model.eval()
+    images = data.test_images[:N_SHOWN]
+    shown = (data.pixels(both)[:, 0].cpu() for both in (data.middle(images), model.transform(images)))
+    reads = frames(homographies(model, images)).cpu() if has_transformer(model) else None
+    return figures.transformed_digits(*shown, title, reads)
+
+
+@torch.inference_mode()
+def picture(model, data):
+    """Return the first test digits, and beside them what the transformer makes of them, as one picture (H, W)."""
+    model.eval()
+    images = data.test_images[:N_DIGITS]
+    pair = data.middle(images), model.transform(images)
+    return np.concatenate([figures.grid_of(data.pixels(shown)[:, 0].cpu()) for shown in pair], 1)

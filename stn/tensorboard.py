@@ -28,14 +28,14 @@ from torch.utils.tensorboard.summary import hparams
 from lab import figures
 from lab.files import atomic_write
 from lab.settings import printable
-from stn import measures, warps
+from stn import warps
+from stn.data_sets import measures_of
+from stn.measures import confusion, has_transformer, homographies
 
 KEPT = "events.out.tfevents.0.complete_epochs"  # of a run that was continued
 LOG_IMAGES = 5  # epochs from one heavy part to the next: TensorBoard's slider keeps ten images
-N_DIGITS = 32  # in a picture
 BINS = 50  # of a histogram, equally wide: the default ones are too wide for numbers near 1
 LARGER = 2  # pixels of a picture for each of a digit
-PIXELS = 14  # one unit of warps.py's coordinates in pixels of these images
 LAYOUT = {  # tags are regular expressions there
     "All runs": {
         "test accuracy (%)": ["Multiline", ["Accuracy test$"]],
@@ -110,26 +110,25 @@ def start(writer, settings, question, model, data, log_images):
 
 
 def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=None):
-    """Log one epoch: `entry` of the history, and the predicted classes of the test images (N,).
+    """Log one epoch: its entry of the history, and the predicted classes of the test images, shaped as labels.
 
     conclusion: after the last epoch what `train.conclude` returns, None before.
     """
     epoch, last = entry["epoch"], conclusion is not None
-    confusion = measures.confusion(data.test_labels, predictions)
-    for digit, counts in enumerate(confusion):
+    for digit, counts in enumerate(confusion(data.test_labels, predictions)):
         if sum(counts):
             writer.add_scalar(f"Class accuracy/{digit}", 100 * counts[digit] / sum(counts), epoch)
     speed = len(data.train_labels) / max(entry["train_seconds"], 0.001)  # they are rounded to that
     writer.add_scalar("Images per second", speed, epoch)
     if log_images and (epoch % log_images == 0 or last):
         add_digits(writer, model, data, epoch)
-        if measures.has_transformer(model):
-            transforms = conclusion.transformer.homographies if last else measures.homographies(model, data.test_images)
-            add_transforms(writer, transforms, epoch)
+        if has_transformer(model):
+            transforms = conclusion.transformer.homographies if last else homographies(model, data.test_images)
+            add_transforms(writer, transforms, epoch, measures_of(data).PIXELS)
     if log_images and last:
         with Image.open(conclusion.confusion_png) as picture:
-            writer.add_image("Confusion matrix", np.asarray(picture.convert("RGB")), epoch, dataformats="HWC")
-        if conclusion.transformer:
+            add_picture(writer, "Confusion matrix", np.asarray(picture.convert("RGB")), epoch)
+        if conclusion.transformer and conclusion.transformer.statistics:
             add_class_means(writer, conclusion.transformer.statistics, epoch)
     if last:
         _, _, session_end = hparams({}, {})
@@ -169,26 +168,24 @@ def add_graph(writer, model, image):
             writer.add_text("Graph", f"This network cannot be traced ({type(error).__name__}).", 0)
 
 
-@torch.inference_mode()
 def add_digits(writer, model, data, epoch):
-    """Log the first test digits, and beside them what `model.transform`, if there is one, makes of them."""
-    if not hasattr(model, "transform"):
-        return
-    model.eval()
-    images = data.test_images[:N_DIGITS]
-    pair = data.middle(images), model.transform(images)
-    both = (figures.grid_of(data.pixels(shown)[:, 0].cpu()) for shown in pair)
-    add_picture(writer, "Test digits, and the same transformed", torch.cat([*map(torch.from_numpy, both)], 1), epoch)
+    """Log the first test images, and what `model.transform`, if there is one, makes of them."""
+    if hasattr(model, "transform"):
+        measures = measures_of(data)
+        add_picture(writer, measures.PICTURE, measures.picture(model, data), epoch)
 
 
-def add_transforms(writer, transforms, epoch):
-    """Log the parameters of all transforms (N, 3, 3) as histograms, and the mean shares of their parts in %."""
+def add_transforms(writer, transforms, epoch, pixels):
+    """Log the parameters of all transforms (N, 3, 3) as histograms, and the mean shares of their parts in %.
+
+    pixels: of one unit of the coordinates of warps.py.
+    """
     factors = warps.factors(transforms)
     if (transforms[:, 2, :2] == 0).all():  # affine
         factors = {name: values for name, values in factors.items() if "perspective" not in name}
     for name, share in warps.shares(factors).items():
         writer.add_scalar(f"Transform share/{name}", 100 * share.nanmean().item(), epoch)
-    units = {"rotation": ("degrees", torch.rad2deg), "translation": ("pixels", lambda values: values * PIXELS)}
+    units = {"rotation": ("degrees", torch.rad2deg), "translation": ("pixels", lambda values: values * pixels)}
     for name, values in factors.items():
         unit, convert = units.get(name.split()[0], (None, lambda values: values))
         values = convert(values[values.isfinite()])
@@ -200,11 +197,12 @@ def add_transforms(writer, transforms, epoch):
 def add_class_means(writer, statistics, epoch):
     """Log the mean image of each class before the transformer, in a first row, and after it."""
     means = torch.cat([means for means, _ in statistics])
-    picture = torch.from_numpy(figures.grid_of(means, columns=len(means) // 2))
+    picture = figures.grid_of(means, columns=len(means) // 2)
     add_picture(writer, "Mean of each class, before and after", picture, epoch)
 
 
 def add_picture(writer, tag, picture, epoch):
-    """Log a picture (H, W) of grey values in [0, 1], enlarged."""
-    picture = picture.repeat_interleave(LARGER, 0).repeat_interleave(LARGER, 1)
-    writer.add_image(tag, picture, epoch, dataformats="HW")
+    """Log a picture: grey values (H, W) in [0, 1], enlarged, or bytes (H, W, 3) as they are."""
+    grey = picture.ndim == 2
+    picture = picture.repeat(LARGER, 0).repeat(LARGER, 1) if grey else picture
+    writer.add_image(tag, picture, epoch, dataformats="HW" if grey else "HWC")

@@ -15,7 +15,7 @@ from torch import nn
 import train
 from lab import figures, results
 from models import Net, Net_CoordConv, Net_CoordConv_Homography
-from stn import tensorboard, warps
+from stn import measures, tensorboard, warps
 from stn.data import Dataset, epoch_order
 from stn.perspective import perspective, whole
 from stn.step import training_step
@@ -179,7 +179,7 @@ def test_the_figure_shows_the_images_as_they_were_and_as_they_are_warped(digits,
     torch.manual_seed(5)
     model = Net(padding="background")
     nn.init.normal_(model.loc_fc2.weight, std=0.05)
-    train.draw_transforms(model, digits, "a title")
+    measures.draw_transforms(model, digits, "a title")
     before, after, title, frames = shown[0]
     raw = (digits.test_images[:64, 0] * digits.description["std"] + digits.description["mean"]) * 255
     assert (before * 255 - raw.round()).abs().max() < 0.01
