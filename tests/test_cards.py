@@ -1,0 +1,243 @@
+"""Scenes with cards: the card lies where the homography says, carries the digits that the labels say, and no more."""
+
+import hashlib
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from kornia.geometry.linalg import transform_points
+from kornia.geometry.transform import homography_warp
+
+from stn import cards
+from stn.mnist import DataError, read_mnist
+
+FIELD = (  # the number's, in the straightened scene: rows and columns
+    slice(35 + cards.NUMBER_Y, 35 + cards.NUMBER_Y + cards.CELL),
+    slice(18 + cards.NUMBER_X, 18 + cards.NUMBER_X + cards.NUMBER_WIDTH),
+)
+
+
+@pytest.fixture(scope="module")
+def small():
+    _, _, pixels, labels = read_mnist()
+    return cards.small_digits(pixels[:1000]), labels[:1000]
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return cards.textures("test")
+
+
+def clear(small, bank, n, seed, strength):
+    """The scenes that `draw` draws, free of all but the place of the card: images, labels, homographies."""
+    homographies, seen = cards.places(n, seed, strength)
+    look = cards.looks(n, seed, 0, len(bank), seen)
+    chosen = cards.choices(n, seed, len(small[0]))
+    return torch.from_numpy(cards.render(small[0], chosen, bank, homographies, look)), chosen, homographies
+
+
+def straightened(images, homographies):
+    """By kornia."""
+    warped = homography_warp(images.float()[:, None], torch.from_numpy(homographies), (128, 128), align_corners=False)
+    return warped[:, 0]
+
+
+def inked(homographies, seed):
+    """The paper's and the ink's greys of scenes."""
+    look = cards.looks(len(homographies), seed, 0, 1, np.tile([0, 128], (len(homographies), 2)))
+    return (torch.from_numpy(look[name].copy())[:, None, None] for name in ("paper", "ink"))
+
+
+def test_a_small_digit_is_the_average_of_areas(small):
+    pixels = read_mnist()[2][:1000]
+    larger = torch.from_numpy(pixels).double().repeat_interleave(4, 1).repeat_interleave(4, 2)
+    expected = F.avg_pool2d(larger, 7)
+    assert (torch.from_numpy(small[0]) - expected).abs().max() <= 0.5
+    torch.manual_seed(0)
+    noise = torch.randint(0, 256, (50, 28, 28), dtype=torch.uint8)
+    expected = F.avg_pool2d(noise.double().repeat_interleave(4, 1).repeat_interleave(4, 2), 7)
+    assert (torch.from_numpy(cards.small_digits(noise.numpy())) - expected).abs().max() <= 0.5
+    assert (cards.small_digits(np.full((1, 28, 28), 255, np.uint8)) == 255).all()
+
+
+def test_without_strength_the_card_is_at_its_nominal_place(small, bank):
+    scenes = cards.draw(*small, bank, 20, 5, 0)
+    assert torch.equal(scenes.homographies, torch.eye(3).expand(20, 3, 3))
+    assert torch.equal(scenes.images[:, 0], clear(small, bank, 20, 5, 0)[0])
+    corners = torch.tensor([[17.5, 34.5], [109.5, 34.5], [109.5, 92.5], [17.5, 92.5]])
+    torch.testing.assert_close(cards.card_corners(scenes.homographies), corners.expand(20, 4, 2))
+
+
+@pytest.mark.parametrize("strength", cards.STRENGTHS.values())
+def test_the_homography_straightens_the_scene(small, bank, strength):
+    """The card is as at strength 0 but for the blur of interpolations, and to a tenth of a pixel where it is there."""
+    nominal = clear(small, bank, 100, 5, 0)[0].float()
+    images, _, homographies = clear(small, bank, 100, 5, strength)
+
+    def errors(straight):
+        return (straight - nominal)[:, 37:91, 20:108].square().mean((1, 2))
+
+    straight = straightened(images, homographies)
+    best = errors(straight)
+    for axis in (1, 2):
+        before, after = errors(straight.roll(-1, axis)), errors(straight.roll(1, axis))
+        offset = (before - after) / (before + after - 2 * best) / 2  # of the lowest point of a parabola
+        assert offset.abs().max() < 0.15
+        assert offset.mean().abs() < 0.03
+    assert best.mean() < 0.1 * errors(straightened(images, np.roll(homographies, 1, 0))).mean()
+
+
+def test_corners_are_those_of_the_homography_and_of_the_picture(small, bank):
+    homographies = torch.from_numpy(cards.places(300, 1, 1.5)[0])
+    nominal = torch.tensor([(-92.0, -58), (92, -58), (92, 58), (-92, 58)]) / 128
+    points = transform_points(homographies, nominal.expand(300, 4, 2))
+    corners = cards.card_corners(homographies)
+    torch.testing.assert_close(corners, points * 64 + 63.5, atol=1e-3, rtol=0)
+    # A white card on black has its centre of mass, and its area, where the corners say.
+    blank = np.zeros((1, 16, 16), np.uint8)
+    look = cards.looks(300, 1, 0, 1, np.tile([0, 128], (300, 2)))
+    for name in ("paper", "ink", "border", "print", "box", "head"):
+        look[name] = 255
+    look["brightness"] = look["contrast"] = 0
+    white = cards.render(blank, np.zeros((300, 6), np.int64), bank, homographies.numpy(), look) / 255.0
+    (x, y), (next_x, next_y) = (c.double().numpy().transpose(2, 0, 1) for c in (corners, corners.roll(-1, 1)))
+    cross = x * next_y - next_x * y
+    area = cross.sum(1) / 2
+    assert white.sum((1, 2)) == pytest.approx(area, rel=0.003)
+    for (a, b), axis in (((x, next_x), 1), ((y, next_y), 2)):
+        middle = (white.sum(axis) * np.arange(128)).sum(1) / white.sum((1, 2))
+        assert middle == pytest.approx(((a + b) * cross).sum(1) / (6 * area), abs=0.05)
+
+
+def test_scenes_are_a_function_of_the_seed_and_fewer_are_the_first_of_more(small, bank):
+    scenes = cards.draw(*small, bank, 60, 3)
+    for again, few in zip(cards.draw(*small, bank, 60, 3), cards.draw(*small, bank, 7, 3), strict=True):
+        assert any(torch.equal(again, tensor) for tensor in scenes)
+        assert any(torch.equal(few, tensor[:7]) for tensor in scenes)
+    other = cards.draw(*small, bank, 60, 4)
+    assert not any((a == b).flatten(1).all(1).any() for a, b in zip(scenes, other, strict=True))
+    assert [tensor.dtype for tensor in scenes] == [torch.uint8, torch.int64, torch.float32]
+    assert [tuple(tensor.shape) for tensor in scenes] == [(60, 1, 128, 128), (60, 6), (60, 3, 3)]
+    assert all(len(tensor) == 0 for tensor in cards.draw(*small, bank, 0, 3))
+
+
+@pytest.mark.parametrize("strength", [0.1, *cards.STRENGTHS.values()])
+@given(seed=st.integers(0, 2**63 - 1))
+def test_cards_are_convex_and_inside_of_what_is_seen(strength, seed):
+    homographies, seen = cards.places(100, seed, strength)
+    corners = cards.card_corners(torch.from_numpy(homographies)).double().numpy() + 0.5  # from the edge
+    sides = np.roll(corners, -1, 1) - corners
+    turns = np.cross(np.pad(sides, ((0, 0), (0, 0), (0, 1))), np.pad(np.roll(sides, -1, 1), ((0, 0), (0, 0), (0, 1))))
+    assert (turns[..., 2] > 500).all()
+    assert (corners >= seen[:, None, [2, 0]] + cards.MARGIN - 1e-3).all()
+    assert (corners <= seen[:, None, [3, 1]] - cards.MARGIN + 1e-3).all()
+    points = torch.tensor([(x, y, 1.0) for x in (-1, 1) for y in (-1, 1)]) @ torch.from_numpy(homographies).mT
+    assert (points[:, :, 2] > 0).float().mean() > 0.99
+
+
+def test_one_scene_in_three_has_bars_as_grey_as_its_background(small, bank):
+    _, seen = cards.places(3000, 2, 1)
+    size = seen[:, 1::2] - seen[:, ::2]
+    assert ((size < 128).sum(1) <= 1).all()
+    assert size.min() == 92
+    assert (size.min(1) < 128).mean() == pytest.approx(1 / 3, abs=0.03)
+    images = cards.draw(*small, bank, 60, 2, 0.01, with_card=False).images[:, 0].numpy()
+    barred = 0
+    for image, (top, bottom, left, right) in zip(images, seen, strict=False):
+        outside = np.ones((128, 128), bool)
+        outside[top:bottom, left:right] = False
+        if outside.any():
+            barred += 1
+            assert len(set(image[outside])) == 1
+            assert image[outside][0] == pytest.approx(image[~outside].mean(), abs=2)
+    assert barred > 10
+
+
+def test_stronger_scenes_move_the_card_and_disturb_the_scene_more(small, bank):
+    nominal = cards.card_corners(torch.eye(3)[None])
+    moved, noise = [], []
+    for strength in (0, *sorted(cards.STRENGTHS.values())):
+        scenes = cards.draw(*small, bank, 300, 8, strength)
+        moved.append((cards.card_corners(scenes.homographies) - nominal).norm(dim=2).mean())
+        plain = clear(small, bank, 300, 8, strength)[0]
+        noise.append((scenes.images[:, 0].float() - plain).abs().mean())
+    assert moved == sorted(moved)
+    assert noise == sorted(noise)
+    assert moved[0] < 1e-4
+    assert noise[0] == 0
+    assert moved[3] > 10
+
+
+def test_labels_are_those_of_the_digits_on_the_card(small, bank):
+    """The ink in the nominal field is that of the digits of the labels, the greater where two overlap."""
+    digits, labels = small
+    scenes = cards.draw(digits, labels, bank, 50, 9, 0)
+    chosen = cards.choices(50, 9, len(digits))
+    assert torch.equal(scenes.labels, torch.from_numpy(labels[chosen].astype(np.int64)))
+    expected = np.zeros((50, 16, 76))
+    for k in range(6):
+        cell = expected[:, :, 12 * k : 12 * k + 16]
+        np.maximum(cell, digits[chosen[:, k]], out=cell)
+    paper, ink = inked(scenes.homographies, 9)
+    found = (paper - scenes.images[(slice(None), 0, *FIELD)]) / (paper - ink) * 255
+    assert (found - torch.from_numpy(expected)).abs().max() < 255 / 60
+    assert np.bincount(cards.draw(digits, labels, bank, 300, 9, with_card=False).labels.flatten()).min() > 100
+
+
+def test_without_a_card_there_is_none(small, bank):
+    blank = cards.draw(*small, bank, 40, 6, 0, with_card=False).images
+    carded = cards.draw(*small, bank, 40, 6, 0).images
+    rows, columns = slice(35, 93), slice(18, 110)
+    outside = torch.ones(128, 128, dtype=torch.bool)
+    outside[rows, columns] = False
+    assert torch.equal(blank[..., outside], carded[..., outside])
+    assert (blank != carded)[..., rows, columns].float().mean() > 0.9
+    other = cards.draw(small[0][::-1], small[1], bank, 40, 6, 0, with_card=False).images
+    assert torch.equal(blank, other)
+
+
+@pytest.mark.parametrize("strength", cards.STRENGTHS.values())
+def test_no_finger_touches_the_number(strength):
+    look = cards.looks(5_000, 4, strength, 1, np.tile([0, 128], (5_000, 2)))
+    held = look["finger_radius"] > 0
+    assert held.mean() == pytest.approx(0.3, abs=0.02)
+    x, y, dx, dy, radius = (look[held][f"finger_{name}"][:, None] for name in ("x", "y", "dx", "dy", "radius"))
+    points = np.mgrid[8:84:77j, 36:52:17j].reshape(2, -1)
+    along = np.maximum((points[0] - x) * dx + (points[1] - y) * dy, 0)
+    assert (np.hypot(points[0] - x - along * dx, points[1] - y - along * dy) > radius + 0.5).all()
+    inside = np.maximum.reduce([-x, x - 92, -y, y - 58])  # how far the centre of the tip is outside of the card
+    assert (inside < radius).all()
+
+
+def test_training_and_test_share_no_background():
+    assert not set(cards.PHOTOS["train"]) & set(cards.PHOTOS["test"])
+    banks = {split: cards.textures(split) for split in ("train", "test")}
+    found = [hashlib.sha256(texture).hexdigest() for bank in banks.values() for texture in bank]
+    assert len(set(found)) == len(found) == sum(map(len, banks.values()))
+    files = {path.stem for path in (cards.ROOT / "backgrounds").glob("*.png")}
+    assert files == {*cards.PHOTOS["train"], *cards.PHOTOS["test"]}
+    for bank in banks.values():
+        assert bank.shape[1:] == (256, 256)
+        assert bank.mean((1, 2)) == pytest.approx(127.5, abs=4)
+
+
+def test_the_bytes_are_the_same_on_every_machine(small):
+    for split, same in (("train", "1e491be2785c3fa6"), ("test", "7a3b28b57853a0a1")):
+        scenes = cards.draw(*small, cards.textures(split), 60, 1, 1.5)
+        assert [hashlib.sha256(tensor.numpy()).hexdigest()[:16] for tensor in scenes] == [
+            same,
+            "0cbd4c2d57085737",
+            "77a2b15ed3c9eac0",
+        ]
+
+
+def test_without_numba_one_line_says_so(small, bank, monkeypatch):
+    for name in ("stn.card_kernels", "numba"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delattr("stn.card_kernels", raising=False)
+    with pytest.raises(DataError, match=r"^drawing cards needs Numba \(.*\): python -m pip install numba$"):
+        cards.draw(*small, bank, 1, 0)
