@@ -97,7 +97,7 @@ class Net(nn.Module):
         inverse the other way. An affine one has (0, 0, 1) as its last row; without a transformer it is the identity.
         """
         if self.bypass_localisation:
-            return torch.eye(3, dtype=x.dtype, device=x.device).expand(len(x), 3, 3)
+            return torch.eye(3, dtype=self.fc1.weight.dtype, device=x.device).expand(len(x), 3, 3)
         return self.homographies(x)[-1]
 
     def homographies(self, x):
@@ -191,18 +191,18 @@ class Net_Card(Net_CoordConv):
         super().__init__(use_coordconf_localisation, False, bypass_localisation, passes=passes)
         self.taught_corners = taught_corners
 
+    def homographies(self, x):
+        return super().homographies(F.avg_pool2d(as_floats(x), 2))  # half as large is large enough to look at
+
     def look(self, x):
-        """Shrink scenes in [0, 1] to what the localisation network sees, (B, 1, 32, 32)."""
-        return standardised(F.avg_pool2d(x, 4))
+        """Shrink scenes of half their size to what the localisation network sees, (B, 1, 32, 32)."""
+        return standardised(F.avg_pool2d(x, 2))
 
     def refine(self, x, homographies):
-        """Look at the middle of scenes in [0, 1] as they are straightened so far, at (B, 1, 32, 32)."""
+        """Look from nearer at scenes of half their size, as they are straightened so far, at (B, 1, 32, 32)."""
         near, far = cards.closer(x.dtype, x.device)
-        seen = warps.homography_warp(F.avg_pool2d(x, 2), homographies @ near, size=(32, 32))
-        return homographies @ near @ warps.matrix(self.localise(standardised(seen))) @ far
-
-    def homography(self, x):
-        return super().homography(as_floats(x))
+        seen = standardised(warps.homography_warp(x, homographies @ near, size=(32, 32)))
+        return homographies @ near @ warps.matrix(self.localise(seen)) @ far
 
     def transform(self, x):
         """Cut the straightened number out of scenes: bytes (B, 1, 128, 128) -> (B, 1, 28, 133)."""
@@ -236,6 +236,5 @@ def as_floats(x):
 
 
 def standardised(x):
-    """Give each image (B, 1, H, W) the mean 0 and the standard deviation 1."""
-    mean = x.mean((2, 3), keepdim=True)
-    return (x - mean) / (x.std((2, 3), keepdim=True) + 0.01)
+    """Give each image (B, 1, H, W) the mean 0 and, unless it is nearly even, the standard deviation 1."""
+    return F.layer_norm(x, x.shape[1:], eps=1e-4)
