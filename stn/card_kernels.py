@@ -88,9 +88,9 @@ def mean(frame, top, bottom, left, right):
 
 @njit(**OPTIONS)
 def interval(edges, y, left, right):
-    """From which pixel of a row to which (exclusive) the card may be."""
+    """From which pixel of a row to which (exclusive) something may be: inside of all its edges, or half a unit off."""
     first, last = float(left), float(right)
-    for k in range(4):
+    for k in range(len(edges)):
         slope, here = float(edges[k, 0]), edges[k, 1] * float(y) + edges[k, 2] + 0.5
         if slope > 0:
             first = max(first, np.floor(-here / slope))
@@ -140,15 +140,15 @@ def paste(frame, y, first, last, card, work, places):
 
 
 @njit(**OPTIONS)
-def touch(frame, row, m, look):
+def touch(frame, row, first, last, m, look):
     """Lay a finger over a row."""
-    y, out = F(row), frame[row + PAD, PAD : PAD + SCENE]
+    y, out, start = F(row), frame[row + PAD, PAD + first : PAD + last], F(first)
     ux, vx, wx = m[0, 0], m[1, 0], m[2, 0]
     uy, vy, wy = m[0, 1] * y + m[0, 2], m[1, 1] * y + m[1, 2], m[2, 1] * y + m[2, 2]
     tip_x, tip_y, dx, dy = look.finger_x, look.finger_y, look.finger_dx, look.finger_dy
     radius, grey = look.finger_radius, look.finger
-    for j in range(SCENE):
-        x = F(np.int32(j))
+    for j in range(len(out)):
+        x = start + F(np.int32(j))
         w = ONE / max(wx * x + wy, SMALLEST)
         u, v = (ux * x + uy) * w - tip_x, (vx * x + vy) * w - tip_y
         along = max(u * dx + v * dy, ZERO)
@@ -205,11 +205,11 @@ def finish(image, y, frame, noise, look):
         out[x] = np.uint8(np.int32(min(max(value, ZERO), WHITE) + HALF))
 
 
-def render(images, digits, chosen, bank, noise, maps, edges, looks, with_card):
+def render(images, digits, chosen, bank, noise, maps, edges, fingers, looks, with_card):
     """Draw the images (n, 128, 128).
 
     The maps (n, 3, 3) are from pixels of the scene to those of the card; edges (n, 4, 3) are the distances from the
-    card's sides, positive inside.
+    card's sides, positive inside, and fingers (n, 3, 3) lines around the finger, likewise but in other units.
     """
     frame = np.empty((SCENE + 2 * PAD, SCENE + 2 * PAD), np.float32)
     card = np.empty(CARD_HEIGHT * CARD_WIDTH, np.float32)
@@ -232,7 +232,9 @@ def render(images, digits, chosen, bank, noise, maps, edges, looks, with_card):
                     paste(frame, y, first, last, card, work, places)
             if look.finger_radius > ZERO:
                 for y in range(top, bottom):
-                    touch(frame, y, maps[i], look)
+                    first, last = interval(fingers[i], y, left, right)
+                    if first < last:
+                        touch(frame, y, first, last, maps[i], look)
         for y in range(top, bottom):
             shine(frame, y, look.light)
             if look.depth > ZERO:
@@ -242,4 +244,5 @@ def render(images, digits, chosen, bank, noise, maps, edges, looks, with_card):
             finish(images[i], y, frame, noise, look)
 
 
-render = compiled(render)
+# Numba looks for changes in this file only.
+render = compiled(render, SCENE, CARD_WIDTH, CARD_HEIGHT, N_DIGITS, N_LINES, CELL, PITCH, NUMBER_X, NUMBER_Y)

@@ -213,7 +213,6 @@ def looks(n, seed, strength, n_textures, seen):
     look["noise"] = 255 * 0.04 / 32 * strength * uniform()
     look["noise_x"], look["noise_y"] = uniform(0, NOISE - SCENE), uniform(0, NOISE - SCENE)
 
-    # A finger is a capsule in pixels of the card: its tip is round, and from its centre it runs outwards for ever.
     radius = np.where(chance(0.3) & (strength > 0), uniform(6, 9), 0)
     side, along, slant = (4 * uniform()).astype(np.int64), uniform(), uniform(-0.5, 0.5)
     reach = 12 * strength * uniform(0.2)
@@ -227,7 +226,7 @@ def looks(n, seed, strength, n_textures, seen):
 
 
 def finger(side, along, slant, reach, radius):
-    """Return the centre of a finger's tip and its direction outwards, x, y, dx, dy: (n,) each, in pixels of the card.
+    """Return the centre of a finger's round tip, from the card's first pixel, and its way outwards: x, y, dx, dy, (n,).
 
     It comes over the top, right, bottom or left side (0 to 3), `along` from 0 to 1, and reaches so many pixels into the
     card: fewer where it would touch the number's field.
@@ -242,7 +241,7 @@ def finger(side, along, slant, reach, radius):
     x = np.where(across, place, np.where(side == 1, CARD_WIDTH - depth, depth))
     y = np.where(across, np.where(side == 0, depth, CARD_HEIGHT - depth), place)
     out = np.where((side == 0) | (side == 3), -1, 1) / norm
-    return x, y, np.where(across, slant / norm, out), np.where(across, out, slant / norm)
+    return x - 0.5, y - 0.5, np.where(across, slant / norm, out), np.where(across, out, slant / norm)
 
 
 def render(digits, chosen, bank, homographies, look, with_card=True):
@@ -251,24 +250,39 @@ def render(digits, chosen, bank, homographies, look, with_card=True):
         from stn import card_kernels  # late, since importing Numba takes time
     except ImportError as error:
         raise DataError(f"drawing cards needs Numba ({error}): python -m pip install numba") from None
-    half = SCENE / 2
-    to_nominal = inverses(homographies.astype(np.float64))
+    matrices, half = homographies.astype(np.float64), SCENE / 2
     # From pixels of the scene to those of the card, both from the centre of the first pixel.
     normalised = np.array([[1 / half, 0, 0.5 / half - 1], [0, 1 / half, 0.5 / half - 1], [0, 0, 1]])
     pixels = np.array([[half, 0, CARD_WIDTH / 2 - 0.5], [0, half, CARD_HEIGHT / 2 - 0.5], [0, 0, 1]])
-    maps = product(product(pixels, to_nominal), normalised)
-    corners = warps.to_pixels(card_corners(torch.from_numpy(homographies).double()), SCENE, SCENE).numpy()
-    sides = np.roll(corners, -1, 1) - corners
-    normals = np.stack([-sides[..., 1], sides[..., 0]], 2) / np.sqrt((sides * sides).sum(2, keepdims=True))
-    edges = np.concatenate([normals, -(normals * corners).sum(2, keepdims=True)], 2)  # inside it is positive
+    maps = product(product(pixels, inverses(matrices)), normalised)
     images = np.empty((len(look), SCENE, SCENE), np.uint8)
-    arguments = chosen, np.ascontiguousarray(bank), stored_noise(), maps.astype(np.float32), edges.astype(np.float32)
-    card_kernels.render(images, np.ascontiguousarray(digits), *arguments, look, with_card)
+    lines = (array.astype(np.float32) for array in (maps, card_lines(matrices), finger_lines(maps, look)))
+    digits, bank = np.ascontiguousarray(digits), np.ascontiguousarray(bank)
+    card_kernels.render(images, digits, chosen, bank, stored_noise(), *lines, look, with_card)
     return images
 
 
+def card_lines(matrices):
+    """Return the distances from the card's sides in the scene, as a·x + b·y + c: (n, 4, 3), positive inside."""
+    nominal = np.concatenate([nominal_corners().T / (SCENE / 2), np.ones((1, 4))])
+    points = product(matrices, nominal)
+    corners = ((points[:, :2] / points[:, 2:] + 1) * (SCENE / 2) - 0.5).transpose(0, 2, 1)
+    sides = np.roll(corners, -1, 1) - corners
+    normals = np.stack([-sides[..., 1], sides[..., 0]], 2) / np.sqrt((sides * sides).sum(2, keepdims=True))
+    return np.concatenate([normals, -(normals * corners).sum(2, keepdims=True)], 2)
+
+
+def finger_lines(maps, look):
+    """Return three lines a·x + b·y + c in the scene, (n, 3, 3), positive wherever the finger is."""
+    x, y, dx, dy = (look[f"finger_{name}"][:, None].astype(np.float64) for name in ("x", "y", "dx", "dy"))
+    right, down = maps[:, 0] - x * maps[:, 2], maps[:, 1] - y * maps[:, 2]  # of the tip, times the denominator
+    along, across = dx * right + dy * down, dx * down - dy * right
+    wide = (look["finger_radius"][:, None] + 1) * maps[:, 2]
+    return np.stack([wide - across, wide + across, wide + along], 1)
+
+
 def product(a, b):
-    """Multiply 3×3 matrices in a fixed order, which a BLAS does not promise."""
+    """Multiply matrices of three columns, and rows, in a fixed order, which a BLAS does not promise."""
     return sum(a[..., :, k, None] * b[..., None, k, :] for k in range(3))
 
 
