@@ -53,6 +53,19 @@ FAMILIES = {
         ("exp_18", "exp_14", "CoordConv in the localisation network"),
         ("exp_19", "exp_16", "with four passes, CoordConv in the localisation network"),
     ),
+    "Cards, finding": (
+        ("exp_32", "exp_31", "an affine transformer"),
+        ("exp_33", "exp_32", "a homography instead of an affine transform"),
+        ("exp_34", "exp_33", "a second pass"),
+        ("exp_35", "exp_34", "a third and a fourth pass"),
+        ("exp_40", "exp_35", "with four passes, corners that are taught"),
+    ),
+    "Cards, CoordConv in the localisation network": (
+        ("exp_36", "exp_32", "affine"),
+        ("exp_37", "exp_33", "homography"),
+        ("exp_38", "exp_34", "two passes"),
+        ("exp_39", "exp_35", "four passes"),
+    ),
     "In perspective, whole images": (
         ("exp_27", "exp_26", "a homography instead of an affine transform"),
         ("exp_29", "exp_28", "with four passes, a homography instead of an affine transform"),

@@ -113,7 +113,7 @@ CARD = tuple(  # a number on a card that lies somewhere in a photograph; one rec
         ("exp_39", "homography_4_passes_coordconf_localistation", CARD_PROJECTIVE,
          "And with four?", LOCALISATION | {"passes": 4}, "cards"),
         ("exp_40", "homography_4_passes_taught_corners", CARD_PROJECTIVE,
-         "What is it worth to be told where the corners are?", {"passes": 4, "taught_corners": 10.0}, "cards"),
+         "What is it worth to be told where the corners are?", {"passes": 4, "taught_corners": 30.0}, "cards"),
         ("exp_41", "true_homography", CARD_AFFINE,
          "How often is a number read if the card is straightened perfectly?", {"bypass_localisation": True},
          "straight cards"),

@@ -14,7 +14,7 @@ from stn.data import Dataset, epoch_seed
 CARDS = {"cards_strength": 1.0, "digits": N_DIGITS}  # part of the description of such a set
 N_TRAIN, N_TEST = 6000, 5000
 TEST_SEED = 0  # runs have other seeds
-GROWTH = 10  # epochs until the distortions have their full strength
+GROWTH = 5  # epochs until the distortions have their full strength
 HELD_OUT = 50_000  # training digits from this one on are those of the held-out cards
 
 
