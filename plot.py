@@ -12,7 +12,8 @@ reads every <out>/*/results.json and writes, into <out> unless --figures says ot
     AccuracyCurves.png, TrainLossCurves.png   of all runs, epoch by epoch
     ConfusionComparison.png       the confusion matrices of exp_02 and exp_06, and their difference
     train_loss.png                the train loss of exp_01 and exp_02, run 01
-    Perspective*.png              the first four on digits in perspective, if there are such runs
+    Perspective*.png, Card*.png   the first four on digits in perspective and on cards, if there are such runs
+    CardStrength.png              what is measured on cards over the strength of the distortion
     diagram_<experiment>.png      what each experiment's network looks like
 
 Runs of one experiment that differ in epochs, data, code or machine are not pooled: the largest set is kept and the
@@ -68,6 +69,8 @@ from run_experiments import ALL, EXPERIMENTS, SETS
 ROOT = Path(__file__).resolve().parent
 CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 CLAIM = (TUTORIAL_ACCURACY, "the tutorial's claim")  # a line in the figures
+IMAGES = {"whole": "56×56", "cards": "128×128", "straight cards": "28×133"}
+STRENGTH = "strength of the distortion"
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
 # What the seven ask, under two recipes; without a transformer they are one.
@@ -77,6 +80,10 @@ RECIPES = {
     "the tutorial's recipe": ("exp_03", "exp_04", "exp_02", "exp_05", "exp_06", "exp_07"),
     "the steady recipe": tuple(row.id for row in SETS["steady"]),
 }
+DISTORTED = {
+    "Perspective": "In perspective",
+    "Card": "Cards",
+}  # figures, by their prefix: their families of comparisons
 RECORDS = {  # the records in results/: the experiments of each
     "runs": tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY),
     "steady": RECIPES["the steady recipe"],
@@ -84,11 +91,13 @@ RECORDS = {  # the records in results/: the experiments of each
     "perspective": tables.PERSPECTIVE,
     "whole": tables.WHOLE,
     "long": ("exp_30",),
+    "card": tables.CARD,
     "formulations": ("exp_02", "exp_03", "exp_07"),
 }
 SHOWN = ("exp_02", "exp_14", "exp_16")  # networks of weights/ whose transforms the documentation shows
 ANIMATED = ("exp_16",)  # there, too, with the statistics of its classes
-UNSHOWN = ("PerspectiveTrainLossCurves.png", "PerspectiveAccuracyCurves.png")  # there
+UNSHOWN = {f"{kind}{name}Curves.png" for kind in DISTORTED for name in ("TrainLoss", "Accuracy")}  # there
+CARDS_SHOWN = 40  # scenes
 
 
 # what is drawn
@@ -104,7 +113,7 @@ def diagram(experiment):
     transform = "homography" if "Homography" in experiment.model else "affine"
     passes = f" × {arguments['passes']}" if "passes" in arguments else ""
     title, bypass = f"{experiment.id}: {experiment.question}", arguments.get("bypass_localisation", False)
-    image = "×".join(2 * [str(28 * arguments.get("canvas", 1))])
+    image = IMAGES.get(experiment.data, "28×28")
     return figures.network_diagram(title, localisation, classifier, f"{transform}{passes}\nwarp", bypass, image)
 
 
@@ -203,17 +212,20 @@ def confusion_figure(record):
 
 def comparison_figures(record, pool=False):
     """Return {file name: Figure} of all that compares runs, a set of figures for each data set."""
-    # Without the transformer's own effect in perspective, beside which the others could not be seen.
-    small = [pair for name in FAMILIES if name.startswith("In persp") for pair in FAMILIES[name] if pair[1] != "exp_12"]
     drawn = {}
     for (title, prefix), part in by_data(record).items():
-        family = small if "Perspective" in prefix else FAMILIES["The seven"]
+        kind = next((words for name, words in DISTORTED.items() if name in prefix), "The seven")
+        # Without the transformer's own effect where images are distorted, beside which the others could not be seen.
+        pairs = (pair for name in FAMILIES if name.startswith(kind) for pair in FAMILIES[name])
+        family = [pair for pair in pairs if pair[1] not in ("exp_12", "exp_31")]
         drawn[f"{prefix}AccuracyComparison.png"] = accuracy_figure(part, title if title != "MNIST" else "")
         drawn[f"{prefix}RecipesComparison.png"] = recipes_figure(recipe_panels(part)) if title == "MNIST" else None
         drawn[f"{prefix}Differences.png"] = differences_figure(part, family, pool)
         drawn[f"{prefix}AccuracyCurves.png"] = accuracy_curves(part)
         drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, LOSS)
         drawn[f"{prefix}ConfusionComparison.png"] = confusion_figure(part)
+        panels = tables.strength_curves(part, ALL)
+        drawn[f"{prefix}Strength.png"] = figures.strength_curves(panels, STRENGTH) if panels else None
         baselines = [runs[1] for exp_id in ("exp_01", "exp_02") if 1 in (runs := of_experiment(part, ALL[exp_id]))]
         curves = [(run["experiment_name"], train_losses(run)) for run in baselines]
         drawn[f"{prefix}train_loss.png"] = figures.loss_curves(curves, LOSS) if curves else None
@@ -298,8 +310,12 @@ def animate(out, name):
 
 
 def draw_shown(pictures):
-    """Draw what the transformers of single runs do, from weights/."""
-    from stn import measures, trained
+    """Draw scenes with cards, and what the transformers of single runs do, from weights/."""
+    from stn import data, measures, trained
+    from stn.card_data import TEST_SEED, scenes, sources_of
+
+    drawn = scenes(sources_of(data.load(), "test", "test"), CARDS_SHOWN, TEST_SEED, 1.0)
+    figures.save(figures.scenes(drawn.images[:, 0], "the first test scenes"), pictures / "scenes.png")
 
     for exp_id in SHOWN:
         _, model, run = trained.load(exp_id)

@@ -14,6 +14,7 @@ from lab.files import atomic_write
 
 # Colour-blind-safe (Okabe and Ito), in an order whose lightness also differs in print.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
+PALETTE = (BLUE, ORANGE, GREEN, "#D55E00", "#CC79A7", "#56B4E9", GREY)
 COLUMNS, GAP, MARGIN = 8, 2, 8  # of a grid of digits: digits a row, pixels between them and around each with a frame
 
 
@@ -248,6 +249,34 @@ def loss_curves(curves, ylabel):
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
+    return figure
+
+
+def strength_curves(panels, xlabel):
+    """Draw lines over the strength of a distortion, a panel for each (title, [(label, strengths, values)])."""
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True)
+    legend, colours = {}, {}
+    for axes, (title, lines) in zip(grid.flat, panels, strict=True):
+        for name, strengths, values in lines:
+            index = colours.setdefault(name, len(colours))
+            style = {"color": PALETTE[index % len(PALETTE)], "marker": "os^vDPX"[index % 7], "markersize": 4}
+            (legend[name],) = axes.plot(strengths, values, **style)
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
+    for axes in grid[1]:
+        axes.set_xlabel(xlabel)
+    figure.legend(legend.values(), legend, frameon=False, fontsize=8, loc="outside lower center", ncols=4)
+    return figure
+
+
+def scenes(images, title, columns=COLUMNS):
+    """Draw scenes (N, H, W) of bytes as a grid."""
+    figure = Figure(figsize=(7.6, 0.95 * -(-len(images) // columns) + 0.3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(grid_of(np.asarray(images) / 255, columns, 4), cmap="gray", vmin=0, vmax=1)
+    axes.axis("off")
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

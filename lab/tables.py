@@ -27,6 +27,8 @@ SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
 HOMOGRAPHIES = ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")
 PERSPECTIVE = tuple(f"exp_{number}" for number in range(12, 20))
 WHOLE = ("exp_26", "exp_27", "exp_28", "exp_29")
+CARD = tuple(f"exp_{number}" for number in range(31, 42))
+UPPER_END = "exp_41"  # of them: what the reader makes of cards that are straightened perfectly
 ENOUGH = 0.05  # points, of the interval to each side that a user is told the number of runs for
 DEEP = 0.5  # points, of a fall worth telling
 
@@ -45,10 +47,10 @@ def column(values_by_row, sign=""):
     By the mean with its 95 % interval, or, where a row is skewed, all rows by the median with the range.
     """
     values_by_row = [list(values) for values in values_by_row]
-    skewed = any(map(stats.is_skewed, values_by_row))
+    skewed = any(stats.is_skewed(values) for values in values_by_row if values)
     tell = median_text if skewed else interval_text
     how = "median (range)" if skewed else "mean ± 95 %" if max(map(len, values_by_row)) > 1 else "one run"
-    return how, [tell(values, sign) for values in values_by_row]
+    return how, [tell(values, sign) if values else "" for values in values_by_row]
 
 
 def interval_text(values, sign="", digits=2):
@@ -96,6 +98,16 @@ def of_runs(value):
 def shared(key):
     """What all runs have in common."""
     return lambda runs: next(iter(runs.values()))[key]
+
+
+def of_measure(name, factor=1):
+    """A measure of the transformers of all runs, times a factor; none where a network has no such measure."""
+
+    def tell(runs):
+        found = (run["transformer"] or {} for run in runs.values())
+        return [factor * measures[name] for measures in found if name in measures]
+
+    return tell
 
 
 def of_steps(tell):
@@ -171,6 +183,40 @@ RECTIFYING = (
 )
 
 
+READING = (
+    *(RUNS, ("numbers read whole, %", of_runs(last)), ("digits read, %", of_measure("digits_read"))),
+    *(("IoU, %", of_measure("iou", 100)), ("IoU of 95 % or more, % of the cards", of_measure("iou_95", 100))),
+    ("corner error, % of the diagonal, median card", of_measure("corner_error")),
+    ("95th percentile", of_measure("corner_error_p95")),
+)
+
+
+def card_table(record, table):
+    """Every experiment with cards; the numbers read in % of those behind the true homography, too."""
+    upper = of_experiment(record, table[UPPER_END])
+
+    def of_upper_end(runs):
+        return [100 * last(run) / last(upper[number]) for number, run in runs.items() if number in upper]
+
+    return chosen_table(record, CARD, table, (*READING, ("numbers read, % of exp_41's", of_upper_end)))
+
+
+def strength_curves(record, table):
+    """List what is measured on cards at each strength, as means over runs: (title, [(exp_id, strengths, values)])."""
+    titles = {"numbers_read": "numbers read whole, %", "digits_read": "digits read, %", "iou": "IoU"}
+    titles["corner_error"] = "corner error, % of the diagonal"
+    panels = {title: [] for title in titles.values()}
+    for exp_id in CARD:
+        runs = of_experiment(record, table[exp_id]).values()
+        curves = [run["transformer"]["by_strength"] for run in runs if run["transformer"]]
+        if "coordconf" not in table[exp_id].title and curves:
+            for name, title in titles.items():
+                if name in curves[0]:
+                    means = [statistics.fmean(values) for values in zip(*(c[name] for c in curves), strict=True)]
+                    panels[title].append((exp_id, curves[0]["strength"], means))
+    return list(panels.items()) if any(panels.values()) else []
+
+
 def results_table(record):
     """Every experiment with its runs, by both measures."""
     return experiments_table({f"`{name}`": runs for name, runs in groups(record).items()}, *RESULTS)
@@ -181,7 +227,7 @@ def chosen_table(record, exp_ids, table, columns):
     rows = {}
     for exp_id in exp_ids:
         if runs := of_experiment(record, table[exp_id]):
-            title = table[exp_id].title.removeprefix("perspective_").replace("_", " ")
+            title = table[exp_id].title.removeprefix("perspective_").removeprefix("card_").replace("_", " ")
             rows[f"`{exp_id}` {title}"] = runs
     return experiments_table(rows, *columns)
 
@@ -427,7 +473,8 @@ def comparison_document(record, table, pool=False, within=ENOUGH):
         single = sum(len(runs) == 1 for runs in groups(part).values())
         note = f"{single} of the experiments have one run only, and therefore no interval." if single else ""
         luck = ONE_RUN_EACH if one_run_each(part) else ""
-        parts += [f"## {title}", results_table(part), note, luck]
+        cards = card_table(part, table) if any("digits" in run["data"] for run in part.values()) else ""
+        parts += [f"## {title}", results_table(part), note, luck, cards]
         for name, family in FAMILIES.items():
             if differences := differences_table(part, family, table, pool):
                 parts += [f"### Paired differences: {name}", differences]
