@@ -268,17 +268,13 @@ def save_animation(path, settings, transforms, digits):
     """
     import torch
 
-    from stn import measures, warps
+    from stn.data_sets import measures_of
 
-    images, padding = digits.test_images[:N_ANIMATED], settings["arguments"].get("padding", "zeros")
-    before = digits.middle(images)
+    measures, padding = measures_of(digits), settings["arguments"].get("padding", "zeros")
     pictures = []
     for epoch, homographies in enumerate([torch.eye(3).expand(N_ANIMATED, 3, 3), *transforms]):
-        reads = warps.from_canvas(homographies[:N_ANIMATED], digits.canvas)
-        after = warps.homography_warp(images, reads, padding, before.shape[2:])
         title = f"{settings['experiment_name']}, {f'after epoch {epoch}' if epoch else 'at the start'}"
-        shown = (digits.pixels(both)[:, 0] for both in (before, after))
-        pictures.append(figures.transformed_digits(*shown, title, measures.frames(homographies[:N_ANIMATED])))
+        pictures.append(measures.draw_warps(digits, homographies[:N_ANIMATED], title, padding))
     figures.save_animation(pictures, path)
 
 

@@ -107,18 +107,29 @@ def polygon_area(points):
 
 
 @torch.inference_mode()
-def draw_transforms(model, data, title, n=N_SHOWN):
+def draw_transforms(model, data, title):
     """Draw the first test scenes with the outlines that were found, and the strips that are read, with the digits."""
     model.eval()
-    images = data.test_images[:n]
+    images, labels = data.test_images[:N_SHOWN], data.test_labels[:N_SHOWN].tolist()
     strips = model.transform(images)
     read = model.classify(strips).argmax(1).tolist()
-    outlines = None
-    if not data.description.get("straight"):
-        found = model.homography(images)
-        outlines = warps.to_pixels(cards.card_corners(found), cards.SCENE, cards.SCENE).cpu().numpy()
-    labels = data.test_labels[:n].tolist()
     texts = [("".join(map(str, ours)), ours == label) for ours, label in zip(read, labels, strict=True)]
+    transforms = None if data.description.get("straight") else model.homography(images)
+    return drawn(images, transforms, strips, texts, title)
+
+
+def draw_warps(data, transforms, title, padding):
+    """Draw the first test scenes, the outlines of homographies (N, 3, 3), and the strips that these straighten."""
+    transforms = transforms[:N_SHOWN]
+    images = data.test_images[: len(transforms)]
+    return drawn(images, transforms, cards.strips(images / 255, transforms), [("", True)] * len(images), title)
+
+
+def drawn(images, transforms, strips, texts, title):
+    """Draw scenes (N, 1, 128, 128), outlines, unless `transforms` is None, and strips (N, 1, 28, 133)."""
+    outlines = None
+    if transforms is not None:
+        outlines = warps.to_pixels(cards.card_corners(transforms), cards.SCENE, cards.SCENE).cpu().numpy()
     strips = strips / 255 if strips.dtype == torch.uint8 else strips
     return figures.cards_read(images[:, 0].cpu().numpy(), outlines, strips[:, 0].cpu().numpy(), texts, title)
 

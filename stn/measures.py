@@ -173,6 +173,14 @@ def draw_transforms(model, data, title):
     return figures.transformed_digits(*shown, title, reads)
 
 
+def draw_warps(data, transforms, title, padding):
+    """Draw the first test images, what homographies (N, 3, 3) make of them, and the frames that these read."""
+    images = data.test_images[: len(transforms)]
+    before = data.middle(images)
+    after = warps.homography_warp(images, warps.from_canvas(transforms, data.canvas), padding, before.shape[2:])
+    return figures.transformed_digits(*(data.pixels(both)[:, 0] for both in (before, after)), title, frames(transforms))
+
+
 @torch.inference_mode()
 def picture(model, data):
     """Return the first test digits, and beside them what the transformer makes of them, as one picture (H, W)."""
