@@ -70,6 +70,7 @@ CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 CLAIM = (TUTORIAL_ACCURACY, "the tutorial's claim")  # a line in the figures
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
+CARDS = {"cards": ("128×128", 6), "straight cards": ("28×133", 6)}  # the size of such images, and how many digits
 # What the seven ask, under two recipes; without a transformer they are one.
 ASKED = ("no transformer", "no transformer, CoordConv", "transformer", "CoordConv in the classifier")
 ASKED += ("in the localisation network", "in both")
@@ -104,8 +105,10 @@ def diagram(experiment):
     transform = "homography" if "Homography" in experiment.model else "affine"
     passes = f" × {arguments['passes']}" if "passes" in arguments else ""
     title, bypass = f"{experiment.id}: {experiment.question}", arguments.get("bypass_localisation", False)
-    image = "×".join(2 * [str(28 * arguments.get("canvas", 1))])
-    return figures.network_diagram(title, localisation, classifier, f"{transform}{passes}\nwarp", bypass, image)
+    side = 28 * arguments.get("canvas", 1)
+    image, n_digits = CARDS.get(experiment.data, (f"{side}×{side}", 1))
+    warp = f"{transform}{passes}\nwarp"
+    return figures.network_diagram(title, localisation, classifier, warp, bypass, image, n_digits)
 
 
 def value_rows(record):
@@ -290,6 +293,8 @@ def animate(out, name):
         raise ValueError("the name of a run is needed, not a path")
     place = Path(out) / name
     settings, checkpoint = read_run(place)
+    if "digits" in settings["data"]:
+        raise ValueError("runs on cards cannot be animated")
     if not checkpoint["transforms"]:
         raise ValueError(f"{place} has no transformer to animate")
     path = place / "transformation.gif"

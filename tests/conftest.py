@@ -186,7 +186,10 @@ def few_cards(digits):
 
     The training numbers have two batches.
     """
-    sizes = {card_data: {"N_TRAIN": 100, "N_TEST": 60, "HELD_OUT": 400}, card_measures: {"N_ALIGNED": 50, "N_CURVE": 30}}
+    sizes = {
+        card_data: {"N_TRAIN": 100, "N_TEST": 60, "HELD_OUT": 400},
+        card_measures: {"N_ALIGNED": 50, "N_CURVE": 30},
+    }
     with pytest.MonkeyPatch.context() as patch:
         for module, numbers in sizes.items():
             for name, number in numbers.items():

@@ -1,4 +1,4 @@
-"""Scenes with cards as a data set: whose digits they carry, that epochs are functions of seed and epoch, how they grow."""
+"""Scenes with cards as a data set: whose digits they carry, that epochs are functions of their seed, how they grow."""
 
 import numpy as np
 import pytest
@@ -66,6 +66,7 @@ def test_the_test_scenes_are_the_same_for_all_and_none_of_the_training_scenes(fe
 
 def test_the_distortions_grow_over_ten_epochs_to_those_of_the_test(few_cards):
     data = few_cards()
+    assert torch.equal(data.train_homographies, torch.eye(3).expand(100, 3, 3))  # before the first
     strengths = {1: 0.1, 2: 0.2, 5: 0.5, 9: 0.9, 10: 1.0, 11: 1.0, 20: 1.0}
     moved = []
     for epoch, strength in strengths.items():
@@ -89,6 +90,7 @@ def test_training_and_test_numbers_are_of_the_digits_of_their_splits(few_cards, 
 def test_held_out_numbers_are_of_the_last_training_digits_on_training_backgrounds(few_cards, told_apart):
     """Which are not trained on then; test digits and test backgrounds stay unseen."""
     data = card_data.cards(told_apart, held_out=True)
+    assert data.description == card_data.cards(told_apart).description | {"held_out": True}  # no run of the table
     data.draw_epoch(123, 1)
     assert set(data.train_labels.unique().tolist()) == set(range(5))
     assert set(data.test_labels.unique().tolist()) == {5, 6, 7}

@@ -185,6 +185,16 @@ def test_of_straight_strips_only_what_is_read_is_told(few_cards):
     assert transforms is statistics is None
 
 
+def test_with_held_out_cards_no_test_background_is_seen(few_cards, monkeypatch):
+    asked = []
+    original = card_measures.sources_of
+    monkeypatch.setattr(card_measures, "sources_of", lambda *what: asked.append(what[2]) or original(*what))
+    torch.manual_seed(0)
+    for held_out in (True, False):
+        card_measures.of_transformer(Net_Card(bypass_localisation=True), few_cards(held_out=held_out))
+    assert asked == ["train", "train", "train", "test"]
+
+
 def test_a_window_that_never_moves_is_measured_as_any_other(few_cards):
     torch.manual_seed(0)
     numbers = card_measures.of_transformer(Net_Card(bypass_localisation=True), few_cards()).numbers
