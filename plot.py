@@ -69,7 +69,8 @@ from run_experiments import ALL, EXPERIMENTS, SETS
 ROOT = Path(__file__).resolve().parent
 CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 CLAIM = (TUTORIAL_ACCURACY, "the tutorial's claim")  # a line in the figures
-IMAGES = {"whole": "56×56", "cards": "128×128", "straight cards": "28×133"}
+# The size of images that are not 28×28, and how many digits are on them.
+IMAGES = {"whole": ("56×56", 1), "cards": ("128×128", 6), "straight cards": ("28×133", 6)}
 STRENGTH = "strength of the distortion"
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
@@ -113,8 +114,9 @@ def diagram(experiment):
     transform = "homography" if "Homography" in experiment.model else "affine"
     passes = f" × {arguments['passes']}" if "passes" in arguments else ""
     title, bypass = f"{experiment.id}: {experiment.question}", arguments.get("bypass_localisation", False)
-    image = IMAGES.get(experiment.data, "28×28")
-    return figures.network_diagram(title, localisation, classifier, f"{transform}{passes}\nwarp", bypass, image)
+    image, n_digits = IMAGES.get(experiment.data, ("28×28", 1))
+    warp = f"{transform}{passes}\nwarp"
+    return figures.network_diagram(title, localisation, classifier, warp, bypass, image, n_digits)
 
 
 def value_rows(record):
@@ -298,6 +300,8 @@ def animate(out, name):
         raise ValueError("the name of a run is needed, not a path")
     place = Path(out) / name
     settings, checkpoint = read_run(place)
+    if "digits" in settings["data"]:
+        raise ValueError("runs on cards cannot be animated")
     if not checkpoint["transforms"]:
         raise ValueError(f"{place} has no transformer to animate")
     path = place / "transformation.gif"

@@ -314,9 +314,18 @@ COLOURS = {"2 × Conv": "#BBD7EA", "2 × CoordConv": "#F6C667", EITHER: "#BBD7EA
 
 
 def network_diagram(
-    title, localisation=EITHER, classifier=EITHER, warp="affine map or\nhomography", bypass=False, image="28×28"
+    title,
+    localisation=EITHER,
+    classifier=EITHER,
+    warp="affine map or\nhomography",
+    bypass=False,
+    image="28×28",
+    n_digits=1,
 ):
-    """Draw a network as blocks: what its parts are made of, and its warp; with `bypass` the transformer is absent."""
+    """Draw a network as blocks: what its parts are made of, and its warp; with `bypass` the transformer is absent.
+
+    image: the size of what it is given. n_digits: how many it reads.
+    """
     figure = Figure(figsize=(8, 2.2))
     axes = figure.add_subplot()
     axes.set(xlim=(0, 16), ylim=(0, 4))
@@ -337,7 +346,7 @@ def network_diagram(
     block(3.2, 2.8, 3.6, parts, COLOURS[localisation], bypass)
     block(7.3, 1, 2.6, "no warp" if bypass else warp, WARP, bypass)
     block(10.8, 1, 3.1, f"classifier\n{classifier}", COLOURS[classifier])
-    block(14.5, 1, 1.3, "digit\n0–9", PLAIN)
+    block(14.5, 1, 1.3, f"{'digit' if n_digits == 1 else f'{n_digits} digits'}\n0–9", PLAIN)
     arrow((2.0, 1.8), (3.1, 3.2), bypass)
     arrow((6.9, 3.2), (8.6, 2.1), bypass)
     arrow((2.0, 1.5), (7.2, 1.5))

@@ -372,6 +372,22 @@ def core_text(speed):
     )
 
 
+def cards_speed_text(record):
+    """Tell of networks that read cards, on one core: their steps in both forms, and what drawing takes of an epoch."""
+    told = "A core draws {scenes_a_second:,} scenes a second.".format_map(record)
+    forms = "{experiment}", "{plain_ms:.1f}", "{fast_ms:.1f}", RATIO, "{epoch_seconds:.1f}", "{drawing_share:.1%}"
+    rows = [[form.format_map(row) for form in forms] for row in record["rows"]]
+    header = [
+        "a recorded step, ms",
+        "ordinary layers",
+        "ours",
+        "ratio (lowest to highest)",
+        "s an epoch",
+        "of it drawing",
+    ]
+    return paragraphs(told, markdown_table(header, rows))
+
+
 def parts_table(job):
     """What the runs of a job spent beside their training."""
     names = [part.removesuffix("_seconds") for part in PARTS]

@@ -19,13 +19,14 @@ HELD_OUT = 50_000  # training digits from this one on are those of the held-out 
 
 
 def cards(clean, straight=False, held_out=False):
-    """Return scenes with cards, made of the digits of the Dataset `clean`; its training part is empty before an epoch.
+    """Return scenes with cards, made of the digits of the Dataset `clean`; undisturbed ones before the first epoch.
 
     straight: strips that the true homographies have straightened, instead of scenes: what a reader could see at best.
     held_out: test on training digits, which are not trained on then: to choose a recipe. Raise DataError.
     """
     description = {**clean.description, **CARDS} | ({"straight": True} if straight else {})
     if held_out:
+        description["held_out"] = True
         clean = clean._replace(
             train_images=clean.train_images[:HELD_OUT],
             train_labels=clean.train_labels[:HELD_OUT],

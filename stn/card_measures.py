@@ -38,7 +38,8 @@ def of_transformer(model, data):
     model.eval()
     straight = data.description.get("straight", False)
     alignment = None if straight else alignment_of(model, data)
-    sources, found = sources_of(data.clean, "test", "test"), []
+    backgrounds = "train" if data.description.get("held_out") else "test"
+    sources, found = sources_of(data.clean, "test", backgrounds), []
     for strength in STRENGTHS:
         drawn = scenes(sources, N_CURVE, CURVE_SEED, strength, straight)
         found.append(measured(model, *(part.to(data.test_images.device) for part in drawn), alignment))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -21,7 +22,7 @@ from lab.files import write_json
 from lab.folder import provenance
 from lab.settings import Job
 from run_experiments import ALL
-from stn import data, mnist
+from stn import card_data, card_measures, data, mnist
 
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # machines here are noisy
 hypothesis.settings.load_profile("steady")
@@ -177,6 +178,23 @@ def start():
 @pytest.fixture(scope="session")
 def digits(idx_folder):
     return data.load(idx_folder)
+
+
+@pytest.fixture(scope="module")
+def few_cards(digits):
+    """few_cards(), few_cards(straight=True): sets of few cards with few digits; all sets are while a module is tested.
+
+    The training numbers have two batches.
+    """
+    sizes = {
+        card_data: {"N_TRAIN": 100, "N_TEST": 60, "HELD_OUT": 400},
+        card_measures: {"N_ALIGNED": 50, "N_CURVE": 30},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for module, numbers in sizes.items():
+            for name, number in numbers.items():
+                patch.setattr(module, name, number)
+        yield partial(card_data.cards, digits)
 
 
 def results_of(name, correct, total=1000, **changes):

@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import models
 from coordconv import CoordConv2d
 from models import Net, Net_CoordConv, Net_CoordConv_Homography, dropout_mask
-from run_experiments import ALL
+from run_experiments import ALL, SETS
 from stn import warps
 from stn.step import plain_step
 
@@ -33,7 +33,10 @@ def perturb(model):
     return model.eval()
 
 
-@pytest.mark.parametrize("experiment", ALL.values(), ids=lambda e: e.id)
+OF_DIGITS = [experiment for experiment in ALL.values() if experiment not in SETS["card"]]
+
+
+@pytest.mark.parametrize("experiment", OF_DIGITS, ids=lambda e: e.id)
 def test_trainable_parameters_are_the_reference_counts_and_all_get_a_gradient(experiment, digits):
     model = perturb(build(getattr(models, experiment.model), **experiment.arguments)).train()
     n_parameters = sum(p.numel() for p in model.parameters())

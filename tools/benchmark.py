@@ -1,6 +1,7 @@
 """Measure how long an epoch takes, beside a loop written as in the PyTorch tutorial.
 
     python tools/benchmark.py [--rounds 3] [--only exp_02 ...] [--device cpu] [--jobs N] [--core] [--save FILE]
+    python tools/benchmark.py --cards [--rounds 3] [--save FILE]
 
 For each experiment, in turn and `--rounds` times, one whole epoch (training and test) of
 
@@ -15,8 +16,12 @@ the order of run_experiments.py, which cannot divide seven runs evenly.
 Before that, on one core: a step with our convolutions and with the ordinary layers, both recorded, in turn; and the
 rate of each convolution, forward and backward, beside that of a product of two 1024² matrices, which is called the
 core's peak. A CPU takes about ten minutes in all.
+
+With --cards only the networks that read cards, on one core: a step in both forms, in turn, how many scenes a second are
+drawn, and which share of an epoch (drawing, training and test) that takes.
 """
 
+import itertools
 import json
 import math
 import multiprocessing
@@ -46,6 +51,7 @@ IMITATING = (
     "NUMBA_CPU_FEATURES",
 )
 N_TRAIN = 60_000  # MNIST's training images
+CARDS = ("exp_33", "exp_35")  # one pass and four
 
 
 def tutorial_model(experiment):
@@ -209,18 +215,24 @@ def one_core(rounds):
         for plain in (True, False):
             step = training_step(build(ALL[experiment], SEED, plain), mnist)
             calls[experiment, plain] = lambda step=step: step(batch)
-    seconds = {name: [] for name in calls}
-    for _ in range(10 * rounds):
-        for name, call in calls.items():
-            call()
-            started = time.perf_counter()
-            for _ in range(10):
-                call()
-            seconds[name].append((time.perf_counter() - started) / 10)
+    seconds = in_turn(calls, 10 * rounds, 10)
     return core_table(seconds, {name: operations for name, (_, operations) in convolutions.items()}) | {
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "images_in_a_register": fast_conv_kernels.V,
     }
+
+
+def in_turn(calls, times, repeats):
+    """Return {name: [seconds of a call, ...]} of functions that are called in turn, so many times `repeats` calls."""
+    seconds = {name: [] for name in calls}
+    for _ in range(times):
+        for name, call in calls.items():
+            call()
+            started = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            seconds[name].append((time.perf_counter() - started) / repeats)
+    return seconds
 
 
 def core_table(seconds, operations):
@@ -237,15 +249,68 @@ def core_table(seconds, operations):
         shares = [n / second / peak for second, peak in zip(spent, peaks, strict=True)]
         gflops = round(n / statistics.median(spent) / 1e9, 1)
         rates.append({"convolution": name, "gflops": gflops, "share_of_peak": round(statistics.median(shares), 3)})
-    steps = []
+    floor = round(1000 * sum(operations.values()) / statistics.median(peaks), 2)
+    peak = round(statistics.median(peaks) / 1e9, 1)
+    return {"peak_gflops": peak, "floor_ms_exp_02": floor, "convolutions": rates, "steps": step_rows(seconds)}
+
+
+def step_rows(seconds):
+    """Return the speed of steps, by experiment, medians of calls in turn; `seconds` as in `core_table`."""
+    rows = []
     for experiment in dict.fromkeys(key[0] for key in seconds if isinstance(key, tuple)):
         plain, fast = seconds[experiment, True], seconds[experiment, False]
         numbers = {"plain_ms": 1000 * statistics.median(plain), "fast_ms": 1000 * statistics.median(fast)}
         numbers |= ratios(plain, fast)
-        steps.append({"experiment": experiment, **{key: round(number, 2) for key, number in numbers.items()}})
-    floor = round(1000 * sum(operations.values()) / statistics.median(peaks), 2)
-    peak = round(statistics.median(peaks) / 1e9, 1)
-    return {"peak_gflops": peak, "floor_ms_exp_02": floor, "convolutions": rates, "steps": steps}
+        rows.append({"experiment": experiment, **{key: round(number, 2) for key, number in numbers.items()}})
+    return rows
+
+
+def cards_on_one_core(rounds, times=10):
+    """Return what one core does with cards: steps, so many `times` in each round, drawing, and whole epochs."""
+    import torch
+
+    import train
+    from stn import card_data, data
+    from stn.step import training_step
+
+    train.configure()
+    scenes, batch, calls, epochs = card_data.cards(data.load()), torch.arange(BATCH_SIZE), {}, {}
+    order = data.epoch_order(len(scenes.train_labels), SEED, 1)
+    for experiment in map(ALL.get, CARDS):
+        for plain in (True, False):
+            model = build(experiment, SEED, plain)
+            step = training_step(model, scenes, experiment.recipe)
+            calls[experiment.id, plain] = lambda step=step: step(batch)
+        epochs[experiment.id] = model, step
+    parts = {experiment: [] for experiment in epochs}
+    for number in range(1, rounds + 1):
+        for experiment, (model, step) in epochs.items():
+            at = [time.perf_counter()]
+            for part in (
+                lambda number=number: scenes.draw_epoch(SEED, number),
+                lambda step=step: train.train_epoch(step, order),
+                lambda model=model: train.evaluate(model, scenes.test_images, scenes.test_labels),
+            ):
+                part()
+                at.append(time.perf_counter())
+            parts[experiment].append([after - before for before, after in itertools.pairwise(at)])
+    return cards_table(in_turn(calls, times * rounds, 2), parts, len(order))
+
+
+def cards_table(seconds, parts, n_scenes):
+    """Return the scenes that are drawn a second, and a row for each experiment, medians of what was measured in turn.
+
+    seconds: of steps, {(experiment, whether in the plain form): [...]}
+    parts: {experiment: [(seconds that an epoch spends drawing n_scenes, training, in the test), ...]}
+    """
+    drawing = statistics.median(draw for epochs in parts.values() for draw, _, _ in epochs)
+    rows = []
+    for row in step_rows(seconds):
+        epochs = parts[row["experiment"]]
+        share = statistics.median(epoch[0] / sum(epoch) for epoch in epochs)
+        whole = {"epoch_seconds": round(statistics.median(map(sum, epochs)), 2), "drawing_share": round(share, 4)}
+        rows.append(row | whole)
+    return {"scenes_a_second": round(n_scenes / drawing), "rows": rows}
 
 
 def ratios(theirs, ours):
@@ -300,6 +365,16 @@ def core(options):
     return {"core": found | ({"environment": imitating} if imitating else {})}
 
 
+def cards(options):
+    """Time the networks that read cards in a new process; return the numbers."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(cards_on_one_core, options.rounds).result()
+    told = "{experiment}: a step takes {plain_ms:.1f} ms plain, {fast_ms:.1f} ms fast; drawing {drawing_share:.1%}"
+    for row in found["rows"]:
+        print(told.format_map(row), flush=True)
+    return {"rounds": options.rounds, **found}
+
+
 def speed(options):
     """Time whole epochs of both loops, round by round; return the table's rows and the whole job."""
     print("round  experiment  tutorial s/epoch  ours s/epoch  ratio", flush=True)
@@ -329,12 +404,15 @@ def main():
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     add("--jobs", type=int, metavar="N", help="our processes at a time")
     add("--core", action="store_true", help="only what one core does, half a minute")
+    add("--cards", action="store_true", help="only the networks that read cards, on one core, a few minutes")
     add("--save", metavar="FILE", help="write the numbers as JSON")
     options = cli.parse(parser)
     cli.check_numbers(parser, options, rounds=99, jobs=1024)
     cli.check_parent(parser, options, "save")
     if options.core and options.device != "cpu":
         parser.error("--core: only for --device cpu")
+    if options.cards and (options.device != "cpu" or options.core or options.only or options.jobs):
+        parser.error("--cards: not with --device cuda, --core, --only or --jobs")
     device_name = None
     if options.device == "cuda":
         import torch
@@ -342,9 +420,11 @@ def main():
         device_name = torch.cuda.get_device_name()
     content = {"command": " ".join(["python", "tools/benchmark.py", *sys.argv[1:]])}
     content |= provenance(device_name=device_name)
-    if options.device == "cpu":
+    if options.cards:
+        content |= cards(options)
+    elif options.device == "cpu":
         content |= core(options)
-    if not options.core:
+    if not (options.core or options.cards):
         content |= speed(options)
     if options.save:
         write_json(options.save, content)

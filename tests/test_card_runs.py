@@ -1,0 +1,275 @@
+"""A run on cards: what it writes and logs, that it goes on to the same bits, and which results are believed."""
+
+import copy
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import prepared, write_results
+from helpers import TRIAL, Interruption, interrupt, run
+from stress_kill import points, without_times
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import plot
+import run_experiments
+import train
+from lab import comparison, results
+from lab.settings import Recipe
+from models import Net, Net_Card, Net_Card_Homography
+from run_experiments import ALL
+from stn import card_measures, data, measures, warps
+from stn.data_sets import image_size
+
+FILES = ("weights.pt", "confusion_matrix.png", "visualized_transformation.png")
+MODEL = partial(Net_Card_Homography, passes=2)
+OPTIONS = {"n_epochs": 2, "model": MODEL, "recipe": Recipe("adam", 0.002, 0.001, 1.0, decay=True), "log_images": 2}
+
+
+@pytest.fixture(scope="module")
+def finished(few_cards, tmp_path_factory):
+    """A run of two epochs: (its folder, its results)."""
+    out = tmp_path_factory.mktemp("finished")
+    return out / TRIAL, run(few_cards(), out, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def trained(finished):
+    """Its network."""
+    model = MODEL()
+    model.load_state_dict(torch.load(finished[0] / "weights.pt", weights_only=True))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def events(finished):
+    sizes = dict.fromkeys(("images", "histograms", "scalars", "tensors"), 0)
+    return EventAccumulator(str(finished[0]), sizes).Reload()
+
+
+# ------------------------------------------------------------------------------------------------------ what it writes
+
+
+def test_the_results_are_those_of_the_final_weights(finished, few_cards, trained):
+    """A number is right if all of it is; the loss and the confusion matrix are those of digits."""
+    folder, found = finished
+    test = few_cards()
+    with torch.no_grad():
+        scores = trained(test.test_images)
+    read = scores.argmax(1)
+    assert found["predictions"] == "".join(map(str, read.flatten().tolist()))
+    assert (found["test_total"], len(found["predictions"])) == (60, 360)
+    correct = sum(ours == label for ours, label in zip(read.tolist(), test.test_labels.tolist(), strict=True))
+    assert found["test_correct"] == found["history"][-1]["test_correct"] == correct
+    assert found["test_accuracy"] == pytest.approx(100 * correct / 60)
+    loss = F.nll_loss(scores.transpose(1, 2).flatten(0, 1), test.test_labels.flatten())
+    assert found["avg_test_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    truth = test.test_labels
+    matrix = [[int(((truth == t) & (read == p)).sum()) for p in range(10)] for t in range(10)]
+    assert found["confusion_matrix"] == matrix
+    assert found["data"] == test.description
+    numbers = card_measures.of_transformer(trained, test).numbers
+    assert found["transformer"] == numbers
+    assert found["transformer"]["digits_read"] == pytest.approx(100 * sum(matrix[d][d] for d in range(10)) / 360)
+    assert results.read(folder / "results.json") == found
+
+
+def test_the_folder_has_the_figures_of_cards(finished):
+    names = {path.name for path in finished[0].iterdir()}
+    assert set(FILES) <= names
+    assert "class_statistics.png" not in names
+
+
+def test_a_network_of_digits_is_refused_before_training(few_cards, tmp_path):
+    """And one of cards that gives one digit."""
+    with pytest.raises(train.RunError, match=r"the network fails on images \(2, 1, 128, 128\)"):
+        run(few_cards(), tmp_path, model=Net)
+
+    class One(Net_Card):
+        def classify(self, x):
+            return super().classify(x)[:, :, 0]
+
+    with pytest.raises(train.RunError, match=r"gives \(2, 10\) of 2 images, not log-probabilities \(2, 10, 6\)"):
+        run(few_cards(), tmp_path, model=One)
+
+
+def test_going_on_after_an_interruption_gives_the_same_bits(finished, few_cards, tmp_path, monkeypatch):
+    folder, undisturbed = tmp_path / TRIAL, finished[0]
+    with monkeypatch.context() as patch:
+        interrupt(patch, train, "evaluate", at_call=2)
+        with pytest.raises(Interruption):
+            run(few_cards(), tmp_path, **OPTIONS)
+    assert not (folder / "results.json").exists()
+    torch.rand(7)
+    resumed = run(few_cards(), tmp_path, **OPTIONS)
+    assert without_times(resumed) == without_times(finished[1])
+    assert points(folder) == points(undisturbed)
+    for name in FILES:
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+# -------------------------------------------------------------------------------------------------------- TensorBoard
+
+
+def test_tensorboard_has_scenes_at_the_start_and_the_end_and_no_mean_digits(events):
+    steps = {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert steps == {card_measures.PICTURE: [0, 2], "Confusion matrix": [2]}
+    first, last = (event.encoded_image_string for event in events.Images(card_measures.PICTURE))
+    assert first != last
+    assert events.Tags()["graph"]
+
+
+def test_tensorboards_pixels_are_those_of_scenes(events, few_cards, trained):
+    factors = warps.factors(measures.homographies(trained, few_cards().test_images))
+    for axis in "xy":
+        histogram = events.Histograms(f"Transform/translation {axis} (pixels)")[-1].histogram_value
+        assert histogram.num == 60
+        assert histogram.sum == pytest.approx(64 * factors[f"translation {axis}"].double().sum().item(), rel=1e-3)
+
+
+def test_tensorboards_accuracy_of_a_class_is_of_digits(events, finished, few_cards):
+    labels = few_cards().test_labels.flatten()
+    read = torch.tensor([int(digit) for digit in finished[1]["predictions"]])
+    for digit in range(10):
+        expected = 100 * (read[labels == digit] == digit).double().mean().item()
+        assert events.Scalars(f"Class accuracy/{digit}")[-1].value == pytest.approx(expected)
+    accuracy = [(event.step, event.value) for event in events.Scalars("Accuracy test")]
+    assert accuracy == [(epoch["epoch"], pytest.approx(epoch["test_accuracy"])) for epoch in finished[1]["history"]]
+
+
+# ------------------------------------------------------------------------------------------------- what is believed
+
+
+def believable(correct=10, right=300, total=60):
+    """Results with so many numbers read whole, and so many digits: whatever they are, they are 0 or 1."""
+    content = {"experiment_name": TRIAL, "model": "Net_Card", "device_name": "a machine", "run": 1, "seed": 123}
+    content |= {"n_epochs": 1, "test_correct": correct, "test_total": total, "trainable_parameters": 1, "seconds": 4.0}
+    content |= {"avg_test_loss": 0.5, "test_accuracy": 100 * correct / total, "arguments": {}, "versions": {}}
+    epoch = {"epoch": 1, "train_loss": 0.5, "test_loss": 0.5, "test_correct": correct}
+    epoch |= {"test_accuracy": 100 * correct / total} | dict.fromkeys(results.PARTS, 1.0)
+    matrix = [[0] * 10 for _ in range(10)]
+    matrix[0][0], matrix[0][1] = right, 6 * total - right
+    content |= {"data": {"name": "few", "digits": 6, "cards_strength": 1.0}, "history": [epoch]}
+    return content | {"confusion_matrix": matrix, "predictions": "0" * right + "1" * (6 * total - right)}
+
+
+@pytest.mark.parametrize(
+    ("correct", "right"), [(10, 300), (50, 300), (0, 300), (60, 360), (0, 0), (0, 5), (59, 359), (50, 310)]
+)
+def test_results_that_can_be_true_are_accepted(correct, right):
+    results.check(believable(correct, right))
+
+
+@pytest.mark.parametrize(
+    ("correct", "right"),
+    [(51, 300), (61, 360), (60, 359), (1, 5), (-1, 300), (58, 359), (59, 360), (0, 301)],
+)
+def test_more_or_fewer_numbers_than_their_digits_allow_are_refused(correct, right):
+    """50 numbers have 300 digits; and one wrong digit spoils one number, no more."""
+    with pytest.raises(ValueError, match="do not agree"):
+        results.check(believable(correct, right))
+
+
+def tampered(content, change):
+    content = copy.deepcopy(content)
+    change(content)
+    return content
+
+
+TAMPERED = {
+    "a digit is missing": lambda content: content.update(predictions=content["predictions"][1:]),
+    "a digit for each image": lambda content: content.update(predictions=content["predictions"][:60]),
+    "as of images with one digit": lambda content: content["data"].pop("digits"),
+    "another number read": lambda content: content.update(test_correct=content["test_correct"] + 1),
+    "another history": lambda content: content["history"][-1].update(test_correct=60),
+    "another matrix": lambda content: content["confusion_matrix"][0].__setitem__(0, 500),
+    "no number of digits": lambda content: content["data"].update(digits="6"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_results_that_contradict_themselves_are_refused(finished, what):
+    results.check(finished[1])
+    with pytest.raises(ValueError, match=r"do not agree|of another kind"):
+        results.check(tampered(finished[1], TAMPERED[what]))
+
+
+def test_in_a_record_the_predictions_of_cards_are_left_out(finished):
+    """The labels of MNIST's test images are not those of the cards, were there as many."""
+    for content in (finished[1], believable(total=10_000 // 6) | {"data": {"md5": results.MNIST, "digits": 6}}):
+        small = results.condensed(content)
+        assert not {"wrong", "predictions", "confusion_matrix"} & small.keys()
+        assert small["transformer" if "transformer" in content else "data"] is not None
+        assert results.confusion_matrix(small) is None
+
+
+def test_cards_are_compared_with_cards_and_with_nothing_else():
+    mnist = {"name": "MNIST", "md5": results.MNIST}
+    card = {**mnist, "digits": 6, "cards_strength": 1.0}
+    kinds = {"a": mnist, "b": card, "c": {**mnist, "perspective_sigma": 3.5}, "d": {**card, "straight": True}}
+    record = {name: {"data": kind, "test_total": 5000} for name, kind in kinds.items()}
+    found = comparison.by_data(record)
+    assert {prefix: list(part) for (_, prefix), part in found.items()} == {
+        "": ["a"],
+        "Card": ["b", "d"],
+        "Perspective": ["c"],
+    }
+    assert next(iter(found)) == ("MNIST", "")
+    assert [name for name, run in record.items() if comparison.is_plain_mnist(run)] == ["a"]
+
+
+# --------------------------------------------------------------------------------------------------- what is drawn
+
+
+def test_cards_are_drawn_by_themselves(tmp_path, finished, call):
+    for exp_id in ("exp_31", "exp_33"):
+        name = ALL[exp_id].directory(1)
+        (tmp_path / name).mkdir()
+        results.write(tmp_path / name / "results.json", {**finished[1], "experiment_name": name})
+    name = ALL["exp_03"].directory(1)
+    write_results(tmp_path, name, [982])
+    process = call("plot.py", "--out", tmp_path)
+    assert process.returncode == 0, process.stderr
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert {"AccuracyComparison.png", "comparison.md", "diagram_exp_31.png", "diagram_exp_33.png"} <= names
+    assert len([name for name in names if name.endswith("CardAccuracyComparison.png")]) == 1
+    assert not any("Confusion" in name for name in names)
+
+
+@pytest.mark.parametrize("exp_id", ["exp_02", "exp_26", "exp_31", "exp_35", "exp_41"])
+def test_a_diagram_shows_what_a_network_is_given_and_how_much_it_reads(exp_id):
+    row = ALL[exp_id]
+    shown = [text.get_text() for axes in plot.diagram(row).axes for text in axes.texts]
+    assert f"image\n{'×'.join(map(str, image_size(row.data)))}" in shown
+    assert ("6 digits\n0–9" if "cards" in row.data else "digit\n0–9") in shown
+
+
+def test_a_run_on_cards_is_not_animated_and_that_is_said(finished, digits, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda: digits)
+    with pytest.raises(ValueError, match="cards cannot be animated"):
+        plot.animate(finished[0].parent, TRIAL)
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def test_rows_of_cards_are_trained_and_skipped_when_finished(few_cards, idx_folder, tmp_path):
+    rows = [ALL["exp_33"], ALL["exp_41"]]
+    arguments = ("--data", idx_folder, "--out", tmp_path, "--log-images", 0)
+    kind, (options, jobs, _) = prepared(rows, *arguments)
+    assert kind == "prepared"
+    for job in jobs:
+        done, what = run_experiments.train_job(job, options)
+        assert done == "finished", what
+        assert what["test_total"] == 60
+    found = {path.parent.name[:6]: json.loads(path.read_text()) for path in tmp_path.glob("*/results.json")}
+    assert found["exp_33"]["data"] == {**few_cards().description}
+    assert found["exp_41"]["data"] == {**few_cards().description, "straight": True}
+    assert "iou" in found["exp_33"]["transformer"]
+    assert set(found["exp_41"]["transformer"]) == {"digits_read", "by_strength"}
+    assert (found["exp_33"]["optimizer"], found["exp_33"]["localisation_rate"]) == ("adam", 0.001)
+    assert np.isfinite(found["exp_33"]["avg_test_loss"])
+    _, (_, jobs, _) = prepared(rows, *arguments)
+    assert [job.status for job in jobs] == ["skipped: already finished"] * 2
