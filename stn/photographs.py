@@ -34,7 +34,7 @@ class Card(NamedTuple):
 
     number: str  # six digits
     probabilities: np.ndarray  # (6,), of these digits
-    confidence: float  # the geometric mean of those: what is below THRESHOLD is no card
+    confidence: float  # the geometric mean of those, 0 if the outline is none: below THRESHOLD there is no card
     homography: np.ndarray  # (3, 3) float64, from the straightened scene to the photograph
     corners: np.ndarray  # (4, 2), (x, y) in pixels of the photograph, clockwise from the card's upper left
 
@@ -84,14 +84,15 @@ def find_card(photo, model, alignment):
     homography, probabilities = best(scene, place, model)
     likeliest, number = probabilities.max(0)
     homography = homography @ alignment
-    corners = warps.to_pixels(cards.card_corners(homography[None])[0], photo.height, photo.width)
-    return Card(
-        "".join(map(str, number.tolist())),
-        likeliest.numpy(),
-        float(likeliest.log().mean().exp()),
-        homography.numpy(),
-        corners.numpy(),
-    )
+    corners = warps.to_pixels(cards.card_corners(homography[None])[0], photo.height, photo.width).numpy()
+    confidence = float(likeliest.log().mean().exp()) if is_outline(corners) else 0.0
+    return Card("".join(map(str, number.tolist())), likeliest.numpy(), confidence, homography.numpy(), corners)
+
+
+def is_outline(corners):
+    """Tell whether corners (4, 2) are those of a convex shape, clockwise as they are seen."""
+    (x, y), (next_x, next_y) = (np.roll(corners, 1, 0) - corners).T, (np.roll(corners, -1, 0) - corners).T
+    return bool((y * next_x - x * next_y > 0).all())  # not if any is infinite or NaN
 
 
 def best(scenes, places, model):
@@ -180,7 +181,7 @@ def straightened(photo, card):
     sides = np.linalg.norm(card.corners - np.roll(card.corners, -1, 0), axis=1)
     scale = max(sides[::2].max() / CARD_WIDTH, sides[1::2].max() / CARD_HEIGHT)
     smaller = max(1, int(scale / SHARPEST))  # averaged before, where many pixels become one
-    width, height = (side * int(np.clip(np.ceil(scale), 1, SHARPEST)) for side in (CARD_WIDTH, CARD_HEIGHT))
+    width, height = (round(side * np.clip(scale, 1, SHARPEST)) for side in (CARD_WIDTH, CARD_HEIGHT))
     # From pixels of the card to those of the photograph, both from the outer edge.
     normalised = np.array([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]])
     nominal = np.diag([CARD_WIDTH / SCENE, CARD_HEIGHT / SCENE, 1])
