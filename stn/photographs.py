@@ -24,6 +24,7 @@ LEAST = 48  # pixels of the shorter side: on less no number could be read
 LONGEST = 1024  # pixels of the copy that is looked at
 ZOOMS = (1.0, 1.5, 2.25)  # from how near a photograph is looked at
 STEP = 40  # pixels of a scene from one square to the next, at most: what lies off the middle is found, too
+CANDIDATES = 3  # of the cards found at first, to be looked at once more
 SHARPEST = 11  # pixels of the straightened card for one of the scene's, at most: 1012×638
 LONGEST_OUTLINE = 1200  # pixels of the picture of the outline
 ORANGE = "#E69F00"
@@ -78,14 +79,14 @@ def find_card(photo, model, alignment):
     """Return the likeliest `Card` of a photograph (PIL, RGB), by a network in evaluation mode and its `alignment`."""
     grey = photo.convert("L")
     grey.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX, reducing_gap=None)
-    scenes, places = look_around(grey)
-    first = best(scenes, places, model)
-    scene, place = look_at(grey, first[0])
-    homography, probabilities = best(scene, place, model)
-    likeliest, number = probabilities.max(0)
-    homography = homography @ alignment
+    homographies, probabilities, confidences = read(*look_around(grey), model)
+    likely = confidences.topk(min(CANDIDATES, len(confidences))).indices
+    homographies, probabilities, confidences = read(*look_at(grey, homographies[likely]), model)
+    best = confidences.argmax()
+    likeliest, number = probabilities[best].max(0)
+    homography = homographies[best] @ alignment
     corners = warps.to_pixels(cards.card_corners(homography[None])[0], photo.height, photo.width).numpy()
-    confidence = float(likeliest.log().mean().exp()) if is_outline(corners) else 0.0
+    confidence = float(confidences[best]) if is_outline(corners) else 0.0
     return Card("".join(map(str, number.tolist())), likeliest.numpy(), confidence, homography.numpy(), corners)
 
 
@@ -95,15 +96,14 @@ def is_outline(corners):
     return bool((y * next_x - x * next_y > 0).all())  # not if any is infinite or NaN
 
 
-def best(scenes, places, model):
-    """Read scenes (N, 1, 128, 128): the homography of the likeliest, (3, 3), and its probabilities (10, 6).
+def read(scenes, places, model):
+    """Read scenes (N, 1, 128, 128): homographies (N, 3, 3), probabilities (N, 10, 6), confidences (N,), all float64.
 
     places: (N, 3, 3), from each scene to the photograph.
     """
     found = model.homography(scenes)
-    scores = model.classify(cards.strips(scenes, found)).exp()
-    likeliest = scores.amax(1).log().sum(1).argmax()
-    return places[likeliest] @ found[likeliest].double(), scores[likeliest].double()
+    probabilities = model.classify(cards.strips(scenes, found)).double().exp()
+    return places @ found.double(), probabilities, probabilities.amax(1).log().mean(1).exp()
 
 
 def look_around(grey):
@@ -134,26 +134,27 @@ def starts(size):
     return np.linspace(0, size - SCENE, 1 + -(-(size - SCENE) // STEP)).round().astype(int).tolist()
 
 
-def look_at(grey, homography):
-    """Return the scene (1, 1, 128, 128) in whose middle a card lies at its nominal size, and its place (1, 3, 3)."""
-    corners = cards.card_corners(homography[None])[0]
-    corners = ((corners + 1) / 2 * corners.new_tensor(grey.size)).nan_to_num().numpy()
-    middle, size = (corners.min(0) + corners.max(0)) / 2, np.array(grey.size)
-    sides = np.linalg.norm(corners - np.roll(corners, -1, 0), axis=1)
-    side = max(sides[::2].mean() / CARD_WIDTH, sides[1::2].mean() / CARD_HEIGHT) * SCENE
-    side = float(np.clip(side, SCENE / 8, 4 * max(grey.size)))
-    middle = middle.clip(0, size)
-    low = middle - side / 2
-    first = np.ceil((-low).clip(0) * SCENE / side).astype(int)  # whole pixels of the scene that the photograph fills
-    last = np.floor((size - low).clip(0, side) * SCENE / side).astype(int)
-    last = np.maximum(last, first + 1)
-    box = np.concatenate([low + first * side / SCENE, low + last * side / SCENE])
-    box = np.clip(box, 0, np.tile(size, 2))
-    part = resized(grey, tuple(last - first), tuple(box))
-    scene = np.full((SCENE, SCENE), round(np.asarray(part).mean()), np.uint8)
-    scene[first[1] : last[1], first[0] : last[0]] = part
-    place = place_of(*low, side, side, *grey.size)
-    return in_floats(scene[None]), torch.tensor(place[None])
+def look_at(grey, homographies):
+    """Return scenes (N, 1, 128, 128), in the middle of each a card at its nominal size, and their places, (N, 3, 3).
+
+    homographies: (N, 3, 3), of the cards in the photograph (PIL, grey).
+    """
+    whole = np.array(grey.size)
+    scenes, places = np.empty((len(homographies), SCENE, SCENE), np.uint8), []
+    for scene, corners in zip(scenes, cards.card_corners(homographies), strict=True):
+        corners = (corners.nan_to_num().numpy() + 1) / 2 * whole
+        sides = np.linalg.norm(corners - np.roll(corners, -1, 0), axis=1)
+        scale = max(sides[::2].mean() / CARD_WIDTH, sides[1::2].mean() / CARD_HEIGHT)
+        scale = float(np.clip(scale, 1 / 8, 4 * max(whole) / SCENE))  # of the photograph for one of the scene
+        low = ((corners.min(0) + corners.max(0)) / 2).clip(0, whole) - SCENE / 2 * scale
+        first = np.ceil((-low / scale).clip(0)).astype(int)  # whole pixels of the scene that the photograph fills
+        last = np.maximum(np.floor(((whole - low) / scale).clip(0, SCENE)).astype(int), first + 1)
+        box = np.concatenate([low + first * scale, low + last * scale]).clip(0, np.tile(whole, 2))
+        part = np.asarray(resized(grey, tuple(last - first), tuple(box)))
+        scene[:] = round(part.mean())
+        scene[first[1] : last[1], first[0] : last[0]] = part
+        places.append(place_of(*low, *2 * [SCENE * scale], *whole))
+    return in_floats(scenes), torch.tensor(np.stack(places))
 
 
 def place_of(left, top, width, height, whole_width, whole_height):

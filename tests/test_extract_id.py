@@ -136,9 +136,9 @@ def test_the_second_look_shows_the_card_in_the_middle(size, scale, place, angle)
     corners = cards.nominal_corners() @ np.array([[cos, sin], [-sin, cos]]) * scale * max(size) / 128
     corners = corners / (np.array(size) / 2) + place
     homography = torch.from_numpy(cards.homographies_to(corners[None])[0])
-    worst, _ = off_the_ramps(size, lambda grey: photographs.look_at(grey, homography)) if scale < 1.2 else (0, 0)
+    worst, _ = off_the_ramps(size, lambda grey: photographs.look_at(grey, homography[None])) if scale < 1.2 else (0, 0)
     assert worst <= 2
-    scene, places = photographs.look_at(ramp(size, 0), homography)
+    scene, places = photographs.look_at(ramp(size, 0), homography[None])
     assert scene.shape == (1, 1, 128, 128)
     seen = warps.to_pixels(cards.card_corners(torch.linalg.inv(places[0]) @ homography[None]), 128, 128)[0]
     assert (seen.amin(0) + seen.amax(0) - 127).abs().max() < 1
