@@ -119,7 +119,8 @@ def page(networks, examples):
     """Return the page as gradio.Blocks. networks: {name: Trained}. examples: test images (N, 28, 28) in [0, 1]."""
     import gradio as gr
 
-    from stn.own_images import SIZE, ImageError, find_digits, resized, upright_grey
+    from stn.image_files import ImageError
+    from stn.own_images import SIZE, find_digits, resized, upright_grey
 
     def take(source, as_it_is):
         """Find digits in a drawing or a photograph: the digit to be read, all digits, their gallery, and a remark."""
@@ -241,7 +242,8 @@ def serve(options, uploads):
     torch.set_num_threads(1)  # images are small
     try:
         listener = socket.create_server((options.host, options.port))
-        networks = {name: trained.load(name) for name in trained.names()}
+        loaded = map(trained.load, trained.names())
+        networks = {network.name: network for network in loaded if network.reads == "digits"}
         digits = data.load()
     except (RunError, DataError, OSError) as error:
         print(f"demo.py: {error}", file=sys.stderr)

@@ -330,6 +330,20 @@ def draw_shown(pictures):
             save_animation(pictures / f"transformation_{exp_id}.gif", run, transforms, digits)
 
 
+def draw_card(path, exp_id="exp_40", number=0):
+    """Draw what extract_id.py makes of a test scene shown large, by a network in weights/."""
+    from PIL import Image
+
+    from stn import photographs, trained
+
+    network = trained.load(exp_id)
+    scene = dataset_of(network.results).test_images[number, 0].numpy()
+    photo = Image.fromarray(scene).resize((1024, 1024), Image.Resampling.BICUBIC).convert("RGB")
+    card = photographs.find_card(photo, network.model, photographs.alignment(network))
+    pictures = photographs.outlined(photo, card), photographs.straightened(photo, card)
+    figures.save(figures.card_found(*map(np.asarray, pictures), card.number), path)
+
+
 # the documentation
 
 

@@ -11,7 +11,6 @@ million pixels, dark on light or light on dark. An image that cannot be read is 
 Exit code: 0 all were read, 1 some were not, 2 wrong usage.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -25,8 +24,8 @@ DEFAULT = "exp_16"  # four homography passes, taught in perspective, as photogra
 SUFFIX = ".read.png"
 
 
-def read_image(path, network, as_is, picture):
-    """Read one image, draw what the network saw into `picture`, and return what was found.
+def read_image(path, picture, network, as_is):
+    """Read one image, draw what the network saw into `picture`, and return what was found, and that in lines.
 
     Raise ImageError, or OSError if the picture cannot be written.
     """
@@ -40,13 +39,14 @@ def read_image(path, network, as_is, picture):
     if read.frames is not None:  # from pixels of 28×28, counted from their centres, to those of the image
         frames = (read.frames + 0.5) * found.places[:, None, :1] + found.places[:, None, 1:] - 0.5
     figures.save(figures.digits_read(found.grey, frames, found.images, read.straightened, titles), picture)
-    return {
+    result = {
         "image": str(path),
         "digits": "".join(map(str, digits)),
         "probabilities": [[round(float(value), 4) for value in row] for row in read.probabilities],
         "steps": found.steps,
         "picture": str(picture),
     }
+    return result, told(result)
 
 
 def told(result):
@@ -57,17 +57,6 @@ def told(result):
         likeliest = sorted(range(10), key=lambda n: -row[n])[:3]
         lines.append(f"    {digit}   " + "   ".join(f"{n}: {row[n]:.1%}" for n in likeliest))
     return "\n".join(lines)
-
-
-def new_picture(path, out, taken):
-    """Return the path of an image's picture, beside it or in the folder `out`; none of those that are taken."""
-    folder, number = Path(out) if out else path.parent, 1
-    picture = folder / f"{path.name}{SUFFIX}"
-    while picture in taken:
-        number += 1
-        picture = folder / f"{path.stem}_{number}{path.suffix}{SUFFIX}"
-    taken.add(picture)
-    return picture
 
 
 def list_networks():
@@ -95,37 +84,24 @@ def main():
     import torch
 
     from stn import trained
-    from stn.own_images import ImageError
+    from stn.image_files import tell_each
 
     torch.set_num_threads(1)  # images are small
     try:
         if options.list:
             list_networks()
             return 0
-        network = trained.load(options.weights)
+        network = trained.load(options.weights).that_reads("digits")
         if options.out:
             Path(options.out).mkdir(parents=True, exist_ok=True)
     except (RunError, OSError) as error:
         print(f"predict.py: {error}", file=sys.stderr)
         return 2
-    failed, taken = False, set()
-    for path in options.images:
-        if path.name.endswith(SUFFIX):
-            print(f"{printable(str(path))}: passed over, a picture by predict.py", file=sys.stderr)
-            continue
-        try:
-            picture = new_picture(path, options.out, taken)
-            result = read_image(path, network, options.as_is, picture)
-            print(json.dumps(result) if options.json else told(result), flush=True)
-        except (ImageError, OSError) as error:
-            failed = True
-            reason = str(error) if isinstance(error, ImageError) else f"cannot be written ({error}); choose an --out"
-            print(
-                json.dumps({"image": str(path), "error": reason}) if options.json else printable(f"{path} {reason}"),
-                file=sys.stdout if options.json else sys.stderr,
-                flush=True,
-            )
-    return int(failed)
+
+    def work(path, place):
+        return read_image(path, place.with_name(place.name + SUFFIX), network, options.as_is)
+
+    return tell_each(options.images, options, "predict.py", SUFFIX, work)
 
 
 if __name__ == "__main__":

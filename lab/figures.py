@@ -150,6 +150,19 @@ def cards_read(scenes, outlines, strips, texts, title, columns=4):
     return figure
 
 
+def card_found(outlined, card, number):
+    """Draw a photograph with the outline of its card, (H, W, 3) bytes, beside the card (h, w, 3), with its number."""
+    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    panels = figure.subplots(1, 2, width_ratios=[1, 1.1])
+    for axes, image, title in zip(
+        panels, (outlined, card), ("the photograph, and the card in it", number), strict=True
+    ):
+        axes.imshow(image)
+        axes.set_title(title)
+        axes.axis("off")
+    return figure
+
+
 def as_picture(figure):
     """Return a figure as bytes (H, W, 3)."""
     figure.savefig(rendered := io.BytesIO(), dpi=80)

@@ -35,7 +35,8 @@ WRITTEN = (  # `results.json` first: without it a run does not look finished; no
     "events.out.tfevents.*",
 )
 CODE = ("models.py", "coordconv.py", "train.py", "stn/*.py", "lab/settings.py")  # what a result depends on
-AFTERWARDS = ("stn/own_images.py", "stn/trained.py")  # but for these, which only use finished runs
+# but for these, which only use finished runs
+AFTERWARDS = ("stn/image_files.py", "stn/own_images.py", "stn/photographs.py", "stn/trained.py")
 DECISIVE = ("settings.json", "checkpoint.pt", "checkpoint_previous.pt", "results.json")  # a folder with one is a run's
 WIDEST_VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2", "AVX": "avx"}  # and their flags, the widest first
 WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"

@@ -4,15 +4,15 @@ As there, a digit is light ink on black, fits into a box of 20×20 pixels with i
 of mass in the middle of 28×28 (yann.lecun.com/exdb/mnist).
 """
 
-import warnings
 from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy import ndimage
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no others: some run programs, as EPS does
+from stn.image_files import ImageError, upright
+
 LONGEST = 1000  # pixels; larger images are shrunk to it
 BOX, SIZE = 20, 28  # pixels, of a digit and of its image
 LEAST_CONTRAST, LEAST_SIGNAL = 0.1, 6  # of ink: parts of white; times the noise of the paper
@@ -21,14 +21,6 @@ MOST_DIGITS = 100
 # Pixels of 28: strokes thinner than the former are drawn as wide as the latter. (Of MNIST's 1 % and 25 % are thinner.)
 THIN, WIDE = 1.5, 2.2
 ROUGH = 32  # pixels of the small image in which the paper is estimated
-
-# What Pillow warns of is passed over, damaged EXIF data for instance, but a large image is refused.
-warnings.filterwarnings("ignore", module="PIL")
-warnings.simplefilter("error", Image.DecompressionBombWarning)
-
-
-class ImageError(Exception):
-    """An image from which no digit can be read; the message says why, in one line."""
 
 
 class Digits(NamedTuple):
@@ -69,45 +61,19 @@ def find_digits(source, as_is=False):
 
 def upright_grey(source):
     """Read an image as grey values (H, W) in [0, 1], upright and at most 1000 pixels long, and say what was done."""
-    try:
-        with source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS) as image:
-            steps, size = [], image.size
-            image.draft("L", (LONGEST, LONGEST))  # a large JPEG is decoded no larger than needed
-            orientation = image.getexif().get(0x0112, 1)
-            if orientation != 1:
-                image = ImageOps.exif_transpose(image)
-                steps.append("turned as its EXIF data say")
-            grey = to_grey(image, steps)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first") from None
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"is no image, or none of these: {', '.join(FORMATS)}") from None
-    except (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError) as error:  # by kind of damage
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError(f"cannot be read ({' '.join(reason.split())[:100]})") from None
+    longest = (LONGEST, LONGEST)
+    (grey, size), steps = upright(source, lambda image, size: (to_grey(image), size), draft=("L", longest))
     if max(size) > LONGEST:
         steps.append(f"shrunk from {size[0]}×{size[1]}")
     return grey, steps
 
 
-def to_grey(image, steps):
-    """Turn a PIL image of any mode into an array (H, W) in [0, 1], at most 1000 pixels long; transparent is empty."""
-    if image.mode[0] in "IF":  # 16 or 32 bits
-        values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
-        scale = next((scale for scale in (1, 255, 65535) if values.max() <= scale), values.max())
-        image = Image.fromarray(values / np.float32(scale))
-    elif "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha, visible = np.asarray(image.getchannel("A"), np.float32), np.asarray(image.convert("L"))
-        if alpha.min() < 255:
-            is_dark = np.average(visible, weights=alpha + 1e-6) < 128
-            steps.append(f"laid on {'white' if is_dark else 'black'}, since it is transparent")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white" if is_dark else "black"), image)
-        image = image.convert("L")
-    else:
-        image = image.convert("RGB").convert("L")
+def to_grey(image):
+    """Turn a PIL image, RGB or of mode F in [0, 1], into an array (H, W) in [0, 1], at most 1000 pixels long."""
+    scale = 1 if image.mode == "F" else 255
+    image = image if image.mode == "F" else image.convert("L")
     image.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX)
-    return np.asarray(image, np.float32) / (255 if image.mode == "L" else 1)
+    return np.asarray(image, np.float32) / scale
 
 
 def strength_of_ink(grey):

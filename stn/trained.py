@@ -17,7 +17,7 @@ from lab import results
 from lab.files import Damaged, sha256
 from lab.folder import ROOT, read_settings
 from lab.settings import RunError, fingerprint
-from stn import measures, warps
+from stn import warps
 from stn.checkpoint import load_finished, load_tensors, save_tensors, structure, weights_signature
 
 WEIGHTS = ROOT / "weights"
@@ -48,12 +48,29 @@ class Trained(NamedTuple):
         slow = self.results["optimizer"] == "sgd" and self.results["localisation_rate"] < self.results["learning_rate"]
         words += ", learns slowly" if slow else ""
         words = "no transformer" if arguments.get("bypass_localisation") else words
+        words += ", taught corners" if arguments.get("taught_corners") else ""
+        words += ", finds cards" if self.reads == "cards" else ""
         words += ", taught in perspective" if "perspective_sigma" in self.results["data"] else ""
         return words + (", on whole images" if "canvas" in self.results["data"] else "")
 
+    @property
+    def reads(self):
+        """What the network reads: "digits", or the numbers on "cards"."""
+        return "cards" if isinstance(self.model, models.Net_Card) else "digits"
+
+    def that_reads(self, what):
+        """Return this network if it reads "digits", or "cards", as it should. Raise RunError if it does not."""
+        if self.reads != what:
+            script = "predict.py" if self.reads == "digits" else "extract_id.py"
+            raise RunError(f"{self.name} reads {self.reads}, not {what}: it is for {script}")
+        return self
+
     @torch.inference_mode()
     def read(self, images):
-        """Read images (N, 28, 28) in [0, 1], light ink on black; return a `Reading`."""
+        """Read images (N, 28, 28) in [0, 1], light ink on black; return a `Reading`. Raise RunError for cards."""
+        from stn import measures  # late, since it imports matplotlib
+
+        self.that_reads("digits")
         mean, std = self.results["data"]["mean"], self.results["data"]["std"]
         x = torch.as_tensor(np.asarray(images, np.float32)).unsqueeze(1).sub(mean).div(std)
         x = warps.around(x, self.model.canvas)

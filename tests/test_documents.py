@@ -25,7 +25,7 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / 
 RESULTS = PAGES.pop("results.md")
 BY_HAND = {"README.md": README, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), **PAGES}
 OWN = PAGES["own_experiments.md"]
-SCRIPTS = ("run_experiments.py", "plot.py", "predict.py", "demo.py", "tools/benchmark.py")
+SCRIPTS = ("run_experiments.py", "plot.py", "predict.py", "extract_id.py", "demo.py", "tools/benchmark.py")
 BY_HAND_TOO = {"demo.png"}  # figures that plot.py does not draw: the page, by a test of tests/test_demo.py
 
 

@@ -11,7 +11,7 @@ from conftest import ROOT
 from lab import folder
 
 TRAINING = {"train", "run_experiments"}
-SCRIPTS = {*TRAINING, "plot", "predict", "demo"}
+SCRIPTS = {*TRAINING, "plot", "predict", "extract_id", "demo"}
 MODULES = [
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("lab/*.py"), *ROOT.glob("stn/*.py")])
@@ -61,7 +61,9 @@ def test_the_code_that_counts_for_a_run_is_all_that_training_imports():
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in MODULES if name.startswith("lab.")] + ["run_experiments", "plot", "predict", "demo"]
+    "module",
+    [name for name in MODULES if name.startswith("lab.")]
+    + ["run_experiments", "plot", "predict", "extract_id", "demo"],
 )
 def test_what_only_reads_does_not_wait_for_torch(module):
     program = f"import sys; import {module}; sys.exit('torch' in sys.modules)"

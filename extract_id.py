@@ -1,0 +1,99 @@
+"""Find the card in photographs, straighten it, and read the number on it.
+
+    python extract_id.py photo.jpg scan.png            the number of each, its digits' probabilities, the card's corners
+    python extract_id.py --out cards *.jpg             the pictures go into the folder cards
+    python extract_id.py --json photo.jpg              an object in one line for each photograph, for programs
+    python extract_id.py --weights FOLDER photo.jpg    by a run of yours: experiments/exp_40_...
+
+Beside each photograph, photo.jpg.card.png is the straightened card and photo.jpg.outline.png the photograph with the
+card's outline. Photographs are PNG, JPEG, WebP, GIF, BMP, TIFF or PPM, of any size from 48×48 to 89 million pixels. One
+that cannot be read is named on stderr, the others go on. "No card found" is a result, too: there is none, or the
+network is not sure enough of it.
+
+Exit code: 0 all were read, 1 some were not, 2 wrong usage.
+"""
+
+import sys
+from pathlib import Path
+
+from lab import cli
+from lab.files import atomic_write
+from lab.settings import RunError, printable
+
+# torch is imported late, by the functions that read: --help answers at once.
+
+DEFAULT = "exp_40"  # four homography passes, told in training where the corners were
+CARD, OUTLINE = SUFFIXES = (".card.png", ".outline.png")
+
+
+def read_photo(path, place, model, alignment):
+    """Read one photograph, write its card and its outline as `place` with a suffix; return a result, and it in lines.
+
+    Raise ImageError, or OSError if a picture cannot be written.
+    """
+    from stn import photographs
+
+    photo = photographs.read_photograph(path)
+    card = photographs.find_card(photo, model, alignment)
+    result = {"image": str(path), "number": None, "confidence": round(card.confidence, 4)}
+    if card.confidence < photographs.THRESHOLD:
+        result |= dict.fromkeys(("probabilities", "corners", "card", "outline"))
+        sure = f"{card.confidence:.2f}, {photographs.THRESHOLD:.2f} is needed"
+        return result, f"{printable(str(path))}: no card found (confidence {sure})"
+    pictures = photographs.straightened(photo, card), photographs.outlined(photo, card)
+    paths = [place.with_name(place.name + suffix) for suffix in SUFFIXES]
+    for picture, target in zip(pictures, paths, strict=True):
+        with atomic_write(target) as temporary:
+            picture.save(temporary, "png", compress_level=1)
+    result |= {
+        "number": card.number,
+        "probabilities": [round(float(value), 4) for value in card.probabilities],
+        "corners": [[round(float(value), 1) for value in corner] for corner in card.corners],
+        "card": str(paths[0]),
+        "outline": str(paths[1]),
+    }
+    return result, told(result)
+
+
+def told(result):
+    """Tell a result in lines: the number, the probability of each digit, and the corners."""
+    image, *pictures = (printable(result[key]) for key in ("image", "card", "outline"))
+    digits = "   ".join(f"{digit}: {p:.1%}" for digit, p in zip(result["number"], result["probabilities"], strict=True))
+    corners = "   ".join(f"({x:.1f}, {y:.1f})" for x, y in result["corners"])
+    first = f"{image}: {result['number']}  (confidence {result['confidence']:.2f}) -> {', '.join(pictures)}"
+    return f"{first}\n    {digits}\n    corners, pixels: {corners}"
+
+
+def main():
+    cli.keep_streams()
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("photos", nargs="+", type=Path, metavar="PHOTO", help="files with one card each")
+    add("--weights", default=DEFAULT, metavar="NAME", help=f"of weights/, or the folder of a run (default: {DEFAULT})")
+    add("--out", metavar="FOLDER", help="where the pictures go (default: beside each photograph)")
+    add("--json", action="store_true", help="print one JSON object a line")
+    options = cli.parse(parser)
+    import torch
+
+    from stn import photographs, trained
+    from stn.image_files import tell_each
+    from stn.mnist import DataError
+
+    torch.set_num_threads(1)  # scenes are small
+    try:
+        network = trained.load(options.weights).that_reads("cards")
+        alignment = photographs.alignment(network)
+        if options.out:
+            Path(options.out).mkdir(parents=True, exist_ok=True)
+    except (RunError, DataError, OSError) as error:
+        print(f"extract_id.py: {error}", file=sys.stderr)
+        return 2
+
+    def work(path, place):
+        return read_photo(path, place, network.model, alignment)
+
+    return tell_each(options.photos, options, "extract_id.py", SUFFIXES, work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""A card found in a photograph of any size, straightened from its full resolution, and the number on it.
+
+A network that finds cards looks at square scenes of 128×128 pixels (see stn/cards.py), in which the card fills about
+three quarters of the width. A photograph is looked at as a whole and, since its card may be smaller, in overlapping
+squares from nearer; then once more where the card is. Homographies are those of warps.py, from the straightened scene
+to the photograph: both span [-1, 1].
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from stn import cards, warps
+from stn.cards import CARD_HEIGHT, CARD_WIDTH, SCENE
+from stn.image_files import ImageError, upright
+
+# Below this confidence there is no card: the lowest hundredth that at most 1 % of 1,000 scenes without a card reach,
+# drawn on the backgrounds of the training split. `chosen_threshold` chooses it for the default network.
+THRESHOLD = 0.4
+FALSE_ALARMS = 0.01
+LEAST = 48  # pixels of the shorter side: on less no number could be read
+LONGEST = 1024  # pixels of the copy that is looked at
+ZOOMS = (1.0, 1.5, 2.25)  # from how near a photograph is looked at
+STEP = 40  # pixels of a scene from one square to the next, at most: what lies off the middle is found, too
+CANDIDATES = 3  # of the cards found at first, to be looked at once more
+SHARPEST = 11  # pixels of the straightened card for one of the scene's, at most: 1012×638
+LONGEST_OUTLINE = 1200  # pixels of the picture of the outline
+ORANGE = "#E69F00"
+
+
+class Card(NamedTuple):
+    """The likeliest card in a photograph, be there one or not."""
+
+    number: str  # six digits
+    probabilities: np.ndarray  # (6,), of these digits
+    confidence: float  # the geometric mean of those, 0 if the outline is none: below THRESHOLD there is no card
+    homography: np.ndarray  # (3, 3) float64, from the straightened scene to the photograph
+    corners: np.ndarray  # (4, 2), (x, y) in pixels of the photograph, clockwise from the card's upper left
+
+
+def read_photograph(source):
+    """Return an image file, or a PIL image, in full resolution: upright, RGB. Raise ImageError."""
+    photo, _ = upright(source, lambda image, _: in_colours(image))
+    if min(photo.size) < LEAST:
+        size = "×".join(map(str, photo.size))
+        raise ImageError(f"is too small, {size} pixels: to read a card, {LEAST} are needed in both directions")
+    return photo
+
+
+def in_colours(image):
+    """Turn a PIL image, RGB or of mode F in [0, 1], into one that is RGB."""
+    if image.mode == "F":
+        image = Image.fromarray((np.asarray(image) * 255 + 0.5).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def alignment(network):
+    """Return what aligns the frame of a `Trained` network with the card, (3, 3): see stn/card_measures.py.
+
+    A network that was told where corners are needs none. For another one it is fitted on training scenes, which takes
+    some seconds. Raise RunError if the network finds nothing, or DataError.
+    """
+    from lab.settings import RunError
+
+    if network.model.bypass_localisation:
+        raise RunError(f"{network.name} has no transformer, so it finds no card")
+    if network.model.taught_corners:
+        return torch.eye(3, dtype=torch.float64)
+    from stn import card_measures, data  # late: most networks need neither
+
+    digits = data.load()
+    return card_measures.alignment_of(network.model, digits._replace(clean=digits))
+
+
+@torch.inference_mode()
+def find_card(photo, model, alignment):
+    """Return the likeliest `Card` of a photograph (PIL, RGB), by a network in evaluation mode and its `alignment`."""
+    grey = photo.convert("L")
+    grey.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX, reducing_gap=None)
+    homographies, probabilities, confidences = read(*look_around(grey), model)
+    likely = confidences.topk(min(CANDIDATES, len(confidences))).indices
+    homographies, probabilities, confidences = read(*look_at(grey, homographies[likely]), model)
+    best = confidences.argmax()
+    likeliest, number = probabilities[best].max(0)
+    homography = homographies[best] @ alignment
+    corners = warps.to_pixels(cards.card_corners(homography[None])[0], photo.height, photo.width).numpy()
+    confidence = float(confidences[best]) if is_outline(corners) else 0.0
+    return Card("".join(map(str, number.tolist())), likeliest.numpy(), confidence, homography.numpy(), corners)
+
+
+def is_outline(corners):
+    """Tell whether corners (4, 2) are those of a convex shape, clockwise as they are seen."""
+    (x, y), (next_x, next_y) = (np.roll(corners, 1, 0) - corners).T, (np.roll(corners, -1, 0) - corners).T
+    return bool((y * next_x - x * next_y > 0).all())  # not if any is infinite or NaN
+
+
+def read(scenes, places, model):
+    """Read scenes (N, 1, 128, 128): homographies (N, 3, 3), probabilities (N, 10, 6), confidences (N,), all float64.
+
+    places: (N, 3, 3), from each scene to the photograph.
+    """
+    found = model.homography(scenes)
+    probabilities = model.classify(cards.strips(scenes, found)).double().exp()
+    return places @ found.double(), probabilities, probabilities.amax(1).log().mean(1).exp()
+
+
+def look_around(grey):
+    """Return a photograph (PIL, grey) as scenes (N, 1, 128, 128), and their places in it, (N, 3, 3).
+
+    The first scene holds all of it, the others are squares from nearer. Around a photograph is its mean grey.
+    """
+    scenes, places = [], []
+    for zoom in ZOOMS:
+        longest = round(SCENE * zoom)
+        width, height = (max(1, round(side * longest / max(grey.size))) for side in grey.size)
+        view = np.asarray(resized(grey, (width, height)))
+        tops, lefts = starts(height), starts(width)
+        below, beyond = max(0, SCENE - height - tops[0]), max(0, SCENE - width - lefts[0])
+        above, before = max(0, -tops[0]), max(0, -lefts[0])
+        view = np.pad(view, ((above, below), (before, beyond)), constant_values=round(view.mean()))
+        for top in tops:
+            for left in lefts:
+                scenes.append(view[top + above :, left + before :][:SCENE, :SCENE])
+                places.append(place_of(left, top, SCENE, SCENE, width, height))
+    return in_floats(np.stack(scenes)), torch.tensor(np.stack(places))
+
+
+def starts(size):
+    """Return where squares of 128 pixels begin, of so many pixels in a row; a shorter row lies in the middle."""
+    if size <= SCENE:
+        return [(size - SCENE) // 2]
+    return np.linspace(0, size - SCENE, 1 + -(-(size - SCENE) // STEP)).round().astype(int).tolist()
+
+
+def look_at(grey, homographies):
+    """Return scenes (N, 1, 128, 128), in the middle of each a card at its nominal size, and their places, (N, 3, 3).
+
+    homographies: (N, 3, 3), of the cards in the photograph (PIL, grey).
+    """
+    whole = np.array(grey.size)
+    scenes, places = np.empty((len(homographies), SCENE, SCENE), np.uint8), []
+    for scene, corners in zip(scenes, cards.card_corners(homographies), strict=True):
+        corners = (corners.nan_to_num().numpy() + 1) / 2 * whole
+        sides = np.linalg.norm(corners - np.roll(corners, -1, 0), axis=1)
+        scale = max(sides[::2].mean() / CARD_WIDTH, sides[1::2].mean() / CARD_HEIGHT)
+        scale = float(np.clip(scale, 1 / 8, 4 * max(whole) / SCENE))  # of the photograph for one of the scene
+        low = ((corners.min(0) + corners.max(0)) / 2).clip(0, whole) - SCENE / 2 * scale
+        first = np.ceil((-low / scale).clip(0)).astype(int)  # whole pixels of the scene that the photograph fills
+        last = np.maximum(np.floor(((whole - low) / scale).clip(0, SCENE)).astype(int), first + 1)
+        box = np.concatenate([low + first * scale, low + last * scale]).clip(0, np.tile(whole, 2))
+        part = np.asarray(resized(grey, tuple(last - first), tuple(box)))
+        scene[:] = round(part.mean())
+        scene[first[1] : last[1], first[0] : last[0]] = part
+        places.append(place_of(*low, *2 * [SCENE * scale], *whole))
+    return in_floats(scenes), torch.tensor(np.stack(places))
+
+
+def place_of(left, top, width, height, whole_width, whole_height):
+    """Return the map from a rectangle to the whole that it is a part of, (3, 3), both normalised."""
+    across, down = width / whole_width, height / whole_height
+    return np.array(
+        [[across, 0, 2 * left / whole_width + across - 1], [0, down, 2 * top / whole_height + down - 1], [0, 0, 1]]
+    )
+
+
+def resized(grey, size, box=None):
+    """Resize a PIL image, or a box of it: what is made smaller is averaged."""
+    left, top, right, bottom = box or (0, 0, *grey.size)
+    smaller = right - left > size[0] or bottom - top > size[1]
+    return grey.resize(size, Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR, (left, top, right, bottom))
+
+
+def in_floats(scenes):
+    """Bytes (N, H, W) -> (N, 1, H, W) in [0, 1]."""
+    return torch.from_numpy(scenes.astype(np.float32) / 255).unsqueeze(1)
+
+
+def straightened(photo, card):
+    """Return the card of a photograph (PIL), upright, as large as it lies there and at most 1012×638 pixels."""
+    sides = np.linalg.norm(card.corners - np.roll(card.corners, -1, 0), axis=1)
+    scale = max(sides[::2].max() / CARD_WIDTH, sides[1::2].max() / CARD_HEIGHT)
+    smaller = max(1, int(scale / SHARPEST))  # averaged before, where many pixels become one
+    width, height = (round(side * np.clip(scale, 1, SHARPEST)) for side in (CARD_WIDTH, CARD_HEIGHT))
+    # From pixels of the card to those of the photograph, both from the outer edge.
+    normalised = np.array([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]])
+    nominal = np.diag([CARD_WIDTH / SCENE, CARD_HEIGHT / SCENE, 1])
+    across, down = (side / 2 / smaller for side in photo.size)
+    pixels = np.array([[across, 0, across], [0, down, down], [0, 0, 1]])
+    matrix = pixels @ card.homography @ nominal @ normalised
+    numbers = (matrix / matrix[2, 2]).ravel()[:8].tolist()
+    photo = photo.reduce(smaller) if smaller > 1 else photo
+    return photo.transform((width, height), Image.Transform.PERSPECTIVE, numbers, Image.Resampling.BICUBIC)
+
+
+def outlined(photo, card):
+    """Return a photograph (PIL), at most 1200 pixels long, with the outline of its card and the number."""
+    factor = min(1, LONGEST_OUTLINE / max(photo.size))
+    picture = photo.resize([max(1, round(side * factor)) for side in photo.size], reducing_gap=2)
+    corners = ((card.corners + 0.5) * (np.array(picture.size) / photo.size) - 0.5).clip(-9999, 9999)
+    wide = max(1, max(picture.size) // 200)
+    pen = ImageDraw.Draw(picture)
+    pen.line([tuple(corner) for corner in (*corners, *corners[:2])], ORANGE, wide, joint="curve")
+    size, margin = max(10, max(picture.size) // 25), max(2, wide)
+    font = ImageFont.load_default(size)
+    left, top, right, bottom = pen.textbbox((0, 0), card.number, font)
+    x, y = corners[:, 0].min(), corners[:, 1].min() - (bottom - top) - 3 * margin
+    x = np.clip(x, 0, max(0, picture.width - (right - left) - 2 * margin))
+    y = np.clip(y, 0, max(0, picture.height - (bottom - top) - 2 * margin))
+    pen.rectangle((x, y, x + right - left + 2 * margin, y + bottom - top + 2 * margin), ORANGE)
+    pen.text((x + margin - left, y + margin - top), card.number, "black", font)
+    return picture
+
+
+def chosen_threshold(confidences):
+    """Return the lowest hundredth that at most 1 % of the confidences reach, of scenes without a card."""
+    hundredths = np.arange(101) / 100
+    return next((float(least) for least in hundredths if np.mean(confidences >= least) <= FALSE_ALARMS), 1.0)
