@@ -88,7 +88,9 @@ RECORDS = {  # the records in results/: the experiments of each
 }
 SHOWN = ("exp_02", "exp_14", "exp_16")  # networks of weights/ whose transforms the documentation shows
 ANIMATED = ("exp_16",)  # there, too, with the statistics of its classes
-UNSHOWN = ("PerspectiveTrainLossCurves.png", "PerspectiveAccuracyCurves.png")  # there
+UNSHOWN = tuple(  # there
+    f"Perspective{whole}{curves}.png" for whole in ("", "Whole") for curves in ("TrainLossCurves", "AccuracyCurves")
+)
 
 
 # what is drawn
@@ -318,10 +320,10 @@ def draw_shown(pictures):
 
 def write_docs(results, docs, pictures):
     """Write docs/results.md, and every figure of the documentation into `pictures`, from the files in `results`."""
-    runs, steady, transformers, perspective = (
-        read_json(results / f"{name}.json") for name in ("runs", "steady", "transformers", "perspective")
+    runs, steady, transformers, perspective, whole = (
+        read_json(results / f"{name}.json") for name in ("runs", "steady", "transformers", "perspective", "whole")
     )
-    drawn = comparison_figures({**runs, **perspective})
+    drawn = comparison_figures({**runs, **perspective, **whole})
     drawn["RecipesComparison.png"] = recipes_figure(recipe_panels({**runs, **steady}))
     swings = {name: run for name, run in transformers.items() if name[:6] in tables.SWINGS}
     drawn["StabilityCurves.png"] = accuracy_curves(swings)

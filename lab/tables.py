@@ -450,7 +450,9 @@ def results_document(folder, table):
         n_runs = len(record) // len(groups(record))
         command = f"python run_experiments.py --runs {n_runs} {arguments}".rstrip()
         return machine(
-            next(iter(record.values())), f"{len(record)} runs", f"{command} && python plot.py --record {name}"
+            next(iter(record.values())),
+            f"{len(record)} run{'s' if len(record) > 1 else ''}",
+            f"{command} && python plot.py --record {name}",
         )
 
     def measurement(title, name, tell, *parts):
@@ -463,7 +465,8 @@ def results_document(folder, table):
     def figure(title, name):
         return f"![{title}](../.readme_figures/{name})"
 
-    runs, steady, transformers, perspective = map(read, ("runs", "steady", "transformers", "perspective"))
+    runs, steady, transformers = map(read, ("runs", "steady", "transformers"))
+    perspective, whole, long = map(read, ("perspective", "whole", "long"))
     only = f"--only {' '.join(dict.fromkeys((*SWINGS, *HOMOGRAPHIES)))}"
     formulations = read("formulations")
     imitating = read("core_avx2")["core"]["environment"]
@@ -519,6 +522,13 @@ def results_document(folder, table):
         figure("exp_16: the same after four passes", "visualized_transformation_exp_16.png"),
         figure("exp_16, epoch by epoch", "transformation_exp_16.gif"),
         figure("Mean and variance of each class before and after exp_16", "class_statistics_exp_16.png"),
+        "### Whole images",
+        chosen_table({**whole, **long}, (*WHOLE, "exp_30"), table, (("epochs", shared("n_epochs")), *RECTIFYING)),
+        differences(whole, "In perspective, whole images"),
+        made(whole, f"--device cuda --jobs 20 --only {' '.join(WHOLE)}", "whole"),
+        made(long, "--device cuda --set long", "long"),
+        figure("Accuracy of every transformer on whole images", "PerspectiveWholeAccuracyComparison.png"),
+        figure("Paired differences on whole images", "PerspectiveWholeDifferences.png"),
         "## Networks to try",
         "### What is in weights/",
         kept_table(folder.parent / "weights"),
