@@ -81,14 +81,13 @@ RECIPES = {
     "the tutorial's recipe": ("exp_03", "exp_04", "exp_02", "exp_05", "exp_06", "exp_07"),
     "the steady recipe": tuple(row.id for row in SETS["steady"]),
 }
-DISTORTED = {
-    "Perspective": "In perspective",
-    "Card": "Cards",
-}  # figures, by their prefix: their families of comparisons
+# Figures of images that are made of digits, by their prefix: their families of comparisons.
+DISTORTED = {"Perspective": "In perspective", "Card": "Cards"}
 RECORDS = {  # the records in results/: the experiments of each
     "runs": tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY),
     "steady": RECIPES["the steady recipe"],
-    "transformers": ("exp_02", "exp_20", "exp_21", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11"),
+    "swings": tables.SWINGS,
+    "homography": tables.HOMOGRAPHIES,
     "perspective": tables.PERSPECTIVE,
     "whole": tables.WHOLE,
     "long": ("exp_30",),
@@ -97,7 +96,6 @@ RECORDS = {  # the records in results/: the experiments of each
 }
 SHOWN = ("exp_02", "exp_14", "exp_16")  # networks of weights/ whose transforms the documentation shows
 ANIMATED = ("exp_16",)  # there, too, with the statistics of its classes
-UNSHOWN = {f"{kind}{name}Curves.png" for kind in DISTORTED for name in ("TrainLoss", "Accuracy")}  # there
 CARDS_SHOWN = 40  # scenes
 
 
@@ -349,18 +347,19 @@ def draw_card(path, exp_id="exp_40", number=0):
 
 def write_docs(results, docs, pictures):
     """Write docs/results.md, and every figure of the documentation into `pictures`, from the files in `results`."""
-    runs, steady, transformers, perspective = (
-        read_json(results / f"{name}.json") for name in ("runs", "steady", "transformers", "perspective")
-    )
-    drawn = comparison_figures({**runs, **perspective})
+    names = "runs", "steady", "swings", "perspective", "whole", "card"
+    runs, steady, swings, *distorted = (read_json(results / f"{name}.json") for name in names)
+    drawn = comparison_figures(runs)
+    for record in distorted:
+        drawn |= comparison_figures(record)
     drawn["RecipesComparison.png"] = recipes_figure(recipe_panels({**runs, **steady}))
-    swings = {name: run for name, run in transformers.items() if name[:6] in tables.SWINGS}
     drawn["StabilityCurves.png"] = accuracy_curves(swings)
     drawn["diagram.png"] = figures.network_diagram("")
     for name, drawing in drawn.items():
-        if name not in UNSHOWN:
+        if not (name.endswith("Curves.png") and name.startswith(tuple(DISTORTED))):  # these show nothing new
             figures.save(drawing, pictures / name)
     draw_shown(pictures)
+    draw_card(pictures / "extract_id.png")
     write_text(docs / "results.md", tables.results_document(results, ALL))
 
 

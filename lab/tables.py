@@ -534,11 +534,13 @@ def results_document(folder, table):
         return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
     def made(record, arguments, name):
-        n_runs = len(record) // len(groups(record))
-        command = f"python run_experiments.py --runs {n_runs} {arguments}".rstrip()
-        return machine(
-            next(iter(record.values())), f"{len(record)} runs", f"{command} && python plot.py --record {name}"
-        )
+        one, n_runs = next(iter(record.values())), len(record) // len(groups(record))
+        on_gpu = "--device cuda --jobs 20" if one["device"] == "cuda" else ""
+        command = " ".join(filter(None, (f"python run_experiments.py --runs {n_runs}", on_gpu, arguments)))
+        return machine(one, f"{len(record)} runs", f"{command} && python plot.py --record {name}")
+
+    def only(exp_ids):
+        return f"--only {' '.join(exp_ids)}"
 
     def measurement(title, name, tell, *parts):
         content = read(name)
@@ -550,9 +552,8 @@ def results_document(folder, table):
     def figure(title, name):
         return f"![{title}](../.readme_figures/{name})"
 
-    runs, steady, transformers, perspective = map(read, ("runs", "steady", "transformers", "perspective"))
-    only = f"--only {' '.join(dict.fromkeys((*SWINGS, *HOMOGRAPHIES)))}"
-    formulations = read("formulations")
+    names = "runs", "steady", "swings", "homography", "perspective", "whole", "card", "formulations"
+    runs, steady, swings, homography, perspective, whole, card, formulations = map(read, names)
     imitating = read("core_avx2")["core"]["environment"]
     rounds = f"medians of {read('benchmark')['rounds']} rounds, {read('benchmark')['cores']} cores"
     before = "Written by `python plot.py --docs` from the files in `results/`, as is every figure here; do not edit."
@@ -585,31 +586,45 @@ def results_document(folder, table):
         figure("Confusion matrices of exp_02 and exp_06, and their difference", "ConfusionComparison.png"),
         figure("Test images, and as the classifier of exp_02 sees them", "visualized_transformation_exp_02.png"),
         "## The swings",
-        chosen_table(transformers, SWINGS, table, SWINGING),
-        differences(transformers, "The swings"),
-        made(transformers, f"--device cuda --jobs 20 {only}", "transformers"),
+        chosen_table(swings, SWINGS, table, SWINGING),
+        differences(swings, "The swings"),
+        made(swings, only(SWINGS), "swings"),
         figure("Test accuracy by epoch, with each of the two changes and with both", "StabilityCurves.png"),
         f"The deepest falls in the {len(runs)} runs of the seven:",
         falls_table(falls(runs)),
         "## A homography on MNIST as it is",
-        chosen_table(transformers, HOMOGRAPHIES, table, TRANSFORMING),
-        chosen_table(transformers, HOMOGRAPHIES[2:], table, SWINGING),
-        differences(transformers, "A homography on MNIST as it is"),
-        "The runs are those of the section before.",
+        chosen_table(homography, HOMOGRAPHIES, table, TRANSFORMING),
+        chosen_table(homography, HOMOGRAPHIES[2:], table, SWINGING),
+        differences(homography, "A homography on MNIST as it is"),
+        made(homography, only(HOMOGRAPHIES), "homography"),
         "## MNIST in perspective",
         chosen_table(perspective, PERSPECTIVE, table, RECTIFYING),
         *(differences(perspective, name) for name in FAMILIES if name.startswith("In perspective")),
-        made(perspective, "--device cuda --jobs 20 --set perspective", "perspective"),
+        made(perspective, only(PERSPECTIVE), "perspective"),
         figure("Accuracy of every transformer on MNIST in perspective", "PerspectiveAccuracyComparison.png"),
         figure("Paired differences in perspective", "PerspectiveDifferences.png"),
         figure("exp_14: the frame that one pass reads, and what it yields", "visualized_transformation_exp_14.png"),
         figure("exp_16: the same after four passes", "visualized_transformation_exp_16.png"),
         figure("exp_16, epoch by epoch", "transformation_exp_16.gif"),
         figure("Mean and variance of each class before and after exp_16", "class_statistics_exp_16.png"),
+        "### Whole images",
+        chosen_table(whole, WHOLE, table, RECTIFYING),
+        differences(whole, "In perspective, whole images"),
+        made(whole, only(WHOLE), "whole"),
+        figure("Accuracy of every transformer on whole images", "PerspectiveWholeAccuracyComparison.png"),
+        figure("Paired differences on whole images", "PerspectiveWholeDifferences.png"),
+        "## A number on a card",
+        card_table(card, table),
+        *(differences(card, name) for name in FAMILIES if name.startswith("Cards")),
+        made(card, "--set card", "card"),
+        figure("Numbers read whole, every run", "CardAccuracyComparison.png"),
+        figure("Paired differences of numbers read whole", "CardDifferences.png"),
+        figure("What is measured over the strength of the distortion", "CardStrength.png"),
         "## Networks to try",
         "### What is in weights/",
         kept_table(folder.parent / "weights"),
         measurement("Digits as people have them", "own_images", own_images_table),
+        measurement("The number on a card", "extract_id", extract_id_table),
         "## Speed",
         measurement("Beside the tutorial's loop", "benchmark", speed_table, rounds),
         measurement("On one core", "benchmark", core_text),
