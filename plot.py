@@ -298,8 +298,6 @@ def animate(out, name):
         raise ValueError("the name of a run is needed, not a path")
     place = Path(out) / name
     settings, checkpoint = read_run(place)
-    if "digits" in settings["data"]:
-        raise ValueError("runs on cards cannot be animated")
     if not checkpoint["transforms"]:
         raise ValueError(f"{place} has no transformer to animate")
     path = place / "transformation.gif"

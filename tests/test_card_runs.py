@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from conftest import prepared, write_results
 from helpers import TRIAL, Interruption, interrupt, run
+from PIL import Image, ImageSequence
 from stress_kill import points, without_times
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -246,10 +247,13 @@ def test_a_diagram_shows_what_a_network_is_given_and_how_much_it_reads(exp_id):
     assert ("6 digits\n0–9" if "cards" in row.data else "digit\n0–9") in shown
 
 
-def test_a_run_on_cards_is_not_animated_and_that_is_said(finished, digits, monkeypatch):
+def test_a_run_on_cards_is_animated_with_its_scenes(finished, digits, monkeypatch):
+    """One picture at the start and one after each of the two epochs, all different."""
     monkeypatch.setattr(data, "load", lambda: digits)
-    with pytest.raises(ValueError, match="cards cannot be animated"):
-        plot.animate(finished[0].parent, TRIAL)
+    with Image.open(plot.animate(finished[0].parent, TRIAL)) as animation:
+        assert animation.n_frames == 3
+        frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(animation)]
+    assert len({frame.tobytes() for frame in frames}) == 3
 
 
 # ------------------------------------------------------------------------------------------------------- the command
