@@ -11,6 +11,7 @@ ORIGINAL_ACCURACY = {
     "exp_07_coordconf_localistation_coordconf_classifier": 98.84,
 }
 TUTORIAL_ACCURACY = 98.69  # in %, as the tutorial claims it
+IC_STN_ERROR = {"exp_12": 6.60, "exp_14": 4.94, "exp_29": 1.23}  # in %, of that paper's networks that are like ours
 
 # For whoever has one run of each experiment.
 ONE_RUN_EACH = (
