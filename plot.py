@@ -139,10 +139,13 @@ def accuracy_figure(record, title=""):
     return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title}", line))
 
 
-def recipe_panels(record):
-    """Return what the seven ask under both recipes as panels of `figures.values_by_row`; [] unless both are there."""
+def recipe_panels(*records):
+    """Return what the seven ask under both recipes as panels of `figures.values_by_row`; [] unless both are there.
+
+    records: one for each recipe; where nothing localises both have runs of their own.
+    """
     panels = []
-    for recipe, exp_ids in RECIPES.items():
+    for record, (recipe, exp_ids) in zip(records, RECIPES.items(), strict=True):
         runs = {exp_id: of_experiment(record, ALL[exp_id]).values() for exp_id in exp_ids}
         if not any(runs[exp_id] for exp_id in exp_ids[2:]):
             return []
@@ -219,7 +222,8 @@ def comparison_figures(record, pool=False):
         pairs = (pair for name in FAMILIES if name.startswith(kind) for pair in FAMILIES[name])
         family = [pair for pair in pairs if pair[1] not in ("exp_12", "exp_31")]
         drawn[f"{prefix}AccuracyComparison.png"] = accuracy_figure(part, title if title != "MNIST" else "")
-        drawn[f"{prefix}RecipesComparison.png"] = recipes_figure(recipe_panels(part)) if title == "MNIST" else None
+        both = recipe_panels(part, part) if title == "MNIST" else []
+        drawn[f"{prefix}RecipesComparison.png"] = recipes_figure(both)
         drawn[f"{prefix}Differences.png"] = differences_figure(part, family, pool)
         drawn[f"{prefix}AccuracyCurves.png"] = accuracy_curves(part)
         drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, LOSS)
@@ -350,7 +354,7 @@ def write_docs(results, docs, pictures):
     drawn = comparison_figures(runs)
     for record in distorted:
         drawn |= comparison_figures(record)
-    drawn["RecipesComparison.png"] = recipes_figure(recipe_panels({**runs, **steady}))
+    drawn["RecipesComparison.png"] = recipes_figure(recipe_panels(runs, steady))
     drawn["StabilityCurves.png"] = accuracy_curves(swings)
     drawn["diagram.png"] = figures.network_diagram("")
     for name, drawing in drawn.items():

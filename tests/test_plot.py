@@ -58,11 +58,17 @@ def test_differences_are_drawn_around_zero_in_points_and_images(tmp_path):
 
 
 def test_both_recipes_stand_side_by_side_on_one_axis():
-    """What lies far below the rest is told at the edge; without a run of the steady recipe there is no such figure."""
+    """What lies far below the rest is told at the edge; without a run of the steady recipe there is no such figure.
+
+    A network without a transformer is in both, each time with the runs beside which the others were made.
+    """
     table = {("exp_03", 1): [986], ("exp_21", 1): [990], ("exp_21", 2): [991]}
     table |= {("exp_02", run): [988 + run % 3] for run in range(1, 20)} | {("exp_02", 20): [950]}
-    record = record_of({run: (correct, {}) for run, correct in table.items()})
-    figure = plot.recipes_figure(plot.recipe_panels(record))
+    record, later = (
+        record_of({run: (correct, {}) for run, correct in (table | changes).items()})
+        for changes in ({}, {("exp_03", 1): [987]})
+    )
+    figure = plot.recipes_figure(plot.recipe_panels(record, later))
     panels = figure.axes
     assert [[tick.get_text().split("\n")[1] for tick in axes.get_yticklabels()] for axes in panels] == [
         ["(exp_03)", "(exp_02)"],
@@ -71,9 +77,10 @@ def test_both_recipes_stand_side_by_side_on_one_axis():
     assert panels[0].get_xlim() == panels[1].get_xlim()
     assert panels[0].get_xlim()[0] == pytest.approx(98.49)  # the lowest of the original's is 98.54
     assert [text for text in texts(figure) if "below" in text] == ["◂ 1 below, to 95.00"]
-    assert (
-        plot.recipes_figure(plot.recipe_panels({name: run for name, run in record.items() if "21" not in name})) is None
-    )
+    runs = [[line.get_xdata().tolist() for line in axes.lines if line.get_marker() == "o"] for axes in panels]
+    assert [of_exp_03 for of_exp_03, *_ in runs] == [[pytest.approx(98.6)], [pytest.approx(98.7)]]
+    without = {name: run for name, run in record.items() if "21" not in name}
+    assert plot.recipes_figure(plot.recipe_panels(without, without)) is None
 
 
 def test_curves_show_all_runs_and_their_mean():
