@@ -207,6 +207,7 @@ def test_a_window_that_never_moves_is_measured_as_any_other(few_cards):
 
 @pytest.mark.parametrize("straight", [False, True])
 def test_the_figure_shows_scenes_with_outlines_and_what_is_read_of_the_strips(few_cards, monkeypatch, straight):
+    n = card_measures.N_SHOWN
     shown = []
     monkeypatch.setattr(figures, "cards_read", lambda *what: shown.append(what))
     data = few_cards(straight=straight)
@@ -214,21 +215,21 @@ def test_the_figure_shows_scenes_with_outlines_and_what_is_read_of_the_strips(fe
     model = Net_Card_Homography(bypass_localisation=straight).eval()
     if not straight:
         nn.init.normal_(model.loc_fc2.weight, std=0.02)
-    card_measures.draw_transforms(model, data, "a title", 5)
+    card_measures.draw_transforms(model, data, "a title")
     ((scenes, outlines, strips, texts, title),) = shown
     with torch.no_grad():
-        expected = model.transform(data.test_images[:5])[:, 0]
-        read = model(data.test_images[:5]).argmax(1).tolist()
-    assert np.array_equal(scenes, data.test_images[:5, 0])
+        expected = model.transform(data.test_images[:n])[:, 0]
+        read = model(data.test_images[:n]).argmax(1).tolist()
+    assert np.array_equal(scenes, data.test_images[:n, 0])
     assert strips == pytest.approx((expected / 255 if straight else expected).numpy())
-    labels = data.test_labels[:5].tolist()
+    labels = data.test_labels[:n].tolist()
     assert texts == [("".join(map(str, ours)), ours == label) for ours, label in zip(read, labels, strict=True)]
     assert title == "a title"
     if straight:
         assert outlines is None
     else:
         with torch.no_grad():
-            points = torch.tensor([(x, y, 1) for x, y in NOMINAL]).float() @ model.homography(data.test_images[:5]).mT
+            points = torch.tensor([(x, y, 1) for x, y in NOMINAL]).float() @ model.homography(data.test_images[:n]).mT
         assert outlines == pytest.approx((points[..., :2] / points[..., 2:] * 64 + 63.5).numpy(), abs=1e-3)
 
 
