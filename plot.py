@@ -25,7 +25,7 @@ draws <out>/<run>/transformation.gif: what the run's transformer did to test ima
 
 Both take a few seconds. The run `test` of train.py is left out; what cannot be read is named and passed over.
 
-    python plot.py --docs             writes docs/results.md and all figures of the documentation from results/
+    python plot.py --docs             writes docs/results.md and its figures, from results/ and weights/
     python plot.py --record runs      keeps the runs in <out> as results/runs.json, if they are a complete set
     python plot.py --keep exp_16      keeps the weights of its run 01 in weights/, with the record of that run
 
@@ -348,7 +348,7 @@ def draw_card(path, exp_id="exp_40", number=0):
 
 
 def write_docs(results, docs, pictures):
-    """Write docs/results.md, and every figure of the documentation into `pictures`, from the files in `results`."""
+    """Write docs/results.md, and every figure of the documentation into `pictures`, from the files in `results` and from weights/."""
     names = "runs", "steady", "swings", "perspective", "whole", "card"
     runs, steady, swings, *distorted = (read_json(results / f"{name}.json") for name in names)
     drawn = comparison_figures(runs)
@@ -431,7 +431,9 @@ def main():
     add("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
     add("--record", choices=RECORDS, help="only keep the runs as results/NAME.json")
     add("--keep", nargs="+", choices=ALL, metavar="EXP", help="only keep the weights of run 01 of these in weights/")
-    add("--docs", action="store_true", help="only write docs/results.md and .readme_figures/ from results/")
+    add(
+        "--docs", action="store_true", help="only write docs/results.md and .readme_figures/ from results/ and weights/"
+    )
     options = cli.parse(parser)
     if options.docs:
         write_docs(ROOT / "results", ROOT / "docs", ROOT / ".readme_figures")

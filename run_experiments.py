@@ -3,7 +3,7 @@
     python run_experiments.py                         the seven experiments, into experiments/
     python run_experiments.py --list                  what they are
     python run_experiments.py --only exp_03 exp_06    some of them
-    python run_experiments.py --set homography        another: steady, homography, perspective, stability, long
+    python run_experiments.py --set homography        another: steady, homography, perspective, stability, long, card
     python run_experiments.py --runs 5                five runs of each, with different seeds
     python run_experiments.py --epochs 2              a short look
     python run_experiments.py --runs 30 --executor slurm --slurm partition=cpu    as jobs of a Slurm cluster
@@ -278,12 +278,12 @@ def parse_arguments(arguments=None):
     add("--set", choices=SETS, default="original", help="which experiments (default: original, the seven)")
     add("--only", nargs="+", choices=ALL, metavar="EXP", help="run these, by id (exp_03 exp_06), of whichever set")
     add("--runs", type=int, default=1, metavar="N", help="runs 01 to N of each; the run decides the seed")
-    add("--epochs", type=int, metavar="N", help="train N epochs instead of 20 or 30")
+    add("--epochs", type=int, metavar="N", help="train N epochs instead of those of the table")
     add("--jobs", type=int, metavar="N", help="processes at a time (default: one a core; on a GPU one)")
     add("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     add("--data", metavar="FOLDER", help="another data set: a folder with four IDX files named like MNIST's")
     add("--out", default="experiments", metavar="FOLDER", help="where the runs go (default: experiments)")
-    add("--plain", action="store_true", help="compute convolutions as usual (on a CPU: a quarter as fast)")
+    add("--plain", action="store_true", help="compute convolutions as usual (on a CPU: about a third as fast)")
     often = "TensorBoard gets images and histograms every N epochs (default: 5), or none (0)"
     add("--log-images", type=int, default=5, metavar="N", help=often)
     add("--force", action="store_true", help="start the selected runs again and replace what is there")

@@ -195,8 +195,9 @@ def confusion_matrix(run):
 
 
 def commit(run):
-    """Return the first seven digits of the commit that made it, "unknown" if that is not known."""
-    return (run["git_commit"] or "unknown")[:7]
+    """Return the first seven digits of the commit that made it and whether it was changed; "unknown" without one."""
+    digits, *changed = (run["git_commit"] or "unknown").split("-")
+    return "-".join([digits[:7], *changed])
 
 
 def percentages(run):

@@ -324,9 +324,9 @@ def original_table(record):
         for low, high in (stats.prediction_limits(values), (min(values), max(values))):
             rows[-1] += [f"{low:.2f} to {high:.2f}", "yes" if low <= ORIGINAL_ACCURACY[name] <= high else "no"]
     header = ["", "original %", "one more run of ours (95 %)", "inside", "our runs", "inside"]
-    means = {name: statistics.fmean(values) for name, values in runs.items()}
-    tau = kendalltau(list(ORIGINAL_ACCURACY.values()), list(means.values()))
-    ranks = [["the original's", ranking(ORIGINAL_ACCURACY)], ["of our means", ranking(means)]]
+    medians = {name: statistics.median(values) for name, values in runs.items()}
+    tau = kendalltau(list(ORIGINAL_ACCURACY.values()), list(medians.values()))
+    ranks = [["the original's", ranking(ORIGINAL_ACCURACY)], ["of our medians", ranking(medians)]]
     ranks.append(["Kendall's tau", f"{tau.statistic:.2f}, p = {p_text(float(tau.pvalue))}"])
     return paragraphs(markdown_table(header, rows), markdown_table(["ranking", "from the best to the worst"], ranks))
 
@@ -562,10 +562,11 @@ def results_document(folder, table):
     runs, steady, swings, homography, perspective, whole, card, formulations = map(read, names)
     imitating = read("core_avx2")["core"]["environment"]
     rounds = f"medians of {read('benchmark')['rounds']} rounds, {read('benchmark')['cores']} cores"
-    before = "Written by `python plot.py --docs` from the files in `results/`, as is every figure here; do not edit."
+    before = "Written by `python plot.py --docs` from `results/` and `weights/`, as is every figure here; do not edit."
+    kept = "Pictures of single networks show those in `weights/`, whose runs are others than those of the tables."
     page = paragraphs(
         "# Results",
-        f"{before} What the columns mean and how the tests are made: [method.md](method.md).",
+        f"{before} What the columns mean and how the tests are made: [method.md](method.md). {kept}",
         "## The seven experiments",
         results_table(runs),
         made(runs, "", "runs"),
@@ -582,7 +583,10 @@ def results_document(folder, table):
         differences(runs, "The seven"),
         figure("Paired differences under the tutorial's recipe", "Differences.png"),
         "### Where the differences between runs come from",
-        variance_table({**runs, **steady}),
+        "Under the tutorial's recipe:",
+        variance_table(runs),
+        "Under the steady recipe:",
+        variance_table(steady),
         "### Against the original's single runs",
         original_table(runs),
         "### All runs, epoch by epoch",
