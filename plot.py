@@ -348,7 +348,7 @@ def draw_card(path, exp_id="exp_40", number=0):
 
 
 def write_docs(results, docs, pictures):
-    """Write docs/results.md, and every figure of the documentation into `pictures`, from the files in `results` and from weights/."""
+    """Write docs/results.md, and every figure of the documentation into `pictures`, from what is kept."""
     names = "runs", "steady", "swings", "perspective", "whole", "card"
     runs, steady, swings, *distorted = (read_json(results / f"{name}.json") for name in names)
     drawn = comparison_figures(runs)
