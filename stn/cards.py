@@ -22,7 +22,6 @@ NUMBER_WIDTH = CELL + (N_DIGITS - 1) * PITCH
 STRIDE = 28 * PITCH // CELL  # from one cell of 28×28 to the next in a strip, the straightened number
 STRIP = (28, 28 + (N_DIGITS - 1) * STRIDE)
 NEAR_X, NEAR_Y = 0.8, 0.55  # how much of a straightened scene is seen from nearer: the card fills nine tenths
-STRENGTHS = {"weak": 0.5, "middle": 1.0, "strong": 1.5}
 ROTATION, SCALE, CORNER, SHIFT = 25.0, 0.15, 3.3, 11.0  # degrees, share, pixels (sigma), pixels: at strength 1
 MARGIN = 2  # pixels from the card to the edge of what is seen
 NARROWEST = 0.72  # of the side: what is seen of a photograph that is not square

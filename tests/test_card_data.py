@@ -1,11 +1,14 @@
 """Scenes with cards as a data set: whose digits they carry, that epochs are functions of their seed, how they grow."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from kornia.geometry.transform import homography_warp
 
-from stn import card_data, cards, data_sets
+from stn import card_data, cards, data, data_sets
 from stn.data import epoch_seed
 from stn.mnist import read_mnist
 
@@ -76,6 +79,15 @@ def test_the_distortions_grow_over_five_epochs_to_those_of_the_test(few_cards):
         moved.append((data.train_homographies - torch.eye(3)).abs().mean())
     assert moved[0] < moved[1] < moved[2] < moved[3]
     assert torch.equal(data.test_homographies, torch.from_numpy(cards.places(60, card_data.TEST_SEED, 1.0)[0]))
+
+
+def test_the_test_set_is_the_one_of_the_page():
+    """All 5,000 scenes, byte for byte; the checksum stands in docs/method.md."""
+    drawn = card_data.scenes(card_data.sources_of(data.load(), "test", "test"), 5000, card_data.TEST_SEED, 1.0)
+    digest = hashlib.sha256()
+    for part in drawn:
+        digest.update(part.numpy())
+    assert digest.hexdigest() in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("straight", [False, True])
