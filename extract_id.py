@@ -38,7 +38,7 @@ def read_photo(path, place, model, alignment):
     result = {"image": str(path), "number": None, "confidence": round(card.confidence, 4)}
     if card.confidence < photographs.THRESHOLD:
         result |= dict.fromkeys(("probabilities", "corners", "card", "outline"))
-        sure = f"{card.confidence:.2f}, {photographs.THRESHOLD:.2f} is needed"
+        sure = f"{int(100 * card.confidence) / 100:.2f}, {photographs.THRESHOLD:.2f} is needed"
         return result, f"{printable(str(path))}: no card found (confidence {sure})"
     pictures = photographs.straightened(photo, card), photographs.outlined(photo, card)
     paths = [place.with_name(place.name + suffix) for suffix in SUFFIXES]
@@ -76,16 +76,15 @@ def main():
     import torch
 
     from stn import photographs, trained
-    from stn.image_files import tell_each
+    from stn.image_files import ImageError, new_folder, tell_each
     from stn.mnist import DataError
 
     torch.set_num_threads(1)  # scenes are small
     try:
         network = trained.load(options.weights).that_reads("cards")
         alignment = photographs.alignment(network)
-        if options.out:
-            Path(options.out).mkdir(parents=True, exist_ok=True)
-    except (RunError, DataError, OSError) as error:
+        new_folder(options.out)
+    except (RunError, DataError, ImageError, OSError) as error:
         print(f"extract_id.py: {error}", file=sys.stderr)
         return 2
 

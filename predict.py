@@ -84,7 +84,7 @@ def main():
     import torch
 
     from stn import trained
-    from stn.image_files import tell_each
+    from stn.image_files import ImageError, new_folder, tell_each
 
     torch.set_num_threads(1)  # images are small
     try:
@@ -92,16 +92,15 @@ def main():
             list_networks()
             return 0
         network = trained.load(options.weights).that_reads("digits")
-        if options.out:
-            Path(options.out).mkdir(parents=True, exist_ok=True)
-    except (RunError, OSError) as error:
+        new_folder(options.out)
+    except (RunError, ImageError, OSError) as error:
         print(f"predict.py: {error}", file=sys.stderr)
         return 2
 
     def work(path, place):
         return read_image(path, place.with_name(place.name + SUFFIX), network, options.as_is)
 
-    return tell_each(options.images, options, "predict.py", SUFFIX, work)
+    return tell_each(options.images, options, "predict.py", (SUFFIX,), work)
 
 
 if __name__ == "__main__":
