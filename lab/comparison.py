@@ -1,4 +1,4 @@
-"""Which runs belong together, which experiments are compared, and how: fixed before the runs, a family a question."""
+"""Which runs belong together, which experiments are compared, and how. A family is one question."""
 
 import itertools
 import json

@@ -563,7 +563,9 @@ def results_document(folder, table):
     imitating = read("core_avx2")["core"]["environment"]
     rounds = f"medians of {read('benchmark')['rounds']} rounds, {read('benchmark')['cores']} cores"
     before = "Written by `python plot.py --docs` from `results/` and `weights/`, as is every figure here; do not edit."
-    kept = "Pictures of single networks show those in `weights/`, whose runs are others than those of the tables."
+    kept = (
+        "Pictures of single networks show those in `weights/`, most of whose runs are others than those of the tables."
+    )
     page = paragraphs(
         "# Results",
         f"{before} What the columns mean and how the tests are made: [method.md](method.md). {kept}",
@@ -633,7 +635,7 @@ def results_document(folder, table):
         "## Networks to try",
         "### What is in weights/",
         kept_table(folder.parent / "weights"),
-        measurement("Digits as people have them", "own_images", own_images_table),
+        measurement("Digits in imitated photographs", "own_images", own_images_table),
         measurement("The number on a card", "extract_id", extract_id_table),
         "## Speed",
         measurement("Beside the tutorial's loop", "benchmark", speed_table, rounds),
@@ -644,6 +646,7 @@ def results_document(folder, table):
             core_text,
             " ".join(f"{key}={value}" for key, value in imitating.items()),
         ),
+        measurement("Cards", "cards_speed", cards_speed_text),
         measurement("A whole job, and what its runs spend beside their training", "job", job_text),
         measurement("Memory", "memory", "All processes of a job together: {peak_megabytes:,} MB at most.".format_map),
         measurement("A thousand runs", "scale", scale_table),

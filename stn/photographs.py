@@ -19,7 +19,7 @@ from stn.image_files import ImageError, upright
 # Below this confidence there is no card: the lowest hundredth that at most 1 % of 1,000 scenes, and of 1,000 larger
 # photographs, reach without a card, on backgrounds of the training split. `chosen_threshold` chooses it for the default
 # network.
-THRESHOLD = 0.63
+THRESHOLD = 0.73
 FALSE_ALARMS = 0.01
 LEAST = 48  # pixels of the shorter side: on less no number could be read
 LONGEST = 1024  # pixels of the copy that is looked at

@@ -97,7 +97,9 @@ def test_the_limits_hold():
     assert next(row["ratio"] for row in speed["core"]["steps"] if row["experiment"] == "exp_02") >= 2.5
 
 
-@pytest.mark.parametrize("name", ["benchmark", "faults", "h100", "job", "memory", "own_images", "extract_id", "scale"])
+@pytest.mark.parametrize(
+    "name", ["benchmark", "faults", "h100", "job", "memory", "own_images", "extract_id", "cards_speed", "scale"]
+)
 def test_a_measurement_names_a_commit_and_a_command_that_others_have(name):
     record = read(name)
     assert re.fullmatch("[0-9a-f]{40}", record["git_commit"])
