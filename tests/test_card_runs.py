@@ -230,7 +230,7 @@ def test_cards_are_drawn_by_themselves(tmp_path, finished, call):
         (tmp_path / name).mkdir()
         results.write(tmp_path / name / "results.json", {**finished[1], "experiment_name": name})
     name = ALL["exp_03"].directory(1)
-    write_results(tmp_path, name, [982])
+    write_results(tmp_path, name, [982], data={"name": "few", "md5": finished[1]["data"]["md5"]})
     process = call("plot.py", "--out", tmp_path)
     assert process.returncode == 0, process.stderr
     names = {path.name for path in tmp_path.iterdir() if path.is_file()}
