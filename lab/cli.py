@@ -92,6 +92,16 @@ def interrupt(signal_number, _frame):
     raise Interrupted(128 + signal_number)
 
 
+def run(main):
+    """Exit with what a script's `main` returns; an interrupt ends it with one line and no traceback."""
+    try:
+        raise_when_interrupted()
+        sys.exit(main())
+    except Interrupted as received:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(received.args[0])
+
+
 def end_with_the_reader():
     """End quietly when nobody reads on what is printed (`| head`)."""
     if hasattr(signal, "SIGPIPE"):

@@ -19,6 +19,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no others: som
 # By the orientation in EXIF data: how an image is turned upright.
 TURNS = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
 
+# What white may be where an image's mode does not say it: the least that nothing exceeds is taken.
+WHITES = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))
+
 # What Pillow warns of is passed over, damaged EXIF data for instance, but a large image is refused.
 warnings.filterwarnings("ignore", module="PIL")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -66,9 +69,9 @@ def turn_of(image):
 
 def laid_flat(image, steps):
     """Turn a PIL image of any mode into one of mode F with values in [0, 1], or RGB; transparent is empty."""
-    if image.mode[0] in "IF":  # 16 or 32 bits
+    if image.mode[0] in "IF":  # 16 or 32 bits, of which cameras use 10 to 16
         values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
-        scale = next((scale for scale in (1, 255, 65535) if values.max() <= scale), values.max())
+        scale = next((scale for scale in WHITES if values.max() <= scale), values.max())
         return Image.fromarray(values / np.float32(scale))
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -6,7 +6,9 @@ Most tests have a stand-in for the network, which finds a white card on black by
 import io
 import json
 import os
+import signal
 import statistics
+import subprocess
 import sys
 import time
 
@@ -215,13 +217,14 @@ def test_a_photograph_is_turned_upright_in_full_resolution(orientation):
     np.testing.assert_array_equal(np.asarray(read), np.asarray(photo))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "F", "10 bits", "12 bits", "14 bits", "16 bits"])
 def test_photographs_of_all_modes_are_as_bright_as_they_were(mode):
     grey = ramp((320, 240), 0)
-    if mode in ("I;16", "F"):
-        photo = Image.fromarray(
-            np.asarray(grey).astype(np.uint16) * 257 if mode == "I;16" else np.asarray(grey) / np.float32(255)
-        )
+    if mode == "F":
+        photo = Image.fromarray(np.asarray(grey) / np.float32(255))
+    elif mode.endswith("bits"):
+        full = 2 ** int(mode[:2]) - 1
+        photo = Image.fromarray((np.asarray(grey) / 255 * full).round().astype(np.uint16))
     else:
         photo = grey.convert("RGB").convert(mode)
     read = photographs.read_photograph(saved(photo, "tiff"))
@@ -363,6 +366,19 @@ def test_bad_files_are_named_and_the_others_go_on(run, photos):
         r"missing\n.png cannot be read (No such file or directory)",
     ]
     assert lines[0].startswith(f"renamed.png: {NUMBER}  (")
+
+
+@pytest.mark.parametrize("script", ["extract_id.py", "predict.py"])
+def test_an_interrupt_ends_it_in_one_line_and_leaves_complete_pictures(script, photos):
+    command = [sys.executable, ROOT / script, "--json", "--out", "out", *["card.jpg"] * 500]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=photos) as process:
+        assert "card.jpg" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert process.stderr.read() == f"{script}: interrupted\n"
+    assert not list(photos.glob("out/.*"))
+    for path in photos.glob("out/*"):
+        Image.open(path).verify()
 
 
 def test_a_place_that_cannot_be_written_is_named(run, photos):
