@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp
+from scipy.ndimage import convolve
 
 from stn import cards, warps
 from stn.mnist import DataError, read_mnist
@@ -223,6 +224,110 @@ def test_a_finger_lies_on_the_card_but_not_on_the_number(small, bank, strength):
     assert (on_the_card > 0).all()
     assert on_the_card.max() < 18 * 12 * strength + 60
     assert (differs[held].sum((1, 2)) > on_the_card).all()
+
+
+@pytest.fixture(scope="module")
+def disturbed(small, bank):
+    """Return what scenes look like at strength 1.5 with one disturbance alone, and without any: looks, floats, floats.
+
+    Scenes are (300, 128, 128), rounded to bytes before.
+    """
+
+    def draw(*names):
+        homographies, seen = cards.places(300, 12, 1.5)
+        look, still = (cards.looks(300, 12, strength, len(bank), seen) for strength in (1.5, 0))
+        still["light"], still["depth"], still["blur"], still["noise"] = (0, 0, 1), 0, 0, 0
+        plain = still.copy()
+        for name in names:
+            still[name] = look[name]
+        chosen = cards.choices(300, 12, len(small[0]))
+        pictures = (cards.render(small[0], chosen, bank, homographies, each) for each in (still, plain))
+        return still, *(picture.astype(float) for picture in pictures)
+
+    return draw
+
+
+def on_lines(lines):
+    """The values a·x + b·y + c of lines (n, 3) at the pixels, (n, 128, 128)."""
+    y, x = np.mgrid[:128, :128]
+    return sum(lines[:, k, None, None].astype(float) * grid for k, grid in enumerate((x, y, np.ones_like(x))))
+
+
+def seen_of(look):
+    """Which pixels show what is seen, (n, 128, 128): none of those of the bars."""
+    y, x = np.mgrid[:128, :128]
+    top, bottom, left, right = (look[name][:, None, None] for name in ("top", "bottom", "left", "right"))
+    return (y >= top) & (y < bottom) & (x >= left) & (x < right)
+
+
+def test_the_light_grows_from_side_to_side_and_is_one_in_the_middle(disturbed):
+    look, lit, plain = disturbed("light")
+    factor = on_lines(look["light"])
+    assert factor[:, 63:65, 63:65].mean((1, 2)) == pytest.approx(np.ones(300), abs=1e-6)
+    edge = np.abs(factor - 1).max((1, 2))
+    assert 0.3 < edge.max() < 1.5 * 0.25 * 2**0.5
+    assert np.median(edge) > 0.1
+    seen = seen_of(look)
+    assert np.abs(lit - (plain * factor).clip(0, 255))[seen].max() < 1.3  # of bytes: both are rounded
+
+
+def test_a_shadow_has_a_depth_a_soft_edge_and_leaves_the_rest_as_it_is(disturbed):
+    look, shaded, plain = disturbed("shadow", "depth")
+    inside, depth, seen = on_lines(look["shadow"]), look["depth"][:, None, None], seen_of(look)
+    assert 0.4 < (look["depth"] > 0).mean() < 0.6
+    assert look["depth"].max() == pytest.approx(0.6, abs=0.02)
+    untouched = seen & ((inside <= 0) | (depth == 0))
+    np.testing.assert_array_equal(shaded[untouched], plain[untouched])
+    assert np.abs(shaded - plain * (1 - depth))[seen & (inside >= 1)].max() < 1.1
+    edge = seen & (inside > 0) & (inside < 1) & (depth > 0.2) & (plain > 100)
+    share = ((1 - shaded / plain.clip(1)) / depth.clip(0.1))[edge]  # of the whole shadow
+    assert share.min() > -0.05
+    assert share.max() < 1.05
+    means = [share[np.abs(inside[edge] - at) < 0.05].mean() for at in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert means == sorted(means)
+    assert means[0] < 0.06  # it begins softly
+    assert means[2] == pytest.approx(0.5, abs=0.02)
+    assert means[0] + means[4] == pytest.approx(1, abs=0.04)
+
+
+def test_motion_blurs_along_a_line(disturbed):
+    """As SciPy convolves what is seen with three pixels in a row; far motions leave one out between two of them."""
+    look, blurred, plain = disturbed("blur", "blur_x", "blur_y")
+    ways = set()
+    for record, found, sharp in zip(look, blurred, plain, strict=True):
+        part = slice(record["top"], record["bottom"]), slice(record["left"], record["right"])
+        kernel, dx, dy = np.zeros((5, 5)), record["blur_x"], record["blur_y"]
+        kernel[2, 2] = 1 - 2 * record["blur"]
+        kernel[2 + dy, 2 + dx] += record["blur"]
+        kernel[2 - dy, 2 - dx] += record["blur"]
+        assert np.abs(found[part] - convolve(sharp[part], kernel, mode="nearest")).max() < 1.1
+        ways.add((int(dx), int(dy)))
+    one = {(1, 0), (1, 1), (0, 1), (-1, 1)}
+    assert ways == one | {(2 * x, 2 * y) for x, y in one}
+    assert 0.2 < look["blur"].max() < 1 / 3
+
+
+def test_noise_is_gaussian_of_its_strength_and_without_pattern(disturbed):
+    look, noisy, plain = disturbed("noise", "noise_x", "noise_y")
+    sigma = 32 * look["noise"]
+    assert sigma.max() == pytest.approx(255 * 0.04 * 1.5, rel=0.03)
+    strong = np.flatnonzero(sigma > 6)
+    assert len(strong) > 100
+    scaled = []
+    for k in strong:
+        part = slice(look["top"][k], look["bottom"][k]), slice(look["left"][k], look["right"][k])
+        grey = np.abs(plain[k][part] - 127.5) < 60  # nothing is cut off
+        if grey.mean() < 0.5:
+            continue
+        values = ((noisy[k] - plain[k])[part]) / sigma[k]
+        assert values[grey].mean() == pytest.approx(0, abs=0.1)
+        assert values[grey].std() == pytest.approx(1, abs=0.08)
+        for one, other in ((values[1:], values[:-1]), (values[:, 1:], values[:, :-1])):
+            assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.06
+        scaled.append(values[grey])
+    scaled = np.concatenate(scaled)
+    assert [np.mean(np.abs(scaled) < limit) for limit in (1, 2)] == pytest.approx([0.683, 0.954], abs=0.015)
+    assert len({tuple(noise) for noise in look[["noise_x", "noise_y"]].tolist()}) > 250
 
 
 def test_training_and_test_share_no_background():
