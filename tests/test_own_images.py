@@ -259,6 +259,7 @@ def test_the_perspective_of_the_pictures_is_that_of_its_four_points():
         np.testing.assert_allclose(mapped, [2 * x + 3, 2 * y + 3], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_how_many_of_300_digits_are_read(save_measurement):
     """Printed and handwritten, as they are and in perspective, by every network: as many as the record says.
 
