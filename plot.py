@@ -90,7 +90,7 @@ RECORDS = {  # the records in results/: the experiments of each
     "homography": tables.HOMOGRAPHIES,
     "perspective": tables.PERSPECTIVE,
     "whole": tables.WHOLE,
-    "long": ("exp_30",),
+    "long": tables.LONG,
     "card": tables.CARD,
     "formulations": ("exp_02", "exp_03", "exp_07"),
 }

@@ -27,6 +27,7 @@ SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
 HOMOGRAPHIES = ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")
 PERSPECTIVE = tuple(f"exp_{number}" for number in range(12, 20))
 WHOLE = ("exp_26", "exp_27", "exp_28", "exp_29")
+LONG = "exp_30", "exp_42"
 CARD = tuple(f"exp_{number}" for number in range(31, 42))
 UPPER_END = "exp_41"  # of them: what the reader makes of cards that are straightened perfectly
 ENOUGH = 0.05  # points, of the interval to each side that a user is told the number of runs for
