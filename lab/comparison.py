@@ -77,7 +77,7 @@ N_STEPS = 10  # the last changes from epoch to epoch that are looked at
 # What must be equal in runs that are compared: the code, the machine's kind, the form, the data.
 PROVENANCE = ("code", "device", "device_name", "versions", "plain_convolutions", "batch_size", "threads", "data")
 # What may differ between runs of one experiment, and what a run has measured.
-OWN = {"run", "seed", "experiment_name", "weights_signature", "git_commit", "code"}
+OWN = {"run", "seed", "experiment_name", "weights_signature", "git_commit", "code", "cores"}
 MEASURED = {"avg_test_loss", "test_correct", "seconds", *PARTS, "transformer", "history", "wrong"}
 
 

@@ -118,6 +118,12 @@ def test_runs_of_another_kind_are_not_pooled(change, reason):
     assert complaints[0].endswith("(--pool keeps it)")
 
 
+def test_runs_are_pooled_however_many_cores_their_machine_had():
+    """Each has one thread, so the number of cores changes nothing in it."""
+    record = record_of({("exp_02", run): ([980], {"cores": run}) for run in (1, 2)})
+    assert comparison.poolable(record) == (record, [])
+
+
 def test_a_short_look_is_not_pooled_with_full_runs():
     runs = {("exp_02", 1): ([900, 980], {}), ("exp_02", 2): ([900], {})}
     record, complaints = comparison.poolable(record_of(runs))
