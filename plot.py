@@ -13,7 +13,7 @@ reads every <out>/*/results.json and writes, into <out> unless --figures says ot
     ConfusionComparison.png       the confusion matrices of exp_02 and exp_06, and their difference
     train_loss.png                the train loss of exp_01 and exp_02, run 01
     Perspective*.png, Card*.png   the first four on digits in perspective and on cards, if there are such runs
-    CardStrength.png              what is measured on cards over the strength of the distortion
+    CardStrength.png              medians of what is measured on cards over the strength of the distortion
     diagram_<experiment>.png      what each experiment's network looks like
 
 Runs of one experiment that differ in epochs, data, code or machine are not pooled: the largest set is kept and the
@@ -169,13 +169,15 @@ def recipes_figure(panels):
 
 
 def differences_figure(record, pairs, pool=False):
-    """Draw every pair of runs as a point, with mean and interval, around zero; None if there is no pair."""
+    """Draw every pair of runs on one test set as a point, with mean and interval, around zero; None if there is none."""
     rows = [
         (f"{pair[2]}\n({pair[0]} − {pair[1]})", list(comparison.differences.values()), None)
         for pair, comparison in comparisons(record, pairs, ALL, pool=pool).items()
     ]
-    xlabel = "change of the test accuracy in points, last epoch"
-    return figures.values_by_row((told(rows), xlabel, (0, "no difference")), images=100) if rows else None
+    if not rows:
+        return None
+    xlabel, one = "change of the test accuracy in points, last epoch", next(iter(record.values()))
+    return figures.values_by_row((told(rows), xlabel, (0, "no difference")), images=one["test_total"] / 100)
 
 
 def curves_figure(record, values, ylabel, limits=None):

@@ -209,7 +209,7 @@ def card_table(record, table):
 
 
 def strength_curves(record, table):
-    """List what is measured on cards at each strength, as means over runs: (title, [(exp_id, strengths, values)])."""
+    """List what is measured on cards at each strength, medians over runs: (title, [(exp_id, strengths, values)])."""
     titles = {"numbers_read": "numbers read whole, %", "digits_read": "digits read, %", "iou": "IoU"}
     titles["corner_error"] = "corner error, % of the diagonal"
     panels = {title: [] for title in titles.values()}
@@ -219,8 +219,8 @@ def strength_curves(record, table):
         if "coordconf" not in table[exp_id].title and curves:
             for name, title in titles.items():
                 if name in curves[0]:
-                    means = [statistics.fmean(values) for values in zip(*(c[name] for c in curves), strict=True)]
-                    panels[title].append((exp_id, curves[0]["strength"], means))
+                    medians = [statistics.median(values) for values in zip(*(c[name] for c in curves), strict=True)]
+                    panels[title].append((exp_id, curves[0]["strength"], medians))
     return list(panels.items()) if any(panels.values()) else []
 
 
@@ -632,7 +632,7 @@ def results_document(folder, table):
         made(card, "--set card", "card"),
         figure("Numbers read whole, every run", "CardAccuracyComparison.png"),
         figure("Paired differences of numbers read whole", "CardDifferences.png"),
-        figure("What is measured over the strength of the distortion", "CardStrength.png"),
+        figure("Medians of what is measured over the strength of the distortion", "CardStrength.png"),
         "## Networks to try",
         "### What is in weights/",
         kept_table(folder.parent / "weights"),

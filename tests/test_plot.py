@@ -54,6 +54,9 @@ def test_differences_are_drawn_around_zero_in_points_and_images(tmp_path):
     assert "the transformer\n(exp_02 − exp_03)" in texts(figure)
     points = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert points == [pytest.approx([1.0, 0.6])]
+    figure.draw_without_rendering()
+    (images,) = (axis for axis in figure.axes[0].child_axes if axis.get_xlabel() == "in test images")
+    assert images.get_xlim() == pytest.approx([10 * limit for limit in figure.axes[0].get_xlim()])  # of 1000
     assert plot.differences_figure({}, comparison.FAMILIES["The seven"]) is None
 
 

@@ -131,6 +131,18 @@ def test_a_short_look_is_not_pooled_with_full_runs():
     assert "n_epochs 1 instead of 2" in complaints[0]
 
 
+def test_curves_over_the_strength_are_medians_of_runs():
+    """A run that never learnt to read moves them little."""
+    runs = {}
+    for run, (weak, strong) in enumerate(((90.0, 80.0), (0.0, 0.0), (94.0, 70.0)), 1):
+        curve = {"strength": [0.5, 1.0], "numbers_read": [weak, strong]}
+        runs["exp_33", run] = ([980], {"transformer": {"by_strength": curve}})
+    panels = dict(tables.strength_curves(record_of(runs), ALL))
+    assert panels["numbers read whole, %"] == [("exp_33", [0.5, 1.0], [90.0, 70.0])]
+    assert panels["IoU"] == []
+    assert tables.strength_curves({}, ALL) == []
+
+
 def test_experiments_of_different_code_are_not_compared_unless_asked():
     runs = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {"git_commit": "b" * 40})}
     record = record_of(runs)
