@@ -169,7 +169,7 @@ def recipes_figure(panels):
 
 
 def differences_figure(record, pairs, pool=False):
-    """Draw every pair of runs on one test set as a point, with mean and interval, around zero; None if there is none."""
+    """Draw every pair of runs on one test set as a point, with mean and interval, around zero; None without one."""
     rows = [
         (f"{pair[2]}\n({pair[0]} − {pair[1]})", list(comparison.differences.values()), None)
         for pair, comparison in comparisons(record, pairs, ALL, pool=pool).items()
