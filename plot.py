@@ -358,6 +358,7 @@ def write_docs(results, docs, pictures):
         drawn |= comparison_figures(record)
     drawn["RecipesComparison.png"] = recipes_figure(recipe_panels(runs, steady))
     drawn["StabilityCurves.png"] = accuracy_curves(swings)
+    drawn["LongCurves.png"] = curves_figure(read_json(results / "long.json"), train_losses, LOSS)
     drawn["diagram.png"] = figures.network_diagram("")
     for name, drawing in drawn.items():
         if not (name.endswith("Curves.png") and name.startswith(tuple(DISTORTED))):  # these show nothing new

@@ -559,8 +559,8 @@ def results_document(folder, table):
     def figure(title, name):
         return f"![{title}](../.readme_figures/{name})"
 
-    names = "runs", "steady", "swings", "homography", "perspective", "whole", "card", "formulations"
-    runs, steady, swings, homography, perspective, whole, card, formulations = map(read, names)
+    names = "runs", "steady", "swings", "homography", "perspective", "whole", "long", "card", "formulations"
+    runs, steady, swings, homography, perspective, whole, long, card, formulations = map(read, names)
     imitating = read("core_avx2")["core"]["environment"]
     rounds = f"medians of {read('benchmark')['rounds']} rounds, {read('benchmark')['cores']} cores"
     before = "Written by `python plot.py --docs` from `results/` and `weights/`, as is every figure here; do not edit."
@@ -626,6 +626,10 @@ def results_document(folder, table):
         made(whole, only(WHOLE), "whole"),
         figure("Accuracy of every transformer on whole images", "PerspectiveWholeAccuracyComparison.png"),
         figure("Paired differences on whole images", "PerspectiveWholeDifferences.png"),
+        "### More images",
+        chosen_table(long, LONG, table, (("epochs", shared("n_epochs")), *RECTIFYING)),
+        made(long, "--set long", "long"),
+        figure("Train loss of both runs by epoch", "LongCurves.png"),
         "## A number on a card",
         card_table(card, table),
         *(differences(card, name) for name in FAMILIES if name.startswith("Cards")),
