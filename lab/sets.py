@@ -86,7 +86,7 @@ WHOLE = tuple(
          {"passes": 4} | ON_CANVAS),
     )
 )
-LONG = (  # 18 and 12 million images; an epoch takes 20 seconds on a core
+LONG = (  # 18 and 12 million images; an epoch takes 21 to 24 seconds on a core
     Experiment("exp_30", "perspective_whole_homography_4_passes_long", PROJECTIVE, 300,
                "With ten times as many images, nearly as many as the paper's, how much lower is the error?",
                {"passes": 4} | ON_CANVAS, ADAM, "whole"),

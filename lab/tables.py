@@ -134,8 +134,11 @@ def of_paper(runs):
 
 
 def at_equal_size(runs):
-    """The mean corner distance after the transformer if that left the digits as large as they were."""
-    measures = [run["transformer"] for run in runs.values() if run["transformer"]]
+    """The mean corner distance after the transformer if that left the digits as large as they were.
+
+    Without the runs whose transformer has lost the digits from sight.
+    """
+    measures = [run["transformer"] for run in runs.values() if run["transformer"] and run["transformer"]["ink_area"]]
     distances = [found["corner_distance_after"] / found["ink_area"] ** 0.5 for found in measures]
     return f"{statistics.fmean(distances):.1f}" if distances else ""
 

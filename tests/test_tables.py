@@ -131,6 +131,14 @@ def test_a_short_look_is_not_pooled_with_full_runs():
     assert "n_epochs 1 instead of 2" in complaints[0]
 
 
+def test_a_transformer_that_has_lost_the_digits_has_no_distance_at_equal_size():
+    lost = MEASURES | {"ink_area": 0.0}
+    record = record_of({("exp_13", run): ([980], {"transformer": lost}) for run in (1, 2)})
+    assert "| 8.0 → 2.5 |  |" in tables.chosen_table(record, ["exp_13"], ALL, tables.RECTIFYING)
+    record |= record_of({("exp_13", 2): ([980], {"transformer": MEASURES})})
+    assert "| 8.0 → 2.5 | 5.0 |" in tables.chosen_table(record, ["exp_13"], ALL, tables.RECTIFYING)
+
+
 def test_curves_over_the_strength_are_medians_of_runs():
     """A run that never learnt to read moves them little."""
     runs = {}
