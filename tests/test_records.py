@@ -13,7 +13,7 @@ from run_experiments import ALL, EXPERIMENTS
 from stn import data
 from stn.data_sets import described
 
-N_RUNS = {"runs": 12, "steady": 20, "swings": 6, "homography": 12, "perspective": 8, "whole": 8, "long": 1, "card": 8}
+N_RUNS = {"runs": 12, "steady": 20, "swings": 6, "homography": 12, "perspective": 8, "whole": 8, "long": 1, "card": 10}
 N_RUNS |= {"formulations": 6}
 RECORDS = [*((name, None) for name in N_RUNS if name != "formulations")]  # and the parts of that one
 RECORDS += [("formulations", "fast"), ("formulations", "plain")]
