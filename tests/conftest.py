@@ -41,6 +41,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if config.getoption("--save-faults") and config.getoption("numprocesses", None):
         raise pytest.UsageError("--save-faults needs all tests in one process: leave out -n")
+    if folder := config.getoption("--save-measurements"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def pytest_collection_modifyitems(config, items):
