@@ -42,7 +42,7 @@ def test_the_results_page_is_what_plot_makes_of_the_records():
 
 
 def numbers(text):
-    return re.findall(r"(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?![\w])", text)
+    return re.findall(r"(?<![\w.])[-+−]?\d+(?:,\d{3})*(?:\.\d+)?(?![\w])", text)
 
 
 def test_every_number_of_the_findings_stands_in_the_results():
