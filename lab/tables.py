@@ -565,7 +565,7 @@ def results_document(folder, table):
     names = "runs", "steady", "swings", "homography", "perspective", "whole", "long", "card", "formulations"
     runs, steady, swings, homography, perspective, whole, long, card, formulations = map(read, names)
     imitating = read("core_avx2")["core"]["environment"]
-    rounds = f"medians of {read('benchmark')['rounds']} rounds, {read('benchmark')['cores']} cores"
+    rounds = "medians of {rounds} rounds, {cores} cores".format_map(read("benchmark"))
     before = "Written by `python plot.py --docs` from `results/` and `weights/`, as is every figure here; do not edit."
     kept = (
         "Pictures of single networks show those in `weights/`, most of whose runs are others than those of the tables."
@@ -648,6 +648,8 @@ def results_document(folder, table):
         "## Speed",
         measurement("Beside the tutorial's loop", "benchmark", speed_table, rounds),
         measurement("On one core", "benchmark", core_text),
+        measurement("Beside the tutorial's loop, on an AMD EPYC", "benchmark_amd", speed_table, rounds),
+        measurement("On one core of an AMD EPYC", "benchmark_amd", core_text),
         measurement(
             "On one core that imitates one with AVX2 alone",
             "core_avx2",
