@@ -61,10 +61,10 @@ FAMILIES = {
         ("exp_40", "exp_35", "with four passes, corners that are taught"),
     ),
     "Cards, CoordConv in the localisation network": (
-        ("exp_36", "exp_32", "with an affine transform, CoordConv in the localisation network"),
-        ("exp_37", "exp_33", "with a homography, CoordConv in the localisation network"),
-        ("exp_38", "exp_34", "with two passes, CoordConv in the localisation network"),
-        ("exp_39", "exp_35", "with four passes, CoordConv in the localisation network"),
+        ("exp_36", "exp_32", "with an affine transform, CoordConv"),
+        ("exp_37", "exp_33", "with a homography, CoordConv"),
+        ("exp_38", "exp_34", "with two passes, CoordConv"),
+        ("exp_39", "exp_35", "with four passes, CoordConv"),
     ),
     "In perspective, whole images": (
         ("exp_27", "exp_26", "a homography instead of an affine transform"),
