@@ -10,7 +10,7 @@ card's outline. Photographs are PNG, JPEG, WebP, GIF, BMP, TIFF or PPM, of any s
 that cannot be read is named on stderr, the others go on. "No card found" is a result, too: there is none, or the
 network is not sure enough of it.
 
-Exit code: 0 all were read, 1 some were not, 2 wrong usage, 130 interrupted.
+Exit code: 0 all were read, 1 some were not, 2 wrong usage, 130 interrupted (143: by SIGTERM).
 """
 
 import sys

@@ -8,7 +8,7 @@
 Several digits side by side are read in order. Images are PNG, JPEG, WebP, GIF, BMP, TIFF or PPM, of any size up to 89
 million pixels, dark on light or light on dark. An image that cannot be read is named on stderr, the others go on.
 
-Exit code: 0 all were read, 1 some were not, 2 wrong usage, 130 interrupted.
+Exit code: 0 all were read, 1 some were not, 2 wrong usage, 130 interrupted (143: by SIGTERM).
 """
 
 import sys

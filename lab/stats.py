@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 CONFIDENCE = 0.95
 POWER = 0.8  # with which an effect is to be seen
 SKEWED = 2.5  # standard errors of the skewness (about the 1 % level) from which on a mean with an interval misleads
+FAR = 8  # median absolute deviations, 5.4 standard deviations of normal values
 FEWEST_FOR_TEST = 6  # with five pairs the smallest possible p-value is 2/32 = 0.0625
 EXACT_UP_TO = 16  # pairs: 65,536 combinations of signs
 
@@ -74,11 +75,15 @@ def detectable(values, n_tests=1):
 def is_skewed(values):
     """Tell whether values are so one-sided that their mean with an interval would mislead, from three values on.
 
-    The sample skewness is compared with its standard error under normality (Fisher 1930).
+    The sample skewness is compared with its standard error under normality (Fisher 1930); from eight values on, some
+    that lie far from the others are looked for, too, by the median absolute deviation: two groups need not be skewed.
     """
     n = len(values)
     if n < 3 or np.ptp(values) < 1e-9:  # all equal but for rounding
         return False
+    far = np.abs(values - np.median(values)).max() > FAR * stats.median_abs_deviation(values)
+    if n >= 8 and far:
+        return True
     standard_error = math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))
     return bool(abs(stats.skew(values, bias=False)) > SKEWED * standard_error)
 

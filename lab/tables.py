@@ -69,10 +69,13 @@ def p_text(p):
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def machine(content, *parts):
-    """Say where numbers come from: what `lab.folder.provenance` gave, and parts of which the last is a command."""
+def machine(content, *parts, commits=None):
+    """Say where numbers come from: what `lab.folder.provenance` gave, and parts of which the last is a command.
+
+    commits: if there are several.
+    """
     torch = content["versions"]["torch"]
-    what = [*parts[:-1], content["device_name"], f"torch {torch}", f"commit {commit(content)}"]
+    what = [*parts[:-1], content["device_name"], f"torch {torch}", f"commit {commits or commit(content)}"]
     return f"({', '.join(what)}; command: `{parts[-1]}`)"
 
 
@@ -547,13 +550,15 @@ def results_document(folder, table):
         one, n_runs = next(iter(record.values())), len(record) // len(groups(record))
         on_gpu = "--device cuda --jobs 20" if one["device"] == "cuda" else ""
         command = " ".join(filter(None, (f"python run_experiments.py --runs {n_runs}", on_gpu, arguments)))
-        return machine(one, f"{len(record)} runs", f"{command} && python plot.py --record {name}")
+        commits = " and ".join(sorted({commit(run) for run in record.values()}))
+        return machine(one, f"{len(record)} runs", f"{command} && python plot.py --record {name}", commits=commits)
 
     def only(exp_ids):
         return f"--only {' '.join(exp_ids)}"
 
     def measurement(title, name, tell, *parts):
         content = read(name)
+        parts = [part.format_map(content) for part in parts]
         return f"### {title}\n\n{tell(content)}\n\n{machine(content, *parts, content['command'])}"
 
     def differences(record, name):
@@ -565,7 +570,7 @@ def results_document(folder, table):
     names = "runs", "steady", "swings", "homography", "perspective", "whole", "long", "card", "formulations"
     runs, steady, swings, homography, perspective, whole, long, card, formulations = map(read, names)
     imitating = read("core_avx2")["core"]["environment"]
-    rounds = "medians of {rounds} rounds, {cores} cores".format_map(read("benchmark"))
+    rounds = "medians of {rounds} rounds, {cores} cores"
     before = "Written by `python plot.py --docs` from `results/` and `weights/`, as is every figure here; do not edit."
     kept = (
         "Pictures of single networks show those in `weights/`, most of whose runs are others than those of the tables."

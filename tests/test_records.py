@@ -50,7 +50,7 @@ def test_recorded_runs_are_full_and_consistent(name, part):
 
 
 @pytest.mark.parametrize(("name", "part"), RECORDS)
-def test_recorded_runs_come_from_one_commit_and_one_machine(name, part):
+def test_recorded_runs_come_from_the_same_code_and_machine(name, part):
     record = read(name, part)
     assert comparison.comparable(record)
     assert comparison.poolable(record) == (record, [])
@@ -92,7 +92,10 @@ def test_the_limits_hold():
     spent = {part: sum(row[part] for row in job["rows"]) for part in parts}
     assert sum(spent.values()) - spent["train"] < 0.075 * sum(spent.values())
     assert memory["peak_megabytes"] < 2000
-    for name, share in (("benchmark_amd", 0.6), ("benchmark", 0.5)):  # 0.6 is missed where the peak is twice as high
+    for name, share in (
+        ("benchmark_amd", 0.6),
+        ("benchmark", 0.5),
+    ):  # missed by the second, whose peak is 1.8 times as high
         speed = read(name)
         assert speed["processes_at_a_time"] == 2
         assert speed["ratio_whole_job"] >= 6.5

@@ -171,6 +171,7 @@ def test_skewed_values_are_found_and_symmetric_ones_are_not():
     samples = np.random.default_rng(0).normal(98.8, 0.1, (1000, 10))
     assert 0.003 < np.mean([stats.is_skewed(sample) for sample in samples]) < 0.04
     assert stats.is_skewed([98.8 + 0.01 * n for n in range(9)] + [85.0])
+    assert stats.is_skewed([-70.0, -69.0, -54.0, -3.0, 0.0, 6.0, 8.0, 8.5, 9.0, 12.0])  # two groups, little skewness
     assert not stats.is_skewed([98.8, 98.8])
     assert not stats.is_skewed([5.0] * 10)
     assert not stats.is_skewed([98.1 + n - (96.3 + n) for n in range(7)])  # equal but for rounding
