@@ -1,40 +1,91 @@
 """Convolutions that see their own coordinates (CoordConv, arXiv 1807.03247), for 1, 2 and 3 dimensions.
 
-The classes and their arguments follow github.com/walsvid/CoordConv (MIT licence); the code is new, and three
-faults of the original are mended: the layer owns one convolution instead of two, coordinates are made once per
-size instead of at every call, and the radius is measured from the centre, where the coordinates are 0.
+The classes and their arguments follow github.com/walsvid/CoordConv (MIT licence); the code is new, and three bugs of
+the original are fixed: the layer owns one convolution instead of two, coordinates are made once per size instead of at
+every call, and the radius is measured from the centre, where the coordinates are 0.
+
+This file needs nothing but PyTorch: copy it into a project of your own as it is.
 """
 
-from functools import lru_cache, partial
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+KEPT_SIZE, MOST_KEPT = 64 * 64, 32  # positions of the largest size whose tensors are kept, and of how many
+_kept = {}
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+
 def coordinates(size, with_r=False, dtype=torch.float32, device=None):
-    """Coordinate channels (1, C, *size): one per axis, in the order of the axes, from -1 to 1.
+    """Return coordinate channels (1, C, *size): one per axis, in the order of the axes, from -1 to 1.
 
     For an image of `size` (H, W) the first channel is the row and the second the column. An axis of length 1 has
-    the coordinate 0. `with_r` adds the Euclidean distance from the centre as a last channel. The tensor is shared
-    between calls: do not write into it. (Made outside inference mode, whose tensors could not be trained with later.)
+    the coordinate 0. `with_r` adds the Euclidean distance from the centre as a last channel. Raise TypeError for a
+    dtype of whole numbers.
     """
-    axes = [
-        torch.linspace(-1, 1, n, dtype=dtype, device=device) if n > 1 else torch.zeros(n, dtype=dtype, device=device)
-        for n in size
-    ]
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise TypeError(f"coordinates are fractions, so the input must be floating-point, not {dtype}")
+    axes = [_axis(n, dtype, device) for n in size]
     channels = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     if with_r:
         channels = torch.cat([channels, channels.norm(dim=0, keepdim=True)])
     return channels.unsqueeze(0)
 
 
+def _axis(n, dtype, device):
+    if type(n) is int:
+        return (
+            torch.linspace(-1, 1, n, dtype=dtype, device=device)
+            if n > 1
+            else torch.zeros(n, dtype=dtype, device=device)
+        )
+    places = torch.arange(n, device=device)  # a size that is not known yet, while a network is exported or traced
+    last = places[-1:]
+    return ((2 * places - last) / last.clamp(min=1)).to(dtype)
+
+
+def kept(make, size, *rest, like):
+    """Return make(size, *rest, dtype, device) as for the tensor `like`, made once for each of a few small sizes.
+
+    Nothing is kept where sizes are not known yet, in compiling, tracing and exporting, nor what was made under a mode
+    that sees operations before they are done, or in the memory of a CUDA graph.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) not in (torch.Tensor, nn.Parameter):
+        return make(size, *rest, like.dtype, like.device)
+    key = make, tuple(size), *rest, like.dtype, like.device
+    if key not in _kept:
+        watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None
+        watched = watched or (like.is_cuda and torch.cuda.is_current_stream_capturing())
+        if math.prod(size) > KEPT_SIZE or len(_kept) == MOST_KEPT or watched:
+            return make(*key[1:])
+        with torch.inference_mode(False):  # what is made in that mode could not be trained with later
+            _kept[key] = make(*key[1:])
+    return _kept[key]
+
+
+def is_unchanged(layer, kind):
+    """Tell whether a layer is exactly a `kind`, with parameters of its own and nothing that watches or replaces it.
+
+    Only then may its result be computed from its parameters instead of by calling it. Hooks, parametrizations, pruning,
+    weight_norm, spectral_norm, a compiled form, another `forward` and parameters of another class all make it False.
+    """
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return (
+        type(layer) is kind
+        and not any(hooks)
+        and not nn.modules.module._has_any_global_hook()
+        and layer._compiled_call_impl is None
+        and not {"forward", "_conv_forward", "weight", "bias"} & vars(layer).keys()
+        and all(p is None or type(p) is nn.Parameter for p in layer._parameters.values())
+    )
+
+
 class AddCoords(nn.Module):
     """Appends coordinate channels: (B, C, *size) -> (B, C + rank [+ 1 with `with_r`], *size).
 
-    `rank` is the number of spatial dimensions, 1 to 3; see `coordinates` for the channels.
+    `rank` is the number of spatial dimensions, 1 to 3; see `coordinates` for the channels. A single image without a
+    batch, (C, *size), gets them in the same way. Raise ValueError for any other number of dimensions.
     """
 
     def __init__(self, rank, with_r=False):
@@ -46,13 +97,15 @@ class AddCoords(nn.Module):
         self.extra_channels = rank + int(with_r)
 
     def channels(self, x):
-        """The channels that belong to x, (1, rank [+ 1], *size)."""
-        if x.dim() != self.rank + 2:
+        """Return the channels that belong to x, (1, rank [+ 1], *size). They may be shared: do not write into them."""
+        if x.dim() not in (self.rank + 1, self.rank + 2):
             raise ValueError(f"expected a batch with {self.rank} spatial dimensions, got shape {tuple(x.shape)}")
-        return coordinates(tuple(x.shape[2:]), self.with_r, x.dtype, x.device)
+        return kept(coordinates, x.shape[-self.rank :], self.with_r, like=x)
 
     def forward(self, x):
         channels = self.channels(x)
+        if x.dim() == self.rank + 1:
+            return torch.cat([x, channels[0]])
         return torch.cat([x, channels.expand(x.shape[0], *channels.shape[1:])], dim=1)
 
     def extra_repr(self):
@@ -73,6 +126,10 @@ class _CoordConv(nn.Module):
         groups=1,
         bias=True,
         with_r=False,
+        *,
+        padding_mode="zeros",
+        device=None,
+        dtype=None,
     ):
         super().__init__()
         self.addcoords = AddCoords(self.rank, with_r)
@@ -85,17 +142,31 @@ class _CoordConv(nn.Module):
             dilation=dilation,
             groups=groups,
             bias=bias,
+            padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
         )
 
     def forward(self, x):
-        """`conv(addcoords(x))`, with the coordinates' part computed once instead of for every image of the batch."""
-        conv = self.conv
-        if conv.groups > 1:
-            return conv(self.addcoords(x))
-        channels = self.addcoords.channels(x)
+        """Return `conv(addcoords(x))`; where both are unchanged, the coordinates' part is computed once for a batch."""
+        if not self._can_share(x):
+            return self.conv(self.addcoords(x))
+        conv, channels = self.conv, self.addcoords.channels(x)
         on_x, on_coordinates = conv.weight.split([x.shape[1], channels.shape[1]], dim=1)
-        convolve = partial(self.functional, stride=conv.stride, padding=conv.padding, dilation=conv.dilation)
-        return convolve(x, on_x) + convolve(channels, on_coordinates, conv.bias)
+        where = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
+        return self.functional(x, on_x, **where) + self.functional(channels, on_coordinates, conv.bias, **where)
+
+    def _can_share(self, x):
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        conv, addcoords = self.conv, self.addcoords
+        return (
+            is_unchanged(conv, self.convolution)
+            and is_unchanged(addcoords, AddCoords)
+            and (conv.groups, conv.padding_mode) == (1, "zeros")
+            and x.dim() == self.rank + 2
+            and x.shape[1] + addcoords.extra_channels == conv.weight.shape[1]
+        )
 
 
 class CoordConv1d(_CoordConv):

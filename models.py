@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from coordconv import CoordConv2d
-from stn import cards, fast_conv, warps
+from stn import cards, warps
 
 
 def convolve_and_pool(conv1, conv2, x):
-    """Compute two convolutions, each with 2×2 max pooling and ReLU; the plain form of that in stn/fast_conv.py."""
+    """Compute two convolutions, each with 2×2 max pooling and ReLU: (B, C, H, W) -> (B, O, h, w)."""
     x = F.relu(F.max_pool2d(conv1(x), 2))
     return F.relu(F.max_pool2d(conv2(x), 2))
 
@@ -37,7 +37,7 @@ class Net(nn.Module):
     """
 
     repeatable = True  # the same operations whatever the values: stn/step.py records a step once and repeats it
-    plain = False  # True computes the convolutions as they are usually written: the same function, slower on a CPU
+    convolve_and_pool = staticmethod(convolve_and_pool)  # in training on a CPU, stn/fast_conv.py puts its own in place
     transform_identity = warps.AFFINE_IDENTITY
     localisation = ((8, 7), (10, 5), 90, 32)  # channels and kernels of its convolutions, then features and hidden units
 
@@ -52,8 +52,7 @@ class Net(nn.Module):
         canvas=1,
     ):
         super().__init__()
-        if padding not in warps.PADDINGS:
-            raise ValueError(f"padding must be one of {warps.PADDINGS}, not {padding!r}")
+        warps.check_padding(padding)
         if passes < 1:
             raise ValueError(f"at least one pass is needed, not {passes!r}")
         if canvas < 1:
@@ -77,16 +76,9 @@ class Net(nn.Module):
                 self.loc_fc2.weight.zero_()
                 self.loc_fc2.bias.copy_(torch.tensor(self.transform_identity))
 
-    def features(self, conv1, conv2, x):
-        """Compute both convolutions of a part with their pooling: (B, 1, 28, 28) -> (B, C, h, w)."""
-        # A GPU has its own way with small convolutions, and a layer of another kind is called as it is.
-        on_cpu = x.device.type == "cpu" and not self.plain
-        use_fast = on_cpu and fast_conv.can_compute(conv1) and fast_conv.can_compute(conv2)
-        return (fast_conv.convolve_and_pool if use_fast else convolve_and_pool)(conv1, conv2, x)
-
     def localise(self, x):
         """Look once at each image: (B, 1, 28, 28) -> parameters (B, 6) of an affine map, or (B, 8) of a homography."""
-        x = self.features(self.loc_conv1, self.loc_conv2, x)  # (B, 10, 3, 3)
+        x = self.convolve_and_pool(self.loc_conv1, self.loc_conv2, x)  # (B, 10, 3, 3)
         x = F.relu(self.loc_fc1(x.flatten(1)))  # (B, 32)
         return self.loc_fc2(x)
 
@@ -97,7 +89,7 @@ class Net(nn.Module):
         inverse the other way. An affine one has (0, 0, 1) as its last row; without a transformer it is the identity.
         """
         if self.bypass_localisation:
-            return torch.eye(3, dtype=self.fc1.weight.dtype, device=x.device).expand(len(x), 3, 3)
+            return torch.eye(3, dtype=self.fc1.weight.dtype, device=x.device).expand(x.shape[0], 3, 3)
         return self.homographies(x)[-1]
 
     def homographies(self, x):
@@ -130,7 +122,7 @@ class Net(nn.Module):
 
     def classify(self, x):
         """Read the images: (B, 1, 28, 28) -> log-probabilities (B, 10)."""
-        x = self.features(self.conv1, self.conv2, x)  # (B, 20, 4, 4)
+        x = self.convolve_and_pool(self.conv1, self.conv2, x)  # (B, 20, 4, 4)
         if self.training:  # whole maps (Dropout2d); the recipe's place before the pooling gives the same numbers
             x = x * dropout_mask(x[:, :, :1, :1])
         x = F.relu(self.fc1(x.flatten(1)))  # (B, 50)
@@ -200,7 +192,7 @@ class Net_Card(Net_CoordConv):
 
     def refine(self, x, homographies):
         """Look from nearer at scenes of half their size, as they are straightened so far, at (B, 1, 32, 32)."""
-        near, far = cards.closer(x.dtype, x.device)
+        near, far = cards.constants(cards.closer, x)
         seen = standardised(warps.homography_warp(x, homographies @ near, size=(32, 32)))
         return homographies @ near @ warps.matrix(self.localise(seen)) @ far
 
@@ -210,8 +202,8 @@ class Net_Card(Net_CoordConv):
 
     def classify(self, x):
         """Read strips: (B, 1, 28, 133) -> log-probabilities (B, 10, 6)."""
-        cells = -standardised(as_floats(x)).unfold(3, 28, cards.STRIDE).squeeze(1).transpose(1, 2)  # (B, 6, 28, 28)
-        return super().classify(cells.reshape(-1, 1, 28, 28)).view(len(x), -1, 10).transpose(1, 2)
+        cells = -standardised(as_floats(x)).unfold(3, 28, cards.STRIDE).permute(0, 3, 1, 2, 4)  # (B, 6, 1, 28, 28)
+        return super().classify(cells.flatten(0, 1)).unflatten(0, (x.shape[0], cards.N_DIGITS)).transpose(1, 2)
 
     def loss(self, images, labels, homographies):
         """Return the mean loss of scenes; homographies (B, 3, 3) are the true ones."""

@@ -144,16 +144,14 @@ def complain(message):
 WORKER = [sys.executable, str(Path(__file__).resolve()), "--worker"]
 
 
-def build(experiment, seed, plain=False):
+def build(experiment, seed):
     """Return a new network of the experiment; the seed decides its initial weights."""
     import torch
 
     import models
 
     torch.manual_seed(seed)
-    model = getattr(models, experiment.model)(**experiment.arguments)
-    model.plain = plain
-    return model
+    return getattr(models, experiment.model)(**experiment.arguments)
 
 
 def train_job(job, options, on_progress=None):
@@ -188,7 +186,7 @@ def train_here(job, options, on_progress=None):
     configure()  # before anything is computed: the images in perspective, too, are those of one thread
     experiment = job.experiment
     return train_run(
-        build(experiment, job.seed, options.plain),
+        build(experiment, job.seed),
         job.settings,
         of_kind(experiment.data, load(options.data)),
         options.out,
@@ -210,6 +208,7 @@ def prepare(options, jobs, on_progress=None):
 
     from stn.data import read
     from stn.data_sets import described, image_size
+    from stn.fast_conv import accelerated
     from stn.mnist import DataError
     from train import settings_of
 
@@ -227,9 +226,9 @@ def prepare(options, jobs, on_progress=None):
     note = [f"{printable(options.data)}: normalised with the {numbers} of its training images"] if options.data else []
     networks, settings, complaints = {}, {}, []
     for row in {job.experiment.id: job.experiment for job in jobs}.values():  # once for all its runs: they may be many
-        networks[row.id] = network = build(row, SEED, options.plain)
+        networks[row.id] = network = build(row, SEED)
         what = network, row.name, row.arguments, row.epochs, described(row.data, description), options.device
-        settings[row.id] = settings_of(*what, recipe=row.recipe)
+        settings[row.id] = settings_of(*what, options.plain, recipe=row.recipe)
     for job in jobs:
         own = {"experiment_name": job.name, "n_epochs": job.n_epochs, "run": job.run, "seed": job.seed}
         job.settings = replace(settings[job.experiment.id], **own)
@@ -254,7 +253,8 @@ def prepare(options, jobs, on_progress=None):
             return "failed", unwritable(options.out, error)
         if here and options.device == "cpu" and not options.plain:  # compile before there are more workers
             for exp_id, kind in {job.experiment.id: job.experiment.data for job in todo}.items():
-                networks[exp_id](torch.zeros(2, 1, *image_size(kind))).sum().backward()
+                with accelerated(networks[exp_id]) as network:
+                    network(torch.zeros(2, 1, *image_size(kind))).sum().backward()
     return "prepared", (options, jobs, note)
 
 

@@ -9,11 +9,14 @@ a few minutes on a CPU). `train()` does the same with any network of yours. What
 import math
 import sys
 import time
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.nn.parameter import is_lazy
 
 from lab import cli, figures, folder, results
 from lab.files import Damaged, unwritable, write_json
@@ -33,7 +36,7 @@ from stn.data import epoch_order, epoch_seed, load
 from stn.data_sets import measures_of
 from stn.measures import N_SHOWN, TransformerMeasures, batches, confusion, has_transformer, homographies
 from stn.mnist import DataError
-from stn.step import new_optimizer_state, trainable, training_step
+from stn.step import new_optimizer_state, trainable, training_step, unchanged
 
 STEPS_BETWEEN_LOOKS = 50  # from one look at the loss, and one call of `on_progress`, to the next
 
@@ -50,6 +53,7 @@ def train(
     data=None,
     out="experiments",
     device="cpu",
+    plain=False,
     overwrite=False,
     question="",
     log_images=tensorboard.LOG_IMAGES,
@@ -69,6 +73,7 @@ def train(
     seed: decides the order of the images and the dropout of every epoch. Sets torch's global seed.
     recipe: the optimiser and its learning rates.
     data: a `stn.data.Dataset`; MNIST if None.
+    plain: compute convolutions by torch's own layers alone, on a CPU, too (see stn/fast_conv.py).
     device: "cpu", "cuda" or "cuda:N". A model with the attribute `repeatable` set, which says that it computes the
         same operations whatever the values, trains faster (see stn/step.py), on a GPU several times: it must not
         branch on values, nor ask for one (`.item()`), nor make tensors from Python numbers.
@@ -84,16 +89,17 @@ def train(
     except (RuntimeError, TypeError, AssertionError) as error:  # the last one: torch has been built without CUDA
         raise RunError(f"{experiment_name}: device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
     data = load() if data is None else data
-    own = {"run": run, "seed": seed, "recipe": recipe}
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):  # its first images decide the sizes
+        check_outputs(model.to(device), data, device, experiment_name)
+    own = {"run": run, "seed": seed, "recipe": recipe, "plain": plain}
     settings = settings_of(model, experiment_name, arguments, n_epochs, data.description, device, **own)
     return train_run(model, settings, data, out, device, overwrite, question, log_images, on_progress)
 
 
-def settings_of(model, experiment_name, arguments, n_epochs, data, device, **own):
+def settings_of(model, experiment_name, arguments, n_epochs, data, device, plain=False, **own):
     """Return the `Settings` of a run. data: the description of a data set. Raise RunError if they cannot be."""
     kind_of_device = torch.device(device).type
-    without_numba = kind_of_device == "cpu" and fast_conv.kernels() is None
-    own["plain_convolutions"] = getattr(model, "plain", False) or without_numba
+    own["plain_convolutions"] = plain or (kind_of_device == "cpu" and fast_conv.kernels() is None)
     own |= {"device": kind_of_device, "code": code_of(model), "git_commit": folder.git_commit()}
     own |= {"versions": folder.versions(), "structure": structure(model)}
     kind, signature = type(model).__name__, weights_signature(model)
@@ -115,14 +121,19 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
                 raise RunError(folder.failure(place))
             if code_of(model) != settings.code:
                 raise RunError(f"{place}: the code has changed since this command was started; start it again")
-            n_digits = data.test_labels.shape[1:]
-            check_model(model.to(device), data.test_images[:2].to(device), settings.experiment_name, n_digits)
-            device_name = torch.cuda.get_device_name(device) if settings.device == "cuda" else folder.processor_name()
-            content["device_name"] = folder.devices(place, device_name)
-            write_json(place / "settings.json", content)
-            history, predictions, conclusion = epochs(
-                model.to(device), settings, data.to(device), place, question, log_images, on_progress
-            )
+            check_outputs(model.to(device), data, device, settings.experiment_name)
+            data = data.to(device)
+            clock = Clock()
+            with fast_conv.accelerated(model, settings.device == "cpu" and not settings.plain_convolutions):
+                training = Training.of(model, data, settings)
+                device_name = (
+                    torch.cuda.get_device_name(device) if settings.device == "cuda" else folder.processor_name()
+                )
+                content["device_name"] = folder.devices(place, device_name)
+                write_json(place / "settings.json", content)
+                history, predictions, conclusion = epochs(
+                    model, settings, data, training, clock, place, question, log_images, on_progress
+                )
             return finish(place, content, model, history, predictions, conclusion)
     except folder.Locked as by:
         raise RunError(f"{place} is being trained by {by}; wait for it or choose another --out") from None
@@ -145,26 +156,32 @@ def take_finished(place, model, settings, device):
 
 
 @torch.no_grad()  # not in inference mode: what a network makes there and keeps could not be trained with
-def check_model(model, images, name, n_digits=()):
-    """Raise RunError if a network has nothing to train or does not give log-probabilities of images.
+def check_outputs(model, data, device, name):
+    """Raise RunError if a network has nothing to train or does not give log-probabilities of test images.
 
-    n_digits: () for (B, 10), of one digit in each image, or (D,) for (B, 10, D).
+    They are (B, 10) of one digit in each image, or (B, 10, D) of D digits.
     """
     if not trainable(model):
         raise RunError(f"{name}: the network has no parameter to train")
-    try:
+    images, n_digits = data.test_images[:2].to(device), data.test_labels.shape[1:]
+    with as_run_error(name, f"the network fails on images {tuple(images.shape)}"):
         scores = model.eval()(images)
-    except Exception as error:  # whatever a network of one's own does
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(
-            f"{name}: the network fails on images {tuple(images.shape)}: {type(error).__name__}: {reason}"
-        ) from error
     shape = tuple(getattr(scores, "shape", ()))
     if shape != (wanted := (len(images), results.N_CLASSES, *n_digits)):
         raise RunError(f"{name}: the network gives {shape} of {len(images)} images, not log-probabilities {wanted}")
     sums = scores.double().exp().sum(1)
     if not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         raise RunError(f"{name}: the network's rows are not log-probabilities: it should end with log_softmax")
+
+
+@contextmanager
+def as_run_error(name, what):
+    """Raise RunError, in one line, for whatever a network of one's own raises here."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{name}: {what}: {type(error).__name__}: {reason}") from error
 
 
 def configure():
@@ -174,16 +191,40 @@ def configure():
     torch.backends.cudnn.allow_tf32 = False
 
 
-def epochs(model, settings, data, place, question, log_images, on_progress):
+class Training(NamedTuple):
+    """What makes the steps of a run."""
+
+    step: Callable  # see `stn.step.training_step`
+    lr_scale: torch.Tensor  # multiplies the learning rates
+    optimizer_state: dict
+
+    @classmethod
+    def of(cls, model, data, settings):
+        """Prepare the training of a network, and try it on a full batch and on the last one of an epoch.
+
+        The network stays as it is. Raise RunError if either fails: the last may be of one image only, say, which batch
+        normalisation refuses.
+        """
+        name, n = settings.experiment_name, len(data.train_labels)
+        lr_scale = torch.ones((), device=data.train_images.device)
+        optimizer_state = new_optimizer_state(model, settings.recipe)
+        with as_run_error(name, "a training step cannot be recorded (see `repeatable` in the docstring of train)"):
+            step = training_step(model, data, settings.recipe, lr_scale, optimizer_state)
+        for size in sorted({min(n, BATCH_SIZE), n % BATCH_SIZE} - {0}, reverse=True):
+            images = f"{size} image{'s' if size > 1 else ''}"
+            with unchanged(model, optimizer_state), as_run_error(name, f"a training step on a batch of {images} fails"):
+                model.train()
+                step(torch.arange(size, device=lr_scale.device))
+        return cls(step, lr_scale, optimizer_state)
+
+
+def epochs(model, settings, data, training, clock, place, question, log_images, on_progress):
     """Train the epochs that are missing. Return the history, the predictions of the test images, and a `Conclusion`."""
-    clock = Clock()
     recipe, n_epochs, seed = settings.recipe, settings.n_epochs, settings.seed
-    lr_scale = torch.ones((), device=data.train_images.device)
-    optimizer_state = new_optimizer_state(model, recipe)
+    step, lr_scale, optimizer_state = training
     owner = fingerprint(settings.as_json())
     history, transforms = load_checkpoint(place, owner, model, optimizer_state, data.train_images.device)
     predictions = conclusion = None
-    step = training_step(model, data, recipe, lr_scale, optimizer_state)
     with tensorboard.open_writer(place, history) as writer:
         if not history:
             tensorboard.start(writer, settings.as_json(), question, model, data, log_images)

@@ -98,7 +98,7 @@ def interval(edges, y, left, right):
             last = min(last, np.ceil(-here / slope) + 1)
         elif here <= 0:
             last = first
-    return int(first), int(last)
+    return int(min(first, float(right))), int(max(last, float(left)))
 
 
 @njit(**OPTIONS)

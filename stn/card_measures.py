@@ -87,7 +87,7 @@ def iou(outlines):
     the horizon has no overlap.
     """
     corners = cards.card_corners(outlines)
-    nominal, _ = cards.places_in_the_middle(corners.dtype, corners.device)
+    nominal, _ = cards.constants(cards.places_in_the_middle, corners)
     weights = torch.cat([nominal, torch.ones_like(nominal[..., :1])], 2) @ outlines.transpose(1, 2)
     behind = (weights[..., 2] <= 0).any(1).cpu().numpy()
     card = nominal[0].cpu().numpy()

@@ -29,6 +29,7 @@ PHOTOS = {"train": ("brick", "coffee", "chelsea"), "test": ("grass", "gravel", "
 TEXTURE = 256  # pixels, the side of a background
 NOISE = 256  # pixels, the side of the stored noise; 32 is one sigma
 N_LINES = 4  # of print
+LARGEST = 1e9  # of the numbers that place a card: their products are finite in float32
 LOOK = np.dtype(  # of a scene; grey is from 0 to 255, light is a factor, lines are a·x + b·y + c in pixels
     [(name, np.int32) for name in ("texture", "texture_x", "texture_y", "flipped", "top", "bottom", "left", "right")]
     + [(name, np.int32) for name in ("noise_x", "noise_y", "blur_x", "blur_y")]
@@ -110,6 +111,19 @@ def nominal_corners():
     return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (CARD_WIDTH / 2, CARD_HEIGHT / 2)
 
 
+CORNERS = (nominal_corners() / (SCENE / 2))[None].tolist()  # normalised
+FIELD = (  # its centre is counted from the card's
+    np.array(
+        [
+            [NUMBER_WIDTH, 0, 2 * NUMBER_X + NUMBER_WIDTH - CARD_WIDTH],
+            [0, CELL, 2 * NUMBER_Y + CELL - CARD_HEIGHT],
+            [0, 0, SCENE],
+        ]
+    )
+    / SCENE
+).tolist()
+
+
 def convex(corners):
     """Tell which quadrilaterals (n, 4, 2) are convex by a wide margin: 0.3 of a rectangle at each corner."""
     sides = np.roll(corners, -1, 1) - corners
@@ -138,22 +152,20 @@ def homographies_to(corners):
     return unit / unit[:, 2:, 2:]
 
 
-@lru_cache
-@torch.inference_mode(False)
 def places_in_the_middle(dtype, device):
     """Return the card's nominal corners, (1, 4, 2) normalised, and the map from a strip to its place there, (3, 3)."""
-    corners = torch.tensor(nominal_corners() / (SCENE / 2), dtype=dtype, device=device).unsqueeze(0)
-    x, y = NUMBER_X + (NUMBER_WIDTH - CARD_WIDTH) / 2, NUMBER_Y + (CELL - CARD_HEIGHT) / 2  # its centre from the card's
-    field = np.array([[NUMBER_WIDTH, 0, 2 * x], [0, CELL, 2 * y], [0, 0, SCENE]]) / SCENE
-    return corners, torch.tensor(field, dtype=dtype, device=device)
+    return torch.tensor(CORNERS, dtype=dtype, device=device), torch.tensor(FIELD, dtype=dtype, device=device)
 
 
-@lru_cache
-@torch.inference_mode(False)
 def closer(dtype, device):
     """Return the map from a view that the card in the middle fills, with a margin, to the scene, and its inverse."""
     near = torch.tensor([NEAR_X, NEAR_Y, 1], dtype=dtype, device=device)
     return near.diag(), near.reciprocal().diag()
+
+
+def constants(make, like):
+    """Return the constants that make(dtype, device) returns, as for the tensor `like`."""
+    return warps.kept(make, like=like) or make(like.dtype, like.device)
 
 
 def card_corners(homographies):
@@ -161,13 +173,13 @@ def card_corners(homographies):
 
     Clockwise from the card's upper left.
     """
-    corners, _ = places_in_the_middle(homographies.dtype, homographies.device)
-    return warps.map_points(homographies, corners.expand(len(homographies), 4, 2))
+    corners, _ = constants(places_in_the_middle, homographies)
+    return warps.map_points(homographies, corners.expand(homographies.shape[0], 4, 2))
 
 
 def strips(images, homographies):
     """Straighten the numbers: scenes (N, 1, H, W) and homographies (N, 3, 3) -> (N, 1, 28, 133)."""
-    _, field = places_in_the_middle(homographies.dtype, homographies.device)
+    _, field = constants(places_in_the_middle, homographies)
     return warps.homography_warp(images, homographies @ field, size=STRIP)
 
 
@@ -244,21 +256,32 @@ def finger(side, along, slant, reach, radius):
 
 
 def render(digits, chosen, bank, homographies, look, with_card=True):
-    """Draw scenes, (n, 128, 128) uint8, from all that is known of them. Raise DataError."""
-    try:
-        from stn import card_kernels  # late, since importing Numba takes time
-    except ImportError as error:
-        raise DataError(f"drawing cards needs Numba ({error}): python -m pip install numba") from None
+    """Draw scenes, (n, 128, 128) uint8, from all that is known of them.
+
+    Raise DataError without Numba, and ValueError for what the compiled loops, which check nothing, could not draw.
+    """
+    check_drawable(digits, chosen, bank, homographies, look)
     matrices, half = homographies.astype(np.float64), SCENE / 2
     # From pixels of the scene to those of the card, both from the centre of the first pixel.
     normalised = np.array([[1 / half, 0, 0.5 / half - 1], [0, 1 / half, 0.5 / half - 1], [0, 0, 1]])
     pixels = np.array([[half, 0, CARD_WIDTH / 2 - 0.5], [0, half, CARD_HEIGHT / 2 - 0.5], [0, 0, 1]])
     maps = product(product(pixels, inverses(matrices)), normalised)
     images = np.empty((len(look), SCENE, SCENE), np.uint8)
-    lines = (array.astype(np.float32) for array in (maps, card_lines(matrices), finger_lines(maps, look)))
+    lines = [array.astype(np.float32) for array in (maps, card_lines(matrices), finger_lines(maps, look))]
+    if not all((np.abs(array) < LARGEST).all() for array in lines):
+        raise ValueError("scenes cannot be drawn: a homography has no inverse, or one that is out of range")
     digits, bank = np.ascontiguousarray(digits), np.ascontiguousarray(bank)
-    card_kernels.render(images, digits, chosen, bank, stored_noise(), *lines, look, with_card)
+    compiled_render()(images, digits, chosen, bank, stored_noise(), *lines, look, with_card)
     return images
+
+
+def compiled_render():
+    """Return the compiled loops. (Late, since importing Numba takes time.) Raise DataError without Numba."""
+    try:
+        from stn.card_kernels import render
+    except ImportError as error:
+        raise DataError(f"drawing cards needs Numba ({error}): python -m pip install numba") from None
+    return render
 
 
 def card_lines(matrices):
@@ -278,6 +301,31 @@ def finger_lines(maps, look):
     along, across = dx * right + dy * down, dx * down - dy * right
     wide = (look["finger_radius"][:, None] + 1) * maps[:, 2]
     return np.stack([wide - across, wide + across, wide + along], 1)
+
+
+def check_drawable(digits, chosen, bank, homographies, look):
+    """Raise ValueError unless every place that `render` reads and writes lies within these arrays."""
+    n = len(look)
+    for name, array, dtype, shape in (
+        ("digits", digits, np.uint8, (max(1, len(digits)), CELL, CELL)),
+        ("chosen digits", chosen, np.int64, (n, N_DIGITS)),
+        ("textures", bank, np.uint8, (max(1, len(bank)), TEXTURE, TEXTURE)),
+        ("homographies", homographies, np.float32, (n, 3, 3)),
+        ("looks", look, LOOK, (n,)),
+    ):
+        if array.dtype != dtype or array.shape != shape:
+            kind = getattr(dtype, "__name__", "LOOK")
+            raise ValueError(f"{name} must be {shape} of {kind}, not {array.shape} of {array.dtype}")
+    limits = [("top", 0, SCENE), ("bottom", 0, SCENE), ("left", 0, SCENE), ("right", 0, SCENE)]
+    limits += [("texture", 0, len(bank) - 1), ("texture_x", 0, TEXTURE - SCENE), ("texture_y", 0, TEXTURE - SCENE)]
+    limits += [("noise_x", 0, NOISE - SCENE), ("noise_y", 0, NOISE - SCENE), ("blur_x", -2, 2), ("blur_y", -2, 2)]
+    outside = [name for name, low, high in limits if n and not low <= look[name].min() <= look[name].max() <= high]
+    if n and not 0 <= chosen.min() <= chosen.max() < len(digits):
+        outside.append("chosen digits")
+    if (look["top"] >= look["bottom"]).any() or (look["left"] >= look["right"]).any():
+        outside.append("what is seen")
+    if outside:
+        raise ValueError(f"scenes cannot be drawn: out of range are {', '.join(outside)}")
 
 
 def product(a, b):

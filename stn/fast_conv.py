@@ -19,14 +19,15 @@ How fast that is, beside the ordinary layers and the peak of a core: docs/result
 """
 
 import sys
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
-from coordconv import CoordConv2d, coordinates
+from coordconv import AddCoords, CoordConv2d, coordinates, is_unchanged, kept
 
 TO_GROUPS = (0, 2, 3, 4, 1)  # (G, V, C, H, W) -> (G, C, H, W, V)
 TO_BATCH = (0, 4, 1, 2, 3)  # and back
@@ -43,29 +44,87 @@ def kernels():
     return fast_conv_kernels
 
 
-def can_compute(conv):
-    """Whether `conv` is a layer that `convolve_and_pool` knows: with a bias, and nothing else but a square kernel."""
-    if type(conv) is CoordConv2d and not conv.addcoords.with_r:
-        conv = conv.conv
-    return (
-        type(conv) is nn.Conv2d
-        and (conv.stride, conv.padding, conv.dilation) == ((1, 1), (0, 0), (1, 1))
-        and (conv.groups, conv.padding_mode) == (1, "zeros")
-        and conv.bias is not None
-        and conv.kernel_size[0] == conv.kernel_size[1]
-        and conv.weight.dtype in (torch.float32, torch.float64)
-        and kernels() is not None
-    )
+def accelerate(model):
+    """Let `model` compute its pairs of convolutions by `convolve_and_pool` below, and return it.
+
+    It is for networks that compute them by a method `convolve_and_pool`, as those of models.py do; others stay as they
+    are.
+    """
+    if hasattr(type(model), "convolve_and_pool"):
+        model.convolve_and_pool = convolve_and_pool
+    return model
+
+
+@contextmanager
+def accelerated(model, wanted=True):
+    """Accelerate `model` for a while, if that is wanted; afterwards it consists of ordinary layers again."""
+    try:
+        yield accelerate(model) if wanted else model
+    finally:
+        vars(model).pop("convolve_and_pool", None)
 
 
 def convolve_and_pool(conv1, conv2, x):
     """The same function as `models.convolve_and_pool`, up to rounding: (B, C, H, W) -> (B, O, h, w).
 
-    Where values in a pooling window are equal its gradient goes to the first one, as in the plain form.
+    The compiled loops compute it where they know both layers and the images, otherwise the layers are called as they
+    are: other layers, other dtypes and devices, and all that traces, transforms or watches what is computed. Where
+    values in a pooling window are equal the gradient goes to the first one, as in the plain form.
     """
+    if not can_compute(conv1, conv2, x):
+        for conv in (conv1, conv2):
+            x = F.relu(F.max_pool2d(conv(x), 2))
+        return x
     groups = layer(conv2, layer(conv1, in_groups(x)))
     result = groups.permute(TO_BATCH).flatten(0, 1)
     return result[: len(x)] if len(x) < len(result) else result
+
+
+def can_compute(conv1, conv2, x):
+    """Tell whether the compiled loops compute what these layers, one after the other, make of the images x."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (torch.Tensor, nn.Parameter):
+        return False
+    if x.device.type != "cpu" or x.layout != torch.strided or x.dim() != 4 or not len(x):
+        return False
+    if torch.is_autocast_enabled("cpu") or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    if forward_ad._current_level >= 0 or x.is_neg():
+        return False
+    channels, *size = x.shape[1:]
+    for conv in (conv1, conv2):
+        if not is_known(conv, channels, x.dtype):
+            return False
+        channels, _, k, _ = weight_of(conv).shape
+        size = [(side - k + 1) // 2 for side in size]
+        if min(size) < 1:
+            return False
+    return kernels() is not None
+
+
+def is_known(conv, channels, dtype):
+    """Tell whether `conv` is exactly a layer that `layer` computes: with a bias, and a square kernel without extras."""
+    coordinates = 0
+    if type(conv) is CoordConv2d:
+        if not (is_unchanged(conv, CoordConv2d) and is_unchanged(conv.addcoords, AddCoords)) or conv.addcoords.with_r:
+            return False
+        conv, coordinates = conv.conv, 2
+    return (
+        is_unchanged(conv, nn.Conv2d)
+        and (conv.stride, conv.padding, conv.dilation) == ((1, 1), (0, 0), (1, 1))
+        and (conv.groups, conv.padding_mode) == (1, "zeros")
+        and conv.bias is not None
+        and dtype in (torch.float32, torch.float64)
+        and all(p.dtype == dtype and p.device.type == "cpu" and p.layout == torch.strided for p in conv.parameters())
+        and conv.weight.dim() == 4
+        and conv.weight.shape[1] == channels + coordinates
+        and conv.weight.shape[2] == conv.weight.shape[3]
+        and conv.bias.shape == conv.weight.shape[:1]
+        and channels > 0 < conv.weight.numel()
+    )
+
+
+def weight_of(conv):
+    return (conv.conv if isinstance(conv, CoordConv2d) else conv).weight
 
 
 def in_groups(x):
@@ -87,39 +146,49 @@ def layer(conv, x):
         conv = conv.conv
     weight, bias = conv.weight, conv.bias
     k = weight.shape[2]
-    if min(height, width) <= k:
-        raise ValueError(f"images of {height} × {width} pixels are too small for a kernel of {k} × {k} and pooling")
     plane = F.pad(bias[:, None], (0, 2))
     if weight.shape[1] > channels:
         weight, on_coordinates = weight.split([channels, 2], dim=1)
-        plane = torch.addmm(plane, on_coordinates.flatten(1), coordinate_planes(height, width, k, x.dtype))
+        plane = torch.addmm(plane, on_coordinates.flatten(1), kept(coordinate_planes, (height, width), k, like=x))
     if torch.is_grad_enabled():
         return ConvPool.apply(x, weight, plane)
     return torch.ops.stn.conv_pool(x, weight, plane)[0]
 
 
-@lru_cache
-@torch.inference_mode(False)
-def coordinate_planes(height, width, k, dtype):
+def coordinate_planes(size, k, dtype, device):
     """The coordinates under the kernel at the first place, and how they grow to the next row and column, (2·K·K, 3)."""
-    seen = F.unfold(coordinates((height, width), dtype=torch.float64), k)[0]
-    first, right, below = seen[:, 0], seen[:, 1], seen[:, width - k + 1]
+    seen = F.unfold(coordinates(size, dtype=torch.float64, device=device), k)[0]
+    first, right, below = seen[:, 0], seen[:, 1], seen[:, size[1] - k + 1]
     return torch.stack([first, below - first, right - first], dim=1).to(dtype)
 
 
 class ConvPool(torch.autograd.Function):
-    """The operations below as one with a gradient; nothing else is kept for it than x, the weight and the places."""
+    """The operations below as one with a gradient; what is kept for it is the input and the places of the maxima."""
 
     @staticmethod
     def forward(ctx, x, weight, plane):
         z, places = torch.ops.stn.conv_pool(x, weight, plane)
-        ctx.save_for_backward(x, weight, places)
+        ctx.save_for_backward(x, weight, plane, places)
         return z
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        return torch.ops.stn.conv_pool_grad(grad, *ctx.saved_tensors, ctx.needs_input_grad[0])
+        x, weight, plane, places = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return torch.ops.stn.conv_pool_grad(grad, x, weight, places, ctx.needs_input_grad[0])
+        # This gradient is to be differentiated once more (create_graph): by torch's own operations.
+        inputs = [given for given, wanted in zip((x, weight, plane), ctx.needs_input_grad, strict=True) if wanted]
+        grads = iter(torch.autograd.grad(plain_layer(x, weight, plane), inputs, grad, create_graph=True))
+        return tuple(next(grads) if wanted else None for wanted in ctx.needs_input_grad)
+
+
+def plain_layer(x, weight, plane):
+    """Compute a layer in groups by torch's own operations, to differentiate it twice; see `layer` and `conv_pool`."""
+    y = F.conv2d(x.permute(TO_BATCH).flatten(0, 1), weight)
+    rows, columns = (torch.arange(n, dtype=x.dtype) for n in y.shape[2:])
+    first, down, right = plane[:, :, None, None].unbind(1)
+    z = F.relu(F.max_pool2d(y + (first + down * rows[:, None] + right * columns), 2))
+    return z.unflatten(0, (x.shape[0], x.shape[4])).permute(TO_GROUPS)
 
 
 def arrays(*tensors):
@@ -127,17 +196,37 @@ def arrays(*tensors):
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
+def pooled_shape(x, weight):
+    """Return the shape (G, O, h, w, V) of what the operations below make of x. Raise RuntimeError if they cannot."""
+    fits = x.dim() == 5 and weight.dim() == 4 and weight.numel() > 0 and x.shape[1] == weight.shape[1]
+    fits = fits and weight.shape[2] == weight.shape[3] < min(x.shape[2:4])
+    torch._check(fits, lambda: f"a weight {tuple(weight.shape)} does not fit images in groups {tuple(x.shape)}")
+    h, w = ((side - weight.shape[2] + 1) // 2 for side in x.shape[2:4])
+    return x.shape[0], weight.shape[0], h, w, x.shape[4]
+
+
+def check(x, *others):
+    """Raise RuntimeError unless x has V images to a group, and the others, (tensor, shape, dtype), are as they say."""
+    known = (torch.float32, torch.float64)
+    torch._check(x.dtype in known, lambda: f"images are of {known[0]} or {known[1]} here, not of {x.dtype}")
+    torch._check(x.shape[4] == kernels().V, lambda: f"a group has {kernels().V} images here, not {x.shape[4]}")
+    for tensor, shape, dtype in others:
+        torch._check(
+            (tensor.shape, tensor.dtype, tensor.device.type) == (shape, dtype, "cpu"),
+            lambda: f"{tuple(shape)} of {dtype} is needed, not {tuple(tensor.shape)} of {tensor.dtype}",  # noqa: B023
+        )
+
+
 def conv_pool(x, weight, plane):
     """x (G, C, H, W, V), weight (O, C, K, K), plane (O, 3) -> the pooled map and the places of its maxima.
 
     All memory comes from torch, which aligns it to the caches' lines (as Numba does not).
     """
-    code = kernels()
-    groups, _, height, width, v = x.shape
-    n_out, _, k, _ = weight.shape
-    h, w = (height - k + 1) // 2, (width - k + 1) // 2
+    code, pooled = kernels(), pooled_shape(x, weight)
+    _, n_out, h, w, v = pooled
+    check(x, (weight, weight.shape, x.dtype), (plane, (n_out, 3), x.dtype))
     n = code.tile(n_out, code.MOST_CHANNELS)
-    z, places = x.new_empty(groups, n_out, h, w, v), x.new_empty(groups, n_out, h, w, v, dtype=torch.int8)
+    z, places = x.new_empty(pooled), x.new_empty(pooled, dtype=torch.int8)
     bias, y = x.new_empty(n_out, 2 * h, 2 * w), x.new_empty(n, 2, 2, w, v)
     code.forward(x.dtype, n)(*arrays(x, weight, plane, z, places, bias, y))
     return z, places
@@ -145,9 +234,10 @@ def conv_pool(x, weight, plane):
 
 def conv_pool_grad(grad, x, weight, places, for_x):
     """The gradients to x (None if it is not asked for), weight and plane, from that to the pooled map."""
-    code = kernels()
-    _, n_out, h, w, v = grad.shape
+    code, pooled = kernels(), pooled_shape(x, weight)
+    _, n_out, h, w, v = pooled
     channels, k = weight.shape[1:3]
+    check(x, (weight, weight.shape, x.dtype), (grad, pooled, x.dtype), (places, pooled, torch.int8))
     n, n_x = code.tile(n_out, max(1, code.MOST_WEIGHTS // k)), code.tile(channels, code.MOST_CHANNELS)
     p = 4 if n_x == 1 and 2 * w + k > 4 else 2  # more sums at a time, where the image is wide enough for it
     grad_x, grad_weight = x.new_zeros(x.shape if for_x else (0,) * 5), x.new_zeros(weight.shape)
@@ -166,3 +256,18 @@ library.define(
 )
 library.impl("conv_pool", conv_pool, "CPU")
 library.impl("conv_pool_grad", conv_pool_grad, "CPU")
+
+
+def fake_conv_pool(x, weight, plane):
+    """Return tensors as those of `conv_pool`, without their values, for what only looks at shapes."""
+    pooled = pooled_shape(x, weight)
+    return x.new_empty(pooled), x.new_empty(pooled, dtype=torch.int8)
+
+
+def fake_conv_pool_grad(grad, x, weight, places, for_x):
+    """Return tensors as those of `conv_pool_grad`, without their values."""
+    return x.new_empty(x.shape) if for_x else None, weight.new_empty(weight.shape), x.new_empty(weight.shape[0], 3)
+
+
+torch.library.register_fake("stn::conv_pool", fake_conv_pool, lib=library)
+torch.library.register_fake("stn::conv_pool_grad", fake_conv_pool_grad, lib=library)

@@ -1,5 +1,6 @@
 """One training step, and the two ways to record and repeat its operations: as one function, or as one CUDA graph."""
 
+from contextlib import contextmanager
 from itertools import compress
 
 import torch
@@ -50,8 +51,27 @@ def loss_of(model, images, labels, *truth):
 
 
 def trainable(model):
-    """List the named parameters that are trained: [(name, parameter)]."""
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    """List the named parameters that are trained: [(name, parameter)]; those of a compiled network as without it."""
+    named = model.named_parameters()
+    return [(name.removeprefix("_orig_mod."), parameter) for name, parameter in named if parameter.requires_grad]
+
+
+def is_compiled(model):
+    """Tell whether torch.compile has a part in a network."""
+    return any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in model.modules())
+
+
+@contextmanager
+def unchanged(model, optimizer_state):
+    """Put the weights and buffers of a network, and what its optimiser remembers, back at the end as they were."""
+    changed = [*model.parameters(), *model.buffers(), *optimizer_state.values()]
+    before = [tensor.detach().clone() for tensor in changed]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
 
 
 def clip(grads, chosen, largest):
@@ -90,17 +110,13 @@ def training_step(model, data, recipe=TUTORIAL, lr_scale=1.0, optimizer_state=No
     """
     optimizer_state = optimizer_state or new_optimizer_state(model, recipe)
     step = plain_step(model, data, recipe, lr_scale, optimizer_state)
-    if not getattr(model, "repeatable", False):
+    if not getattr(model, "repeatable", False) or is_compiled(model):
         return step
     device = data.train_images.device
     model.train()
-    changed = [*model.parameters(), *model.buffers(), *optimizer_state.values()]
-    before = [tensor.detach().clone() for tensor in changed]
     batch = torch.arange(BATCH_SIZE, device=device) % len(data.train_labels)
-    repeat = cuda_graph(step, batch) if device.type == "cuda" else record(step, batch)
-    with torch.no_grad():
-        for tensor, value in zip(changed, before, strict=True):  # recording is training, too
-            tensor.copy_(value)
+    with unchanged(model, optimizer_state):  # recording is training, too
+        repeat = cuda_graph(step, batch) if device.type == "cuda" else record(step, batch)
     return lambda batch: repeat(batch) if len(batch) == BATCH_SIZE else step(batch)  # an epoch's last batch is smaller
 
 

@@ -159,7 +159,6 @@ def add_graph(writer, model, image):
         warnings.simplefilter("ignore")  # of tracing: that it is to be replaced, and that sizes become constants
         try:
             network = copy.deepcopy(model).cpu().eval()
-            network.plain = True
             with torch.no_grad():
                 # Traced here because add_graph would check the trace, which takes a second.
                 traced = torch.jit.trace(network, image.cpu(), check_trace=False)

@@ -118,7 +118,6 @@ def built(name, content, weights):
         fits = False
     if not fits:
         raise RunError(f"{name} does not fit the networks of models.py any more; check out {content['git_commit']}")
-    model.plain = True  # the same function up to rounding; for a few images nothing has to be compiled
     model.load_state_dict(weights)
     return Trained(name, model, content)
 

@@ -3,43 +3,107 @@
 Convention of every transform here: it maps a point of the output (destination) to the point of the input (source)
 from which it is read. Points are (x, y), x to the right and y down, both normalised so that the image spans
 [-1, 1] between its outer edges (`align_corners=False`). A homography is a 3×3 matrix, acting on (x, y, 1).
-Sampling is bilinear; outside the input it reads 0, or with `padding="background"` the image's smallest value. (On a
-normalised image 0 is grey, and a network learns to zoom out: pytorch/tutorials#1117.) The output is as large as the
-input, or of a `size` (height, width) of its own: both span [-1, 1], whatever their sizes.
+
+Sampling is bilinear. What it reads outside the input is the `padding`: "zeros", "background" (the smallest value of
+the image and channel), "border" (the nearest pixel of the edge) or "reflection" (the image mirrored at its edges). On
+a normalised image 0 is grey, and a network learns to zoom out: pytorch/tutorials#1117. The output is as large as the
+input, or of a `size`, (height, width) or one number for both: input and output span [-1, 1], whatever their sizes.
 
 An image may lie in the middle of a *canvas*, a whole number of times as large in both directions; [-1, 1] still spans
 the image, the canvas goes on around it.
+
+This file needs nothing but PyTorch: copy it into a project of your own as it is.
 """
 
-from functools import lru_cache, partial
+import math
+from functools import wraps
 
 import torch
 import torch.nn.functional as F
 
 AFFINE_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 HOMOGRAPHY_IDENTITY = (*AFFINE_IDENTITY, 0.0, 0.0)
-PADDINGS = ("zeros", "background")
+PADDINGS = ("zeros", "background", "border", "reflection")
 CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image, clockwise from the upper left
 # The third homogeneous coordinate of a source point is bounded from below: where it is 0 the point is infinitely far
 # away, and where it is negative, behind the observer. At 0.1 it is ten times as far away as the numerators say.
 SMALLEST_DENOMINATOR = 0.1
+AUTOCAST = ("cpu", "cuda", "xpu", "mps")  # devices that have it
+KEPT_SIZE, MOST_KEPT = 64 * 64, 32  # pixels of the largest output whose grid is kept, and how many tensors
+_kept = {}
 
 
+def _checked(*shape):
+    """Check the arguments of a warp by transforms (B, *shape), let one serve a batch, and keep autocast out.
+
+    Under autocast a coordinate would have 8 bits, too few for any image.
+    """
+
+    def decorate(warp):
+        @wraps(warp)
+        def checked(images, transforms, padding="zeros", size=None):
+            check_padding(padding)
+            if images.dim() != 4:
+                raise ValueError(f"images must be (B, C, H, W), not {tuple(images.shape)}")
+            size = images.shape[2:] if size is None else size if isinstance(size, tuple | list) else (size, size)
+            if not torch.jit.is_tracing():  # sizes are tensors then
+                images, transforms = _matched(images, transforms, shape)
+                if min(size) < 1:
+                    raise ValueError(f"the output must have at least one pixel, not {size[0]} × {size[1]}")
+            device = images.device.type
+            if device in AUTOCAST and torch.is_autocast_enabled(device):
+                with torch.autocast(device, enabled=False):
+                    return warp(images.float(), transforms.float(), padding, tuple(size))
+            return warp(images, transforms, padding, tuple(size))
+
+        return checked
+
+    return decorate
+
+
+def _matched(images, transforms, shape):
+    """Return images and transforms (B, *shape) of one batch size; where one of them has one, it is repeated."""
+    if tuple(transforms.shape[1:]) != shape:
+        wanted = ", ".join(map(str, ("B", *shape)))
+        raise ValueError(f"transforms must be ({wanted}), not {tuple(transforms.shape)}")
+    n_images, n_transforms = images.shape[0], transforms.shape[0]
+    if n_images == n_transforms:
+        return images, transforms
+    if 1 not in (n_images, n_transforms):
+        raise ValueError(f"{n_images} images need {n_images} transforms or one, not {n_transforms}")
+    n = n_images * n_transforms
+    return images.expand(n, -1, -1, -1), transforms.expand(n, *shape)
+
+
+def check_padding(padding):
+    """Raise ValueError if there is no such padding."""
+    if padding not in PADDINGS:
+        raise ValueError(f"padding must be one of {PADDINGS}, not {padding!r}")
+
+
+@_checked(6)
 def affine_warp(images, theta, padding="zeros", size=None):
-    """Warp (B, C, H, W) by affine maps (B, 6), the rows of 2×3 matrices, destination to source: (B, C, *size)."""
-    size = size or tuple(images.shape[2:])
-    return sample(images, theta @ affine_grids(*size, theta.dtype, theta.device), padding, size)
+    """Warp (B, C, H, W) by affine maps (B, 6), the rows of 2×3 matrices, destination to source: (B, C, *size).
+
+    One image may be warped by many maps, and many images by one. Raise ValueError for other shapes or paddings.
+    """
+    grids = kept(affine_grids, *size, like=theta)
+    rows = theta.view(theta.shape[0], 2, 3)
+    grid = torch.stack(at_pixels(rows, *size), 2) if grids is None else theta @ grids
+    return sample(images, grid.view(theta.shape[0], *size, 2), padding)
 
 
+@_checked(3, 3)
 def homography_warp(images, matrices, padding="zeros", size=None):
     """Warp (B, C, H, W) by homographies (B, 3, 3), destination to source: (B, C, *size).
 
     With a last row (0, 0, 1) they are affine. Their scale is that of products of matrices whose last entry is 1; the
-    bound of the denominator depends on it.
+    bound of the denominator depends on it. One image may be warped by many homographies, and many images by one. Raise
+    ValueError for other shapes or paddings.
     """
-    size = size or tuple(images.shape[2:])
     numerators, denominators = sources(matrices, *size)
-    return sample(images, numerators / denominators.clamp(min=SMALLEST_DENOMINATOR), padding, size)
+    grid = numerators / denominators.clamp(min=SMALLEST_DENOMINATOR)
+    return sample(images, grid.view(matrices.shape[0], *size, 2), padding)
 
 
 def from_canvas(matrices, canvas):
@@ -72,10 +136,20 @@ def around(images, canvas):
 
 def sources(matrices, height, width):
     """Map every pixel to its homogeneous source: (B, 3, 3) -> x and y, (B, H·W, 2), and the third, (B, H·W, 1)."""
-    grids = affine_grids(height, width, matrices.dtype, matrices.device)
-    numerators = (matrices[:, :2].flatten(1) @ grids).view(len(matrices), -1, 2)
-    denominators = matrices[:, 2] @ grids[:3, ::2]  # these three rows are x, y and 1 of every pixel
-    return numerators, denominators.unsqueeze(2)
+    grids = kept(affine_grids, height, width, like=matrices)
+    if grids is not None:
+        numerators = (matrices[:, :2].flatten(1) @ grids).view(matrices.shape[0], height * width, 2)
+        denominators = matrices[:, 2] @ grids[:3, ::2]  # these three rows are x, y and 1 of every pixel
+        return numerators, denominators.unsqueeze(2)
+    x, y, third = at_pixels(matrices, height, width)
+    return torch.stack([x, y], 2), third.unsqueeze(2)
+
+
+def at_pixels(rows, height, width):
+    """Evaluate a·x + b·y + c at every pixel, for rows (B, R, 3) of such numbers: R tensors (B, H·W)."""
+    a, b, c = (rows[:, :, k, None, None] for k in range(3))
+    x, y = pixel_centres(width, rows), pixel_centres(height, rows).unsqueeze(1)
+    return [(a[:, k] * x + (b[:, k] * y + c[:, k])).flatten(1) for k in range(rows.shape[1])]
 
 
 def bounded(matrices, height, width):
@@ -83,18 +157,15 @@ def bounded(matrices, height, width):
     return (sources(matrices, height, width)[1] < SMALLEST_DENOMINATOR).any(1).squeeze(1)
 
 
-def sample(images, grid, padding, size):
-    """Read images (B, C, H, W) at a source point for each pixel of (B, C, *size); the grid has B·h·w·2 numbers."""
-    grid = grid.view(len(images), *size, 2)
-    read = partial(F.grid_sample, grid=grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    if padding == "zeros":
-        return read(images)
+def sample(images, grid, padding):
+    """Read images (B, C, H, W) at source points (B, h, w, 2): (B, C, h, w). Raise ValueError for another padding."""
+    check_padding(padding)
+    if padding != "background":
+        return F.grid_sample(images, grid, "bilinear", padding, align_corners=False)
     background = images.amin((2, 3), keepdim=True)
-    return read(images - background) + background
+    return F.grid_sample(images - background, grid, "bilinear", "zeros", align_corners=False) + background
 
 
-@lru_cache
-@torch.inference_mode(False)
 def affine_grids(height, width, dtype, device):
     """Return the sampling grid of each of the six parameters alone, (6, H·W·2): affine_grid(theta) is theta @ this.
 
@@ -104,9 +175,34 @@ def affine_grids(height, width, dtype, device):
     return F.affine_grid(units, (6, 1, height, width), align_corners=False).flatten(1)
 
 
+def pixel_centres(n, like):
+    """Return the coordinates of the centres of n pixels in a row, (n,)."""
+    places = torch.arange(n, device=like.device).to(torch.promote_types(like.dtype, torch.float32))
+    return ((2 * places + 1) / n - 1).to(like.dtype)
+
+
+def kept(make, *size, like):
+    """Return make(*size, dtype, device) as for the tensor `like`, made once; None where it is not to be kept.
+
+    It is not for large sizes, nor where sizes are not known yet, in compiling, tracing and exporting. Nothing is kept
+    that was made under a mode that sees operations before they are done, or in the memory of a CUDA graph.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) not in (torch.Tensor, torch.nn.Parameter):
+        return None
+    key = make, *size, like.dtype, like.device
+    if key not in _kept:
+        watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None
+        watched = watched or (like.is_cuda and torch.cuda.is_current_stream_capturing())
+        if math.prod(size) > KEPT_SIZE or len(_kept) == MOST_KEPT or watched:
+            return None
+        with torch.inference_mode(False):  # what is made in that mode could not be trained with later
+            _kept[key] = make(*key[1:])
+    return _kept[key]
+
+
 def matrix(theta):
     """Fill matrices row by row, (B, 6) or (B, 8) -> (B, 3, 3); entries that are not given are 0, and the last one 1."""
-    return F.pad(F.pad(theta, (0, 8 - theta.shape[1])), (0, 1), value=1.0).view(-1, 3, 3)
+    return F.pad(F.pad(theta, (0, 8 - theta.shape[1])), (0, 1), value=1.0).view(theta.shape[0], 3, 3)
 
 
 def map_points(matrices, points):

@@ -12,7 +12,7 @@ import train
 from lab.settings import Recipe
 from models import Net, Net_Card, Net_Card_Homography
 from run_experiments import ALL, SETS
-from stn import card_data, cards, warps
+from stn import card_data, cards, fast_conv, warps
 from stn.data import Dataset
 from stn.step import loss_of, new_optimizer_state, plain_step, training_step
 
@@ -253,10 +253,9 @@ def test_fast_convolutions_make_the_same_of_scenes(name, exact, scenes):
     model, arguments = NETWORKS[name]
     found = []
     for plain in (False, True):
-        network = perturbed(model, **arguments)
-        network.plain = plain
-        loss = loss_of(network, exact, scenes.labels, scenes.homographies.double())
-        found.append([network(exact), loss, *torch.autograd.grad(loss, [*network.parameters()])])
+        with fast_conv.accelerated(perturbed(model, **arguments), not plain) as network:
+            loss = loss_of(network, exact, scenes.labels, scenes.homographies.double())
+            found.append([network(exact), loss, *torch.autograd.grad(loss, [*network.parameters()])])
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9)
 

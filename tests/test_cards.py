@@ -352,6 +352,80 @@ def test_the_bytes_are_the_same_on_every_machine(small):
         ]
 
 
+@given(
+    n=st.integers(0, 12),
+    n_digits=st.integers(1, 5),
+    n_textures=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+    strength=st.floats(0, 3),
+    with_card=st.booleans(),
+)
+def test_drawing_stays_within_its_arrays(small, bank, n, n_digits, n_textures, seed, strength, with_card):
+    """Each array lies between guards; nothing writes them, and what is read there would be seen in the pixels."""
+    from stn import card_kernels
+
+    guards = []
+
+    def surrounded(array, fill):
+        memory = np.full(array.nbytes + 8192, fill, np.uint8)
+        inner = memory[4096 : 4096 + array.nbytes].view(array.dtype).reshape(array.shape)
+        inner[...] = array
+        guards.append((memory, array.nbytes, fill))
+        return inner
+
+    def render(*arguments):
+        for fill in (0x00, 0xFF):
+            inner = [surrounded(a, fill) if isinstance(a, np.ndarray) else a for a in arguments]
+            card_kernels.render(*inner)
+            images.append(inner[0])
+
+    images = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cards, "compiled_render", lambda: render)
+        cards.draw(small[0][:n_digits], small[1][:n_digits], bank[:n_textures], n, seed, strength, with_card)
+    assert np.array_equal(*images)
+    for memory, size, fill in guards:
+        assert (memory[:4096] == fill).all()
+        assert (memory[4096 + size :] == fill).all()
+
+
+UNDRAWABLE = {
+    "no digits": {"digits": np.empty((0, 16, 16), np.uint8)},
+    "digits of another size": {"digits": np.zeros((3, 28, 28), np.uint8)},
+    "digits as floats": {"digits": np.zeros((3, 16, 16), np.float32)},
+    "textures of another size": {"bank": np.zeros((2, 128, 256), np.uint8)},
+    "no textures": {"bank": np.empty((0, 256, 256), np.uint8)},
+    "a digit that is not there": {"chosen": np.full((4, 6), 3)},
+    "a digit before the first": {"chosen": np.full((4, 6), -1)},
+    "too few numbers": {"chosen": np.zeros((3, 6), np.int64)},
+    "a map that is not finite": {"homographies": np.full((4, 3, 3), np.nan, np.float32)},
+    "a map without an inverse": {"homographies": np.zeros((4, 3, 3), np.float32)},
+    "a texture that is not there": {"look": ("texture", 2)},
+    "a place beyond a texture": {"look": ("texture_x", 129)},
+    "a place before the noise": {"look": ("noise_y", -1)},
+    "a view beyond the scene": {"look": ("bottom", 129)},
+    "a view of nothing": {"look": ("right", 0)},
+    "a wide blur": {"look": ("blur_x", 3)},
+}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:divide by zero:RuntimeWarning")
+@pytest.mark.parametrize("wrong", UNDRAWABLE)
+def test_what_cannot_be_drawn_is_refused_before_compiled_code_has_it(wrong, small, monkeypatch):
+    homographies, seen = cards.places(4, 1, 1)
+    given = {"digits": small[0][:3], "chosen": cards.choices(4, 1, 3), "bank": cards.textures("train")[:2]}
+    given |= {"homographies": homographies, "look": cards.looks(4, 1, 1, 2, seen)}
+    assert cards.render(**given).shape == (4, 128, 128)
+    monkeypatch.setattr(cards, "compiled_render", lambda: pytest.fail("compiled code is called"))
+    ((name, value),) = UNDRAWABLE[wrong].items()
+    if name == "look":
+        given["look"][value[0]][1] = value[1]
+    else:
+        given[name] = value
+    with pytest.raises(ValueError, match=r"must be \(|cannot be drawn"):
+        cards.render(**given)
+
+
 def test_without_numba_one_line_says_so(small, bank, monkeypatch):
     for name in ("stn.card_kernels", "numba"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import coordconv
 from coordconv import AddCoords, CoordConv1d, CoordConv2d, CoordConv3d, coordinates
 
 LAYERS = {1: CoordConv1d, 2: CoordConv2d, 3: CoordConv3d}
@@ -85,14 +86,15 @@ def test_dtype_device_and_size_follow_the_input():
     assert add(torch.rand(1, 1, 9, 2)).shape == (1, 3, 9, 2)
 
 
-def test_coordinates_are_made_once_and_survive_inference_mode():
-    coordinates.cache_clear()
+def test_coordinates_are_made_once_and_survive_inference_mode(monkeypatch):
+    made = []
+    monkeypatch.setattr(coordconv, "coordinates", lambda *key: made.append(key) or coordinates(*key))
     layer = CoordConv2d(1, 1, 3)
     with torch.inference_mode():
-        layer(torch.rand(1, 1, 6, 6))
-    layer(torch.rand(4, 1, 6, 6)).sum().backward()
+        layer(torch.rand(1, 1, 6, 61))
+    layer(torch.rand(4, 1, 6, 61)).sum().backward()
     assert layer.conv.weight.grad is not None
-    assert coordinates.cache_info().misses == 1
+    assert made == [((6, 61), False, torch.float32, torch.device("cpu"))]
 
 
 def test_every_parameter_is_alive_and_none_is_the_coordinates():
@@ -104,5 +106,6 @@ def test_every_parameter_is_alive_and_none_is_the_coordinates():
 def test_wrong_rank_is_named():
     with pytest.raises(ValueError, match="rank must be 1, 2 or 3, not 4"):
         AddCoords(4)
-    with pytest.raises(ValueError, match=r"2 spatial dimensions, got shape \(1, 3, 8\)"):
-        CoordConv2d(3, 4, 3)(torch.rand(1, 3, 8))
+    for shape in ((3, 8), (1, 3, 8, 8, 8)):
+        with pytest.raises(ValueError, match=r"2 spatial dimensions, got shape \(.*3, 8"):
+            CoordConv2d(3, 4, 3)(torch.rand(shape))

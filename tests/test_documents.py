@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 
+import onnxruntime
 import pytest
 import torch
 from conftest import ROOT
@@ -103,6 +104,18 @@ def test_the_readmes_program_runs():
     torch.testing.assert_close(names["back"], names["corner"], atol=1e-4, rtol=1e-4)
     assert (names["source"].abs().amax((1, 2)) > 0.1).all()
     assert names["rectified"].shape == (5, 1, 28, 28)
+
+
+def test_the_program_that_takes_a_network_elsewhere_writes_a_file_that_reads_as_it_does(tmp_path, monkeypatch, digits):
+    """By onnxruntime, on digits, and more of them than were exported with."""
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(programs(BY_HAND["elsewhere.md"])[0], names)
+    session = onnxruntime.InferenceSession("exp_16.onnx")
+    images = digits.test_images[:50]
+    (scores,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(scores), names["network"](images), rtol=1e-3, atol=1e-3)
 
 
 def test_an_eighth_experiment_is_a_row(idx_folder, tmp_path, call, monkeypatch):

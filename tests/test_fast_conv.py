@@ -7,9 +7,12 @@ import subprocess
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from coordconv import CoordConv2d
@@ -89,9 +92,11 @@ def test_any_size_of_images(size, coordconv):
     assert_the_same(convolutions(2, 4, 5, 3, 3, coordconv), torch.randn(3, 2, *size, dtype=torch.float64))
 
 
-def test_too_small_images_are_refused():
-    with pytest.raises(ValueError, match="images of 5 × 9 pixels are too small"):
-        fast_conv.convolve_and_pool(*convolutions(1, 4, 5, 3, 3), torch.randn(2, 1, 5, 9, dtype=torch.float64))
+def test_too_small_images_are_refused_in_torchs_own_words():
+    layers, images = convolutions(1, 4, 5, 3, 3), torch.randn(2, 1, 5, 9, dtype=torch.float64)
+    for form in (fast_conv.convolve_and_pool, convolve_and_pool):
+        with pytest.raises(RuntimeError, match="Output size is too small"):
+            form(*layers, images)
 
 
 def test_images_that_are_not_contiguous(digits):
@@ -149,9 +154,10 @@ def test_a_weight_that_is_not_finite_is_seen_in_the_result(value):
 
 def test_a_first_use_in_inference_mode_does_not_spoil_training(digits):
     model = Net_CoordConv(True, True)
-    with torch.inference_mode():
-        model.eval()(digits.test_images[:4])
-    model.train()(digits.test_images[:4]).sum().backward()
+    with fast_conv.accelerated(model):
+        with torch.inference_mode():
+            model.eval()(digits.test_images[:4])
+        model.train()(digits.test_images[:4]).sum().backward()
 
 
 @pytest.mark.parametrize("model", [Net, partial(Net_CoordConv, True, True), Net_CoordConv_Homography])
@@ -160,7 +166,7 @@ def test_the_recorded_step_is_the_ordinary_one_to_the_bit(model, digits):
     model = model()
     outcomes = []
     for repeatable in (True, False):
-        trained = copy.deepcopy(model)
+        trained = fast_conv.accelerate(copy.deepcopy(model))
         trained.repeatable = repeatable
         step = training_step(trained, digits)
         torch.manual_seed(1)
@@ -179,27 +185,217 @@ def test_the_recorded_step_is_the_ordinary_one_to_the_bit(model, digits):
         type("Doubled", (nn.Conv2d,), {"forward": lambda self, x: 2 * nn.Conv2d.forward(self, x)}),
     ],
 )
-def test_a_layer_of_another_kind_is_not_computed(layer):
-    assert not fast_conv.can_compute(layer(1, 8, kernel_size=5))
-    assert fast_conv.can_compute(nn.Conv2d(1, 8, kernel_size=5))
-
-
-def test_a_layer_of_another_kind_is_called_as_it_is(digits):
+def test_a_layer_of_another_kind_is_called_as_it_is(layer, digits):
     torch.manual_seed(0)
-    model = Net(classifier_conv=partial(CoordConv2d, with_r=True)).eval()
-    x = digits.test_images[:4]
-    expected = model.transform(x)
-    expected = convolve_and_pool(model.conv1, model.conv2, expected).flatten(1)
-    expected = torch.log_softmax(model.fc2(torch.relu(model.fc1(expected))), 1)
-    assert torch.equal(model(x), expected)
+    model = Net(classifier_conv=layer).eval()
+    x = digits.test_images[:4].to(model.conv1.weight.dtype if hasattr(model.conv1, "weight") else torch.float32)
+    assert not fast_conv.can_compute(model.conv1, model.conv2, x)
+    with fast_conv.accelerated(model):
+        assert torch.equal(
+            model.convolve_and_pool(model.conv1, model.conv2, x), convolve_and_pool(model.conv1, model.conv2, x)
+        )
+    assert fast_conv.can_compute(model.loc_conv1, model.loc_conv2, digits.test_images[:4])
 
 
-def test_the_plain_form_stays_reachable(digits):
+def test_a_network_is_accelerated_for_a_while_only(digits):
+    """Meanwhile it gives the same up to rounding, and can be copied; afterwards it is as it was."""
     torch.manual_seed(0)
-    model = Net().eval()
-    outputs = model(digits.test_images[:20])
-    model.plain = True
-    torch.testing.assert_close(model(digits.test_images[:20]), outputs, rtol=1e-4, atol=1e-5)
+    model, images = Net().eval(), digits.test_images[:20]
+    outputs = model(images)
+    with fast_conv.accelerated(model):
+        fast, copied = model(images), copy.deepcopy(model)
+    torch.testing.assert_close(fast, outputs, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(fast, outputs)
+    assert torch.equal(copied(images), fast)
+    assert torch.equal(model(images), outputs)
+    with fast_conv.accelerated(model, wanted=False):
+        assert torch.equal(model(images), outputs)
+    other = nn.Linear(2, 2)
+    with fast_conv.accelerated(other):
+        assert "convolve_and_pool" not in vars(other)
+
+
+# What compiled code is given: it checks nothing, so that a wrong size would be read and written beyond the memory
+
+
+class Guarded:
+    """Compiled functions whose arrays lie between guards: nothing may write them, and a float read there is NaN."""
+
+    SIZE = 4096  # bytes on either side
+
+    def __init__(self, module):
+        self.module, self.calls = module, 0
+
+    def __getattr__(self, name):
+        return getattr(self.module, name)
+
+    def forward(self, *constants):
+        return self.guard(self.module.forward(*constants))
+
+    def backward(self, *constants):
+        return self.guard(self.module.backward(*constants))
+
+    def guard(self, function):
+        def call(*arguments):
+            self.calls += 1
+            whole = [self.surrounded(a) if isinstance(a, np.ndarray) else (a, None) for a in arguments]
+            function(*(inner for inner, _ in whole))
+            for (inner, memory), outer in zip(whole, arguments, strict=True):
+                if memory is not None:
+                    assert (memory[: self.SIZE] == 0xFF).all()
+                    assert (memory[self.SIZE + inner.nbytes :] == 0xFF).all()
+                    outer[...] = inner
+
+        return call
+
+    def surrounded(self, array):
+        memory = np.full(array.nbytes + 2 * self.SIZE, 0xFF, np.uint8)  # as a float: NaN
+        inner = memory[self.SIZE : self.SIZE + array.nbytes].view(array.dtype).reshape(array.shape)
+        inner[...] = array
+        return inner, memory
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    with pytest.MonkeyPatch.context() as patch:
+        module = Guarded(fast_conv_kernels)
+        patch.setattr(fast_conv, "kernels", lambda: module)
+        yield module
+
+
+def outcome(form, layers, x):
+    """The result and its gradients, or the kind of the error and what torch says."""
+    try:
+        y = form(*layers, x)
+        wanted = [tensor for tensor in (x, *layers.parameters()) if tensor.requires_grad]
+        return [y, *torch.autograd.grad(y.square().sum(), wanted, materialize_grads=True)]
+    except Exception as error:
+        return type(error), str(error)
+
+
+ODD_LAYERS = st.sampled_from(
+    [
+        nn.Conv2d,
+        CoordConv2d,
+        partial(CoordConv2d, with_r=True),
+        partial(nn.Conv2d, padding=1),
+        partial(nn.Conv2d, bias=False),
+        partial(nn.Conv2d, stride=2),
+        partial(CoordConv2d, padding=1, padding_mode="circular"),
+    ]
+)
+
+
+@given(
+    layers=st.tuples(st.sampled_from([nn.Conv2d, CoordConv2d]) | ODD_LAYERS, st.just(nn.Conv2d) | ODD_LAYERS),
+    kernels=st.tuples(st.sampled_from([3, 5]), st.sampled_from([3, 5])),
+    channels=st.sampled_from([(1, 2, 10), (3, 10, 2)]),
+    shape=st.tuples(
+        st.sampled_from([0, 1, 2, 16, 17, 33]), st.none() | st.integers(0, 5), st.integers(0, 22), st.integers(0, 22)
+    ),
+    rank=st.sampled_from([4, 4, 4, 4, 3, 5]),
+    dtypes=st.sampled_from(
+        [(torch.float32, torch.float32)] * 6
+        + [(torch.float64, torch.float32), (torch.float32, torch.float64)]
+        + [(torch.uint8, torch.float32), (torch.bfloat16, torch.bfloat16)]
+    ),
+    layout=st.sampled_from(["as it is", "transposed", "channels last", "every other"]),
+    of_images=st.booleans(),
+)
+@settings(max_examples=300)
+def test_whatever_is_given_the_result_or_the_error_is_that_of_the_plain_form(
+    guarded, layers, kernels, channels, shape, rank, dtypes, layout, of_images
+):
+    torch.manual_seed(0)
+    batch, n_channels, height, width = shape
+    n_channels = channels[0] if n_channels is None else n_channels
+    made = nn.ModuleList([kind(*channels[n : n + 2], kernels[n]) for n, kind in enumerate(layers)]).to(dtypes[1])
+    x = 3 * torch.rand((batch, n_channels, height, width, 2)[:rank])
+    if layout == "transposed" and rank > 3:
+        x = x.transpose(2, 3)
+    elif layout == "channels last" and rank == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif layout == "every other":
+        x = x.repeat_interleave(2, -1)[..., ::2]
+    x = x.to(dtypes[0])
+    if x.is_floating_point():
+        x.requires_grad_(of_images)
+    ours, plain = (outcome(form, made, x) for form in (fast_conv.convolve_and_pool, convolve_and_pool))
+    if isinstance(plain, tuple):
+        assert ours == plain
+    else:
+        assert not isinstance(ours, tuple), ours
+        for a, b in zip(ours, plain, strict=True):
+            torch.testing.assert_close(
+                a, b, rtol=1e-3, atol=1e-4 * max(1.0, float(b.detach().abs().max() if b.numel() else 0))
+            )
+
+
+def test_the_guards_see_a_write_beyond_an_array(guarded):
+    def wrong(array):
+        np.lib.stride_tricks.as_strided(array, (len(array) + 1,))[-1] = 0
+
+    with pytest.raises(AssertionError):
+        guarded.guard(wrong)(np.zeros(3, np.float32))
+
+
+def test_a_huge_batch(guarded, digits):
+    layers = convolutions(1, 2, 3, 10, 3, dtype=torch.float32)
+    images = digits.train_images[:640].repeat(8, 1, 1, 1)[:5003, :, 8:20, 8:20]
+    before = guarded.calls
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fast_conv.convolve_and_pool(*layers, images), convolve_and_pool(*layers, images), rtol=1e-4, atol=1e-5
+        )
+    assert guarded.calls == before + 2
+
+
+def groups(*shape, dtype=torch.float32):
+    return torch.rand(*shape, V).to(dtype)
+
+
+RIGHT = {"x": groups(2, 3, 9, 8), "weight": torch.rand(4, 3, 3, 3), "plane": torch.rand(4, 3)}
+RIGHT |= {"grad": groups(2, 4, 3, 3), "places": groups(2, 4, 3, 3, dtype=torch.int8)}
+WRONG = {
+    "another number of images": {"x": torch.rand(2, 3, 9, 8, V + 1)},
+    "no groups": {"x": torch.rand(3, 9, 8, V)},
+    "too few channels": {"x": groups(2, 2, 9, 8)},
+    "too small": {"x": groups(2, 3, 3, 8)},
+    "whole numbers": {"x": groups(2, 3, 9, 8, dtype=torch.int32)},
+    "half": {name: tensor.half() for name, tensor in RIGHT.items()},
+    "an oblong kernel": {"weight": torch.rand(4, 3, 3, 2)},
+    "a weight of another dtype": {"weight": torch.rand(4, 3, 3, 3).double()},
+    "no weight": {"weight": torch.rand(4, 3, 0, 0)},
+    "a short plane": {"plane": torch.rand(3, 3)},
+    "a narrow plane": {"plane": torch.rand(4, 2)},
+    "a small gradient": {"grad": groups(2, 4, 3, 2)},
+    "a gradient of another dtype": {"grad": groups(2, 4, 3, 3).double()},
+    "few places": {"places": groups(1, 4, 3, 3, dtype=torch.int8)},
+    "places of another dtype": {"places": groups(2, 4, 3, 3, dtype=torch.int64)},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_operations_themselves_refuse_what_does_not_fit(wrong, guarded):
+    given, before = RIGHT | WRONG[wrong], guarded.calls
+    forward = (given["x"], given["weight"], given["plane"])
+    backward = (given["grad"], given["x"], given["weight"], given["places"], True)
+    if not {"grad", "places"} >= WRONG[wrong].keys():
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            torch.ops.stn.conv_pool(*forward)
+    if "plane" not in WRONG[wrong]:
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            torch.ops.stn.conv_pool_grad(*backward)
+    assert guarded.calls == before
+
+
+def test_the_operations_keep_torchs_rules():
+    """Their fake forms have the shapes, strides and dtypes of the real ones, and nothing given is changed."""
+    x, weight, plane, grad, places = RIGHT.values()
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.stn.conv_pool.default, (x, weight, plane), test_utils=tests)
+    for for_x in (False, True):
+        torch.library.opcheck(torch.ops.stn.conv_pool_grad.default, (grad, x, weight, places, for_x), test_utils=tests)
 
 
 # Compiling and what is kept of it
@@ -215,7 +411,7 @@ if "numba" in sys.modules or "stn.fast_conv_kernels" in sys.modules:
     raise SystemExit("Numba is imported before it is needed")
 layers = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)
 x = torch.randn(8, 1, 14, 14)
-if not fast_conv.can_compute(layers[0]):
+if not fast_conv.can_compute(*layers, x):
     raise SystemExit("ordinary layers")
 y = fast_conv.convolve_and_pool(*layers, x)
 print(y.double().sum().item().hex())
@@ -356,7 +552,7 @@ def test_a_damaged_cache_that_cannot_be_replaced(compiled, cached):
 def test_without_numba_one_line_says_that_the_ordinary_layers_are_used(checkout):
     program = 'import sys\nsys.modules["numba"] = None\n' + FIRST_STEP.replace(
         'if "numba" in sys.modules or "stn.fast_conv_kernels" in sys.modules:', "if False:"
-    ).replace('raise SystemExit("ordinary layers")', "print(fast_conv.can_compute(layers[1]))\n    sys.exit()")
+    ).replace('raise SystemExit("ordinary layers")', "print(fast_conv.can_compute(*layers, x))\n    sys.exit()")
     output, errors = end(begin(checkout, program))
     assert output == "False\n"
     assert errors.startswith("Numba cannot be imported")

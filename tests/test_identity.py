@@ -18,7 +18,7 @@ from filelock import FileLock
 from helpers import TRIAL, Linear, Unrecorded, forbid, run, write_idx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stress_kill import points
+from stress_kill import points, without_times
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -27,6 +27,7 @@ import run_experiments
 import train
 from lab import comparison, results, tables
 from lab.settings import Recipe, RunError
+from models import Net
 from run_experiments import ALL
 from stn import mnist
 from stn.checkpoint import load_tensors
@@ -588,6 +589,102 @@ def test_a_network_that_cannot_be_a_run_is_refused_before_training(
         told()
         assert "\n" not in str(error.value)
     assert not (tmp_path / TRIAL / "settings.json").exists()
+
+
+class Normalised(nn.Sequential):
+    """Which cannot be trained on a batch of one image."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.BatchNorm1d(784), nn.Linear(784, 10), nn.LogSoftmax(1))
+
+
+class FullBatchesOnly(Linear):
+    def forward(self, x):
+        if self.training and len(x) < 64:
+            raise ValueError("64 images are needed")
+        return super().forward(x)
+
+
+class Unrecordable(Linear):
+    repeatable = True
+
+    def forward(self, x):
+        return super().forward(x * float(x.max()))
+
+
+def first(digits, n):
+    return digits._replace(train_images=digits.train_images[:n], train_labels=digits.train_labels[:n])
+
+
+@pytest.mark.parametrize(
+    ("network", "n", "message"),
+    [
+        (Normalised, 129, r"a training step on a batch of 1 image fails: ValueError: Expected more than 1 value per"),
+        (FullBatchesOnly, 130, "a training step on a batch of 2 images fails: ValueError: 64 images are needed"),
+        (FullBatchesOnly, 50, "a training step on a batch of 50 images fails"),
+        (Unrecordable, 128, "a training step cannot be recorded"),
+    ],
+)
+def test_a_step_that_would_fail_is_told_before_the_first_epoch(
+    digits, tmp_path, monkeypatch, fault, network, n, message
+):
+    forbid(monkeypatch, train, "train_epoch")
+    with fault("a network or arguments that cannot be a run") as told:
+        with pytest.raises(RunError, match=message) as error:
+            run(first(digits, n), tmp_path, model=network)
+        told()
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / TRIAL / "settings.json").exists()
+
+
+def test_the_steps_that_are_tried_leave_no_trace(digits):
+    """Neither in weights nor in buffers, nor in what the optimiser remembers."""
+    torch.manual_seed(0)
+    model = Normalised()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = train.settings_of(model, TRIAL, {}, 1, digits.description, "cpu", recipe=Recipe("adam"))
+    training = train.Training.of(model, first(digits, 130), settings)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(tensor.any() for tensor in training.optimizer_state.values())
+    training.step(torch.arange(64))
+    assert not torch.equal(model[2].weight, before["2.weight"])
+
+
+def test_a_lazy_network_is_trained(digits, tmp_path):
+    """Its first look at images gives its layers their sizes, and the seed before it was built their weights."""
+
+    def lazy():
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(20), nn.ReLU(), nn.LazyLinear(10), nn.LogSoftmax(1))
+
+    found = [run(digits, tmp_path / name, n_epochs=1, model=lazy) for name in ("one", "two")]
+    assert found[0]["trainable_parameters"] == 785 * 20 + 21 * 10
+    assert without_times(found[0]) == without_times(found[1])
+    with pytest.raises(RunError, match="the network fails on images"):
+        run(digits, tmp_path / "three", model=lambda: nn.Sequential(nn.LazyConv3d(2, 3)))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_compiled_network_is_trained_by_the_same_recipe(digits, tmp_path, in_place):
+    """As without compiling up to rounding, the localisation network's own rate included."""
+
+    def compiled():
+        network = Net()
+        if in_place:
+            network.compile(backend="eager")
+            return network
+        return torch.compile(network, backend="eager")
+
+    recipe = Recipe(localisation_rate=0.001)
+    few = first(digits, 150)
+    plain = run(few, tmp_path / "plain", n_epochs=1, recipe=recipe, plain=True)
+    found = run(few, tmp_path / "compiled", n_epochs=1, recipe=recipe, model=compiled)
+    assert found["history"][0]["train_loss"] == pytest.approx(plain["history"][0]["train_loss"], rel=1e-4)
+    assert found["trainable_parameters"] == plain["trainable_parameters"]
+    parts = [torch.load(tmp_path / name / TRIAL / "weights.pt", weights_only=True) for name in ("plain", "compiled")]
+    weights = [{name.removeprefix("_orig_mod."): tensor for name, tensor in part.items()} for part in parts]
+    torch.testing.assert_close(*weights, rtol=1e-2, atol=1e-4)
+    moved = [(part["loc_fc2.bias"] - torch.tensor(Net.transform_identity)).norm().item() for part in weights]
+    assert moved[1] == pytest.approx(moved[0], rel=0.1)  # its own rate is a tenth
 
 
 def test_a_network_may_keep_what_it_made_at_the_first_look(digits, tmp_path):

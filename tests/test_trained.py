@@ -16,7 +16,7 @@ from lab.folder import installed, processor_name
 from lab.settings import RunError
 from plot import as_in_the_table, dataset_of, keep
 from run_experiments import ALL
-from stn import trained
+from stn import fast_conv, trained
 from stn.data import MNIST_MEAN, MNIST_STD
 from train import evaluate
 
@@ -29,9 +29,9 @@ LARGEST = {"digits": 200_000, "cards": 1_000_000}
 def test_a_kept_network_reads_as_many_test_images_as_its_record_says(name):
     """Exactly on this kind of machine, within two elsewhere."""
     network = trained.load(name)
-    network.model.plain = network.results["plain_convolutions"]  # as in the run
     digits = dataset_of(network.results)
-    _, predictions = evaluate(network.model, digits.test_images, digits.test_labels)
+    with fast_conv.accelerated(network.model, not network.results["plain_convolutions"]):  # as in the run
+        _, predictions = evaluate(network.model, digits.test_images, digits.test_labels)
     right = (predictions == digits.test_labels).view(len(predictions), -1).all(1)  # all digits of a card
     correct, run = int(right.sum()), network.results
     same = (run["device_name"], run["versions"]["torch"]) == (processor_name(), installed("torch"))

@@ -16,6 +16,13 @@ def homographies(n, strength=0.2):
     return identity + strength * torch.randn(n, 8, dtype=torch.float64)
 
 
+def by_kornia(images, matrices, size, padding):
+    """The same by kornia, which knows no background: it is taken off before, and put back."""
+    background = images.amin((2, 3), keepdim=True) if padding == "background" else 0
+    mode = "zeros" if padding == "background" else padding
+    return homography_warp(images - background, matrices, size, padding_mode=mode, align_corners=False) + background
+
+
 def warp(images, theta, padding="zeros"):
     """By 6 or by 8 parameters."""
     if theta.shape[1] == 6:
@@ -56,8 +63,7 @@ def test_homography_equals_kornia(size):
     matrix = torch.cat([theta, torch.ones(16, 1, dtype=torch.float64)], 1).view(16, 3, 3)
     assert torch.equal(warps.matrix(theta), matrix)
     for padding in warps.PADDINGS:
-        background = images.amin((2, 3), keepdim=True) if padding == "background" else 0
-        expected = homography_warp(images - background, matrix, size, align_corners=False) + background
+        expected = by_kornia(images, matrix, size, padding)
         torch.testing.assert_close(warps.homography_warp(images, matrix, padding), expected)
 
 
@@ -65,14 +71,77 @@ def test_homography_equals_kornia(size):
 def test_an_output_of_another_size_equals_kornia(padding):
     torch.manual_seed(0)
     images, matrices = torch.rand(8, 2, 40, 33, dtype=torch.float64), warps.matrix(homographies(8, 0.1))
-    background = images.amin((2, 3), keepdim=True) if padding == "background" else 0
-    expected = homography_warp(images - background, matrices, (12, 50), align_corners=False) + background
+    expected = by_kornia(images, matrices, (12, 50), padding)
     torch.testing.assert_close(warps.homography_warp(images, matrices, padding, (12, 50)), expected)
     affine = matrices[:, :2].flatten(1)
     flat = matrices.clone()
     flat[:, 2] = torch.tensor([0, 0, 1.0], dtype=torch.float64)
     ours = warps.affine_warp(images, affine, padding, (12, 50))
     torch.testing.assert_close(ours, warps.homography_warp(images, flat, padding, (12, 50)))
+
+
+@pytest.mark.parametrize("padding", warps.PADDINGS)
+def test_a_large_image_is_warped_as_a_small_one(padding):
+    """By operations that need less memory: nothing is kept for it."""
+    torch.manual_seed(0)
+    images, matrices = torch.rand(3, 1, 70, 65, dtype=torch.float64), warps.matrix(homographies(3, 0.1))
+    assert warps.KEPT_SIZE < 70 * 65
+    expected = by_kornia(images, matrices, (70, 65), padding)
+    torch.testing.assert_close(warps.homography_warp(images, matrices, padding), expected)
+    matrices[:, 2] = torch.tensor([0, 0, 1.0], dtype=torch.float64)
+    expected = by_kornia(images, matrices, (70, 65), padding)
+    torch.testing.assert_close(warps.affine_warp(images, matrices[:, :2].flatten(1), padding), expected)
+
+
+@pytest.mark.parametrize("name", ["affine_warp", "homography_warp"])
+def test_one_image_or_one_transform_serves_a_batch(name):
+    torch.manual_seed(0)
+    warp, images = getattr(warps, name), torch.rand(3, 2, 9, 8, dtype=torch.float64)
+    transforms = homographies(3, 0.1)
+    transforms = transforms[:, :6] if name == "affine_warp" else warps.matrix(transforms)
+    for number in range(3):
+        one = transforms[number : number + 1]
+        torch.testing.assert_close(warp(images, one)[number], warp(images, transforms)[number])
+        torch.testing.assert_close(warp(images[:1], transforms)[number], warp(images[:1], one)[0])
+    with pytest.raises(ValueError, match="3 images need 3 transforms or one, not 2"):
+        warp(images, transforms[:2])
+
+
+@pytest.mark.parametrize("warp", [warps.affine_warp, warps.homography_warp])
+def test_wrong_arguments_are_refused_in_words(warp):
+    shape = (6,) if warp is warps.affine_warp else (3, 3)
+    images, transforms = torch.rand(2, 1, 5, 5), torch.rand(2, *shape)
+    for padding in ("Zeros", "constant", "", None, 0):
+        with pytest.raises(ValueError, match="padding must be one of"):
+            warp(images, transforms, padding)
+    with pytest.raises(ValueError, match=r"images must be \(B, C, H, W\), not \(2, 5, 5\)"):
+        warp(images[:, 0], transforms)
+    for wrong in (torch.rand(2, 8), torch.rand(2, 2, 3), torch.rand(shape), torch.rand(2, 3, 4)):
+        with pytest.raises(ValueError, match=r"transforms must be \(B, (6|3, 3)\), not \("):
+            warp(images, wrong)
+    with pytest.raises(ValueError, match="at least one pixel, not 0 × 5"):
+        warp(images, transforms, size=(0, 5))
+
+
+def test_a_size_may_be_one_number(digits):
+    images, matrices = digits.test_images[:3], warps.matrix(homographies(3, 0.1)).float()
+    assert torch.equal(
+        warps.homography_warp(images, matrices, size=40), warps.homography_warp(images, matrices, size=(40, 40))
+    )
+    assert warps.affine_warp(images, matrices[:, :2].flatten(1), size=7).shape == (3, 1, 7, 7)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (70, 70)])
+def test_empty_batches_give_empty_results(size):
+    images, matrices, points = torch.rand(0, 2, *size), torch.rand(0, 3, 3), torch.rand(0, 5, 2)
+    for padding in warps.PADDINGS:
+        assert warps.homography_warp(images, matrices, padding).shape == (0, 2, *size)
+        assert warps.affine_warp(images, torch.rand(0, 6), padding).shape == (0, 2, *size)
+    assert warps.matrix(torch.rand(0, 8)).shape == warps.matrix(torch.rand(0, 6)).shape == (0, 3, 3)
+    assert warps.bounded(matrices, *size).shape == (0,)
+    assert warps.map_points(matrices, points).shape == warps.map_pixels(matrices, points, size, size).shape == (0, 5, 2)
+    assert all(share.shape == (0,) for share in warps.shares(warps.factors(matrices)).values())
+    assert warps.around(images, 2).shape == (0, 2, 2 * size[0], 2 * size[1])
 
 
 def test_pixels_of_an_output_of_another_size_map_both_ways():

@@ -60,7 +60,7 @@ def tutorial_model(experiment):
 
     import coordconv
 
-    model = build(experiment, SEED, plain=True)
+    model = build(experiment, SEED)
     for layer in model.modules():
         if isinstance(layer, coordconv.CoordConv2d):
             layer.forward = lambda x, layer=layer: layer.conv(layer.addcoords(x))
@@ -204,7 +204,7 @@ def one_core(rounds):
     import torch
 
     import train
-    from stn import data, fast_conv_kernels
+    from stn import data, fast_conv, fast_conv_kernels
     from stn.step import training_step
 
     train.configure()
@@ -213,7 +213,8 @@ def one_core(rounds):
     calls = {"product": lambda: factor @ factor} | {name: call for name, (call, _) in convolutions.items()}
     for experiment in ("exp_02", "exp_03", "exp_07"):
         for plain in (True, False):
-            step = training_step(build(ALL[experiment], SEED, plain), mnist)
+            with fast_conv.accelerated(build(ALL[experiment], SEED), not plain) as model:
+                step = training_step(model, mnist)
             calls[experiment, plain] = lambda step=step: step(batch)
     seconds = in_turn(calls, 10 * rounds, 10)
     return core_table(seconds, {name: operations for name, (_, operations) in convolutions.items()}) | {
@@ -270,7 +271,7 @@ def cards_on_one_core(rounds, times=10):
     import torch
 
     import train
-    from stn import card_data, data
+    from stn import card_data, data, fast_conv
     from stn.step import training_step
 
     train.configure()
@@ -278,7 +279,9 @@ def cards_on_one_core(rounds, times=10):
     order = data.epoch_order(len(scenes.train_labels), SEED, 1)
     for experiment in map(ALL.get, CARDS):
         for plain in (True, False):
-            model = build(experiment, SEED, plain)
+            model = build(experiment, SEED)
+            if not plain:
+                fast_conv.accelerate(model)  # for its evaluation, too
             step = training_step(model, scenes, experiment.recipe)
             calls[experiment.id, plain] = lambda step=step: step(batch)
         epochs[experiment.id] = model, step
