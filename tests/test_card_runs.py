@@ -21,7 +21,7 @@ from lab import comparison, results
 from lab.settings import Recipe
 from models import Net, Net_Card, Net_Card_Homography
 from run_experiments import ALL
-from stn import card_measures, data, measures, warps
+from stn import card_measures, data, fast_conv, measures, warps
 from stn.data_sets import image_size
 
 FILES = ("weights.pt", "confusion_matrix.png", "visualized_transformation.png")
@@ -57,8 +57,9 @@ def test_the_results_are_those_of_the_final_weights(finished, few_cards, trained
     """A number is right if all of it is; the loss and the confusion matrix are those of digits."""
     folder, found = finished
     test = few_cards()
-    with torch.no_grad():
+    with torch.no_grad(), fast_conv.accelerated(trained):
         scores = trained(test.test_images)
+        numbers = card_measures.of_transformer(trained, test).numbers
     read = scores.argmax(1)
     assert found["predictions"] == "".join(map(str, read.flatten().tolist()))
     assert (found["test_total"], len(found["predictions"])) == (60, 360)
@@ -71,7 +72,6 @@ def test_the_results_are_those_of_the_final_weights(finished, few_cards, trained
     matrix = [[int(((truth == t) & (read == p)).sum()) for p in range(10)] for t in range(10)]
     assert found["confusion_matrix"] == matrix
     assert found["data"] == test.description
-    numbers = card_measures.of_transformer(trained, test).numbers
     assert found["transformer"] == numbers
     assert found["transformer"]["digits_read"] == pytest.approx(100 * sum(matrix[d][d] for d in range(10)) / 360)
     assert results.read(folder / "results.json") == found
