@@ -119,8 +119,8 @@ def page(networks, examples):
     """Return the page as gradio.Blocks. networks: {name: Trained}. examples: test images (N, 28, 28) in [0, 1]."""
     import gradio as gr
 
-    from stn.image_files import ImageError
-    from stn.own_images import SIZE, find_digits, resized, upright_grey
+    from digits.image_files import ImageError
+    from digits.own_images import SIZE, find_digits, resized, upright_grey
 
     def take(source, as_it_is):
         """Find digits in a drawing or a photograph: the digit to be read, all digits, their gallery, and a remark."""
@@ -236,13 +236,14 @@ def serve(options, uploads):
     import torch
     import uvicorn
 
-    from stn import data, trained
+    from digits import pretrained
+    from stn import data
     from stn.mnist import DataError
 
     torch.set_num_threads(1)  # images are small
     try:
         listener = socket.create_server((options.host, options.port))
-        loaded = map(trained.load, trained.names())
+        loaded = map(pretrained.load, pretrained.names())
         networks = {network.name: network for network in loaded if network.reads == "digits"}
         digits = data.load()
     except (RunError, DataError, OSError) as error:

@@ -26,42 +26,50 @@ DEFAULT = "exp_40"  # four homography passes, told in training where the corners
 CARD, OUTLINE = SUFFIXES = (".card.png", ".outline.png")
 
 
-def read_photo(path, place, model, alignment):
+def read_photo(path, place, model, alignment, debug=False):
     """Read one photograph, write its card and its outline as `place` with a suffix; return a result, and it in lines.
 
-    Raise ImageError, or OSError if a picture cannot be written.
+    debug: also give and draw the likeliest card where none was found. Raise ImageError, or OSError if a picture cannot
+    be written.
     """
-    from stn import photographs
+    from studies.cards import detector
 
-    photo = photographs.read_photograph(path)
-    card = photographs.find_card(photo, model, alignment)
-    result = {"image": str(path), "number": None, "confidence": round(card.confidence, 4)}
-    if card.confidence < photographs.THRESHOLD:
-        result |= dict.fromkeys(("probabilities", "corners", "card", "outline"))
-        sure = f"{int(100 * card.confidence) / 100:.2f}, {photographs.THRESHOLD:.2f} is needed"
-        return result, f"{printable(str(path))}: no card found (confidence {sure})"
-    pictures = photographs.straightened(photo, card), photographs.outlined(photo, card)
-    paths = [place.with_name(place.name + suffix) for suffix in SUFFIXES]
-    for picture, target in zip(pictures, paths, strict=True):
+    photo = detector.read_photograph(path)
+    card = detector.find_card(photo, model, alignment)
+    found = card.confidence >= detector.THRESHOLD
+    result = {"image": str(path), "number": None, "confidence": round(card.confidence, 4), "found": found}
+    result |= {"digits_sure": round(card.sure, 4), "agreement": round(card.agreement, 4)}
+    result |= dict.fromkeys(("probabilities", "corners", "card", "outline"))
+    pictures = {"card": detector.straightened, "outline": detector.outlined} if found or debug else {}
+    for (name, draw), suffix in zip(pictures.items(), SUFFIXES, strict=False):
+        target = place.with_name(place.name + suffix)
         with atomic_write(target) as temporary:
-            picture.save(temporary, "png", compress_level=1)
-    result |= {
-        "number": card.number,
-        "probabilities": [round(float(value), 4) for value in card.probabilities],
-        "corners": [[round(float(value), 1) for value in corner] for corner in card.corners],
-        "card": str(paths[0]),
-        "outline": str(paths[1]),
-    }
-    return result, told(result)
+            draw(photo, card).save(temporary, "png", compress_level=1)
+        result[name] = str(target)
+    if found or debug:
+        result |= {
+            "number": card.number,
+            "probabilities": [round(float(value), 4) for value in card.probabilities],
+            "corners": [[round(float(value), 1) for value in corner] for corner in card.corners],
+        }
+    return result, format_result(result, detector.THRESHOLD)
 
 
-def told(result):
-    """Tell a result in lines: the number, the probability of each digit, and the corners."""
-    image, *pictures = (printable(result[key]) for key in ("image", "card", "outline"))
+def format_result(result, threshold):
+    """Format a result in lines: the number, the probability of each digit, and the corners; or why there is none."""
+    doubts = "digits {digits_sure:.2f} × agreement of two looks {agreement:.2f}".format_map(result)
+    image, confidence = printable(result["image"]), int(100 * result["confidence"]) / 100  # rounded down
+    if not result["found"]:
+        needed = f"{threshold:.2f} is needed, chosen for {DEFAULT}"
+        first = f"{image}: no card found (confidence {confidence:.2f} = {doubts}; {needed})"
+    else:
+        first = f"{image}: {result['number']}  (confidence {result['confidence']:.2f})"
+    if not result["number"]:
+        return first
+    pictures = ", ".join(printable(result[key]) for key in ("card", "outline"))
     digits = "   ".join(f"{digit}: {p:.1%}" for digit, p in zip(result["number"], result["probabilities"], strict=True))
     corners = "   ".join(f"({x:.1f}, {y:.1f})" for x, y in result["corners"])
-    first = f"{image}: {result['number']}  (confidence {result['confidence']:.2f}) -> {', '.join(pictures)}"
-    return f"{first}\n    {digits}\n    corners, pixels: {corners}"
+    return f"{first} -> {pictures}\n    {digits}\n    corners, pixels: {corners}"
 
 
 def main():
@@ -71,25 +79,27 @@ def main():
     add("photos", nargs="+", type=Path, metavar="PHOTO", help="files with one card each")
     add("--weights", default=DEFAULT, metavar="NAME", help=f"of weights/, or the folder of a run (default: {DEFAULT})")
     add("--out", metavar="FOLDER", help="where the pictures go (default: beside each photograph)")
+    add("--debug", action="store_true", help="where no card is found, show and draw the likeliest one all the same")
     add("--json", action="store_true", help="print one JSON object a line")
     options = cli.parse(parser)
     import torch
 
-    from stn import photographs, trained
-    from stn.image_files import ImageError, new_folder, tell_each
+    from digits import pretrained
+    from digits.image_files import ImageError, new_folder, tell_each
     from stn.mnist import DataError
+    from studies.cards import detector
 
     torch.set_num_threads(1)  # scenes are small
     try:
-        network = trained.load(options.weights).that_reads("cards")
-        alignment = photographs.alignment(network)
+        network = pretrained.load(options.weights).that_reads("cards")
+        alignment = detector.alignment(network)
         new_folder(options.out)
     except (RunError, DataError, ImageError, OSError) as error:
         print(f"extract_id.py: {error}", file=sys.stderr)
         return 2
 
     def work(path, place):
-        return read_photo(path, place, network.model, alignment)
+        return read_photo(path, place, network.model, alignment, options.debug)
 
     return tell_each(options.photos, options, "extract_id.py", SUFFIXES, work)
 

@@ -2,8 +2,8 @@
 
 `Net` is the network of the PyTorch tutorial (pytorch.org/tutorials/intermediate/spatial_transformer_tutorial.html),
 `Net_CoordConv` the same with CoordConv layers where the flags ask for them, and `Net_CoordConv_Homography` the same
-with a homography in place of the affine transform. All map (B, 1, 28, 28) to log-probabilities (B, 10). `Net_Card` and
-`Net_Card_Homography` find a card in a photograph in the same way, and read the number on it.
+with a homography in place of the affine transform. All map (B, 1, 28, 28) to log-probabilities (B, 10), or images of
+another size, (B, 1, *image_size).
 """
 
 import torch
@@ -11,13 +11,29 @@ import torch.nn.functional as F
 from torch import nn
 
 from coordconv import CoordConv2d
-from stn import cards, warps
+from stn import warps
 
 
 def convolve_and_pool(conv1, conv2, x):
     """Compute two convolutions, each with 2×2 max pooling and ReLU: (B, C, H, W) -> (B, O, h, w)."""
     x = F.relu(F.max_pool2d(conv1(x), 2))
     return F.relu(F.max_pool2d(conv2(x), 2))
+
+
+def n_pixels(size, kernels):
+    """Count what is left of a map of `size` (height, width) after convolutions, each with 2×2 max pooling.
+
+    kernels: their sides. The convolutions have no padding and stride 1. Raise ValueError if nothing is left.
+    """
+    height, width = size
+    smallest = 1
+    for kernel in reversed(kernels):
+        smallest = 2 * smallest + kernel - 1
+    if min(size) < smallest:
+        raise ValueError(f"images must be at least {smallest}×{smallest} pixels for this network, not {height}×{width}")
+    for kernel in kernels:
+        height, width = (height - kernel + 1) // 2, (width - kernel + 1) // 2
+    return height * width
 
 
 def dropout_mask(x):
@@ -33,13 +49,18 @@ class Net(nn.Module):
     reads outside of the image (`padding`, see stn/warps.py); and how often it looks. With several `passes` the same
     localisation network sees the image as it is warped so far, its answer is composed with those before, and the
     original image is warped again (inverse compositional STN, arXiv 1612.03897). With a `canvas` of 2 it is given
-    (B, 1, 56, 56), in whose middle the image lies: it sees only that, but warps read from the canvas.
+    (B, 1, 56, 56), in whose middle the image lies: it sees only that, but warps read from the canvas. `image_size` is
+    that of the image, (height, width) or one number for both; the linear layers are made for it.
+
+    For another transform, override `transform_identity` (what the localisation network predicts, and with which values
+    it does nothing) and `params_to_homography` (which transform that is).
     """
 
-    repeatable = True  # the same operations whatever the values: stn/step.py records a step once and repeats it
-    convolve_and_pool = staticmethod(convolve_and_pool)  # in training on a CPU, stn/fast_conv.py puts its own in place
+    repeatable = True  # the same operations whatever the values: fast/step.py records a step once and repeats it
+    convolve_and_pool = staticmethod(convolve_and_pool)  # in training on a CPU, fast/ puts its own in place
     transform_identity = warps.AFFINE_IDENTITY
-    localisation = ((8, 7), (10, 5), 90, 32)  # channels and kernels of its convolutions, then features and hidden units
+    localisation = ((8, 7), (10, 5), 32)  # channels and kernels of its convolutions, then hidden units
+    looks_at = None  # the size of what the localisation network sees, (height, width), where it is not `image_size`
 
     def __init__(
         self,
@@ -50,6 +71,7 @@ class Net(nn.Module):
         padding="zeros",
         passes=1,
         canvas=1,
+        image_size=(28, 28),
     ):
         super().__init__()
         warps.check_padding(padding)
@@ -60,14 +82,17 @@ class Net(nn.Module):
         self.padding = padding
         self.passes = passes
         self.canvas = canvas
+        self.image_size = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
+        if not bypass_localisation:
+            (first, kernel1), (second, kernel2), hidden = self.localisation
+            features = second * n_pixels(self.looks_at or self.image_size, (kernel1, kernel2))
         # The classifier comes first: with the same seed it starts with the same weights with and without a transformer.
         self.conv1 = classifier_conv(1, 10, kernel_size=5)
         self.conv2 = classifier_conv(10, 20, kernel_size=5)
-        self.fc1 = nn.Linear(320, 50)
+        self.fc1 = nn.Linear(20 * n_pixels(self.image_size, (5, 5)), 50)
         self.fc2 = nn.Linear(50, 10)
         self.bypass_localisation = bypass_localisation
         if not bypass_localisation:
-            (first, kernel1), (second, kernel2), features, hidden = self.localisation
             self.loc_conv1 = localisation_conv(1, first, kernel_size=kernel1)
             self.loc_conv2 = localisation_conv(first, second, kernel_size=kernel2)
             self.loc_fc1 = nn.Linear(features, hidden)
@@ -77,10 +102,19 @@ class Net(nn.Module):
                 self.loc_fc2.bias.copy_(torch.tensor(self.transform_identity))
 
     def localise(self, x):
-        """Look once at each image: (B, 1, 28, 28) -> parameters (B, 6) of an affine map, or (B, 8) of a homography."""
+        """Look once at each image: (B, 1, 28, 28) -> (B, P), the numbers that `params_to_homography` takes."""
         x = self.convolve_and_pool(self.loc_conv1, self.loc_conv2, x)  # (B, 10, 3, 3)
         x = F.relu(self.loc_fc1(x.flatten(1)))  # (B, 32)
         return self.loc_fc2(x)
+
+    def params_to_homography(self, params):
+        """Make transforms of what the localisation network predicts: (B, P) -> (B, 3, 3), destination to source.
+
+        Here P is 6, of an affine map, or 8. Raise ValueError if there are not as many as in `transform_identity`.
+        """
+        if not torch.jit.is_tracing() and params.shape[1:] != (len(self.transform_identity),):
+            raise ValueError(f"parameters must be (B, {len(self.transform_identity)}), not {tuple(params.shape)}")
+        return warps.matrix(params)
 
     def homography(self, x):
         """Return the transform of each image, (B, 1, 28, 28) -> (B, 3, 3), destination to source (see stn/warps.py).
@@ -94,14 +128,14 @@ class Net(nn.Module):
 
     def homographies(self, x):
         """List the transforms after each pass, [(B, 3, 3), ...]; see `homography`."""
-        found = [warps.matrix(self.localise(self.look(x)))]
+        found = [self.params_to_homography(self.localise(self.look(x)))]
         for _ in range(self.passes - 1):
             found.append(self.refine(x, found[-1]))
         return found
 
     def refine(self, x, homographies):
         """Look at the images as they are warped so far, and return the transforms composed with the answer."""
-        return homographies @ warps.matrix(self.localise(self.view(x, homographies)))
+        return homographies @ self.params_to_homography(self.localise(self.view(x, homographies)))
 
     def look(self, x):
         """Return what the localisation network sees before any warp: the middle of a canvas."""
@@ -116,7 +150,8 @@ class Net(nn.Module):
         """Warp the images as the classifier sees them: (B, 1, 28, 28) -> (B, 1, 28, 28)."""
         if self.bypass_localisation:
             return self.look(x)
-        if self.passes == self.canvas == 1 and self.transform_identity == warps.AFFINE_IDENTITY:
+        plain = getattr(self.params_to_homography, "__func__", None) is Net.params_to_homography
+        if plain and self.passes == self.canvas == 1 and self.transform_identity == warps.AFFINE_IDENTITY:
             return warps.affine_warp(x, self.localise(x), self.padding)  # the same, in fewer operations
         return self.view(x, self.homography(x))
 
@@ -149,6 +184,7 @@ class Net_CoordConv(Net):
         padding="zeros",
         passes=1,
         canvas=1,
+        image_size=(28, 28),
     ):
         super().__init__(
             localisation_conv=CoordConv2d if use_coordconf_localisation else nn.Conv2d,
@@ -157,6 +193,7 @@ class Net_CoordConv(Net):
             padding=padding,
             passes=passes,
             canvas=canvas,
+            image_size=image_size,
         )
 
 
@@ -164,69 +201,3 @@ class Net_CoordConv_Homography(Net_CoordConv):
     """`Net_CoordConv` whose transformer is a homography with eight free numbers (see stn/warps.py)."""
 
     transform_identity = warps.HOMOGRAPHY_IDENTITY
-
-
-class Net_Card(Net_CoordConv):
-    """Finds a card in a scene (see stn/cards.py) and reads its number: (B, 1, 128, 128) bytes -> (B, 10, 6).
-
-    The transform, affine here, maps points of the straightened scene, where the card lies in the middle, to the scene.
-    The localisation network looks at the scene at a quarter of its size, then, with more passes, from nearer at what is
-    straightened so far. The classifier of the study reads each of the six cells of a strip of the straightened scene.
-    Strips that are straight already, (B, 1, 28, 133), are only read.
-
-    taught_corners: the weight of a second loss, on where the corners of the card are found, after every pass.
-    """
-
-    localisation = ((16, 5), (32, 5), 800, 64)
-
-    def __init__(self, use_coordconf_localisation=False, bypass_localisation=False, passes=1, taught_corners=0.0):
-        super().__init__(use_coordconf_localisation, False, bypass_localisation, passes=passes)
-        self.taught_corners = taught_corners
-
-    def homographies(self, x):
-        return super().homographies(F.avg_pool2d(as_floats(x), 2))  # half as large is large enough to look at
-
-    def look(self, x):
-        """Shrink scenes of half their size to what the localisation network sees, (B, 1, 32, 32)."""
-        return standardised(F.avg_pool2d(x, 2))
-
-    def refine(self, x, homographies):
-        """Look from nearer at scenes of half their size, as they are straightened so far, at (B, 1, 32, 32)."""
-        near, far = cards.constants(cards.closer, x)
-        seen = standardised(warps.homography_warp(x, homographies @ near, size=(32, 32)))
-        return homographies @ near @ warps.matrix(self.localise(seen)) @ far
-
-    def transform(self, x):
-        """Cut the straightened number out of scenes: bytes (B, 1, 128, 128) -> (B, 1, 28, 133)."""
-        return x if x.shape[2:] == cards.STRIP else cards.strips(as_floats(x), self.homography(x))
-
-    def classify(self, x):
-        """Read strips: (B, 1, 28, 133) -> log-probabilities (B, 10, 6)."""
-        cells = -standardised(as_floats(x)).unfold(3, 28, cards.STRIDE).permute(0, 3, 1, 2, 4)  # (B, 6, 1, 28, 28)
-        return super().classify(cells.flatten(0, 1)).unflatten(0, (x.shape[0], cards.N_DIGITS)).transpose(1, 2)
-
-    def loss(self, images, labels, homographies):
-        """Return the mean loss of scenes; homographies (B, 3, 3) are the true ones."""
-        if not self.taught_corners:
-            return F.nll_loss(self(images), labels)
-        scenes, corners = as_floats(images), cards.card_corners(homographies)
-        found = self.homographies(scenes)
-        read = F.nll_loss(self.classify(cards.strips(scenes, found[-1])), labels)
-        misses = [F.smooth_l1_loss(cards.card_corners(after), corners, beta=0.1) for after in found]
-        return read + self.taught_corners * sum(misses)
-
-
-class Net_Card_Homography(Net_Card):
-    """`Net_Card` whose transform is a homography."""
-
-    transform_identity = warps.HOMOGRAPHY_IDENTITY
-
-
-def as_floats(x):
-    """Return bytes as numbers from 0 to 1, and those as they are."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x
-
-
-def standardised(x):
-    """Give each image (B, 1, H, W) the mean 0 and, unless it is nearly even, the standard deviation 1."""
-    return F.layer_norm(x, x.shape[1:], eps=1e-4)

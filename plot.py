@@ -25,12 +25,6 @@ draws <out>/<run>/transformation.gif: what the run's transformer did to test ima
 
 Both take a few seconds. The run `test` of train.py is left out; what cannot be read is named and passed over.
 
-    python plot.py --docs             writes docs/results.md and its figures, from results/ and weights/
-    python plot.py --record runs      keeps the runs in <out> as results/runs.json, if they are a complete set
-    python plot.py --keep exp_16      keeps the weights of its run 01 in weights/, with the record of that run
-
-are for those who maintain this repository.
-
 Exit code 1 if there is no result at all, 2 for wrong usage.
 """
 
@@ -44,12 +38,12 @@ from pathlib import Path
 import numpy as np
 
 from lab import cli, figures, tables
+from lab.catalogue import datasets, load_object, spec_of
 from lab.comparison import (
-    FAMILIES,
     by_data,
-    comparable,
     comparisons,
     distinct,
+    families,
     groups,
     is_plain_mnist,
     obstacles,
@@ -57,9 +51,9 @@ from lab.comparison import (
     one_run_each,
     poolable,
 )
-from lab.files import check_room, write_json, write_text
-from lab.results import confusion_matrix, is_mnist, last, percentages, read_all
-from lab.sets import ONE_RUN_EACH, ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
+from lab.files import check_room, write_text
+from lab.published import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
+from lab.results import ONE_RUN_EACH, confusion_matrix, last, percentages, read_all
 from lab.settings import RunError, printable
 from lab.stats import Interval, is_skewed, mean_interval
 from run_experiments import ALL, EXPERIMENTS, SETS
@@ -69,9 +63,6 @@ from run_experiments import ALL, EXPERIMENTS, SETS
 ROOT = Path(__file__).resolve().parent
 CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 CLAIM = (TUTORIAL_ACCURACY, "the tutorial's claim")  # a line in the figures
-# The size of images that are not 28×28, and how many digits are on them.
-IMAGES = {"whole": ("56×56", 1), "cards": ("128×128", 6), "straight cards": ("28×133", 6)}
-STRENGTH = "strength of the distortion"
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
 # What the seven ask, under two recipes; without a transformer they are one.
@@ -79,24 +70,8 @@ ASKED = ("no transformer", "no transformer, CoordConv", "transformer", "CoordCon
 ASKED += ("in the localisation network", "in both")
 RECIPES = {
     "the tutorial's recipe": ("exp_03", "exp_04", "exp_02", "exp_05", "exp_06", "exp_07"),
-    "the steady recipe": tuple(row.id for row in SETS["steady"]),
+    "the steady recipe": tuple(row.id for row in SETS.get("steady", ())),
 }
-# Figures of images that are made of digits, by their prefix: their families of comparisons.
-DISTORTED = {"Perspective": "In perspective", "Card": "Cards"}
-RECORDS = {  # the records in results/: the experiments of each
-    "runs": tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY),
-    "steady": RECIPES["the steady recipe"],
-    "swings": tables.SWINGS,
-    "homography": tables.HOMOGRAPHIES,
-    "perspective": tables.PERSPECTIVE,
-    "whole": tables.WHOLE,
-    "long": tables.LONG,
-    "card": tables.CARD,
-    "formulations": ("exp_02", "exp_03", "exp_07"),
-}
-SHOWN = ("exp_02", "exp_14", "exp_16")  # networks of weights/ whose transforms the documentation shows
-ANIMATED = ("exp_16",)  # there, too, with the statistics of its classes
-CARDS_SHOWN = 40  # scenes
 
 
 # what is drawn
@@ -112,9 +87,9 @@ def diagram(experiment):
     transform = "homography" if "Homography" in experiment.model else "affine"
     passes = f" × {arguments['passes']}" if "passes" in arguments else ""
     title, bypass = f"{experiment.id}: {experiment.question}", arguments.get("bypass_localisation", False)
-    image, n_digits = IMAGES.get(experiment.data, ("28×28", 1))
-    warp = f"{transform}{passes}\nwarp"
-    return figures.network_diagram(title, localisation, classifier, warp, bypass, image, n_digits)
+    spec = datasets()[experiment.data]
+    image, warp = "×".join(map(str, spec.image_size)), f"{transform}{passes}\nwarp"
+    return figures.network_diagram(title, localisation, classifier, warp, bypass, image, spec.n_digits)
 
 
 def value_rows(record):
@@ -219,10 +194,9 @@ def comparison_figures(record, pool=False):
     """Return {file name: Figure} of all that compares runs, a set of figures for each data set."""
     drawn = {}
     for (title, prefix), part in by_data(record).items():
-        kind = next((words for name, words in DISTORTED.items() if name in prefix), "The seven")
-        # Without the transformer's own effect where images are distorted, beside which the others could not be seen.
-        pairs = (pair for name in FAMILIES if name.startswith(kind) for pair in FAMILIES[name])
-        family = [pair for pair in pairs if pair[1] not in ("exp_12", "exp_31")]
+        spec = spec_of(next(iter(part.values()))["data"])
+        pairs = (pair for name in spec.figure_families for pair in families()[name])
+        family = [pair for pair in pairs if pair[1] not in spec.figure_omits]
         drawn[f"{prefix}AccuracyComparison.png"] = accuracy_figure(part, title if title != "MNIST" else "")
         both = recipe_panels(part, part) if title == "MNIST" else []
         drawn[f"{prefix}RecipesComparison.png"] = recipes_figure(both)
@@ -230,12 +204,25 @@ def comparison_figures(record, pool=False):
         drawn[f"{prefix}AccuracyCurves.png"] = accuracy_curves(part)
         drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, LOSS)
         drawn[f"{prefix}ConfusionComparison.png"] = confusion_figure(part)
-        panels = tables.strength_curves(part, ALL)
-        drawn[f"{prefix}Strength.png"] = figures.strength_curves(panels, STRENGTH) if panels else None
+        extra = load_object(spec.extra_figures)(part, ALL) if spec.extra_figures else {}
+        drawn |= {f"{prefix}{name}": drawing for name, drawing in extra.items()}
         baselines = [runs[1] for exp_id in ("exp_01", "exp_02") if 1 in (runs := of_experiment(part, ALL[exp_id]))]
         curves = [(run["experiment_name"], train_losses(run)) for run in baselines]
         drawn[f"{prefix}train_loss.png"] = figures.loss_curves(curves, LOSS) if curves else None
     return {name: drawing for name, drawing in drawn.items() if drawing}
+
+
+def read_runs(out, pool=False):
+    """Return the record of the runs in a folder; say on stderr which are left out, and which are not compared."""
+    found, complaints = read_all(out)
+    found, same = distinct(found)
+    complaints += same
+    if not pool:
+        found, more = poolable(found)
+        complaints += more + obstacles(found, ALL)
+    for complaint in complaints:
+        print(printable(complaint), file=sys.stderr)
+    return found
 
 
 def draw_comparison(record, target, pool=False, within=tables.ENOUGH):
@@ -256,15 +243,13 @@ def draw_comparison(record, target, pool=False, within=tables.ENOUGH):
 
 
 def dataset_of(settings):
-    """Return the images of a run on MNIST, as it is or in perspective. Raise ValueError for other data."""
+    """Return the images of a run on MNIST, as it is or what a study makes of it. Raise ValueError for other data."""
     from stn import data
-    from stn.data_sets import KINDS, described, of_kind
 
-    digits = data.load()
-    for kind in KINDS:
-        if described(kind, digits.description) == settings["data"]:
-            return of_kind(kind, digits)
-    raise ValueError("only runs on MNIST can be animated")
+    digits, spec = data.load(), spec_of(settings["data"])
+    if spec.describe(digits.description) != settings["data"]:
+        raise ValueError("only runs on MNIST can be animated")
+    return spec.built(digits)
 
 
 def save_animation(path, settings, transforms, digits):
@@ -274,13 +259,13 @@ def save_animation(path, settings, transforms, digits):
     """
     import torch
 
-    from stn.data_sets import measures_of
+    from stn.data import metrics_of
 
-    measures, padding = measures_of(digits), settings["arguments"].get("padding", "zeros")
+    metrics, padding = metrics_of(digits), settings["arguments"].get("padding", "zeros")
     pictures = []
     for epoch, homographies in enumerate([torch.eye(3).expand(N_ANIMATED, 3, 3), *transforms]):
         title = f"{settings['experiment_name']}, {f'after epoch {epoch}' if epoch else 'at the start'}"
-        pictures.append(measures.draw_warps(digits, homographies[:N_ANIMATED], title, padding))
+        pictures.append(metrics.draw_warps(digits, homographies[:N_ANIMATED], title, padding))
     figures.save_animation(pictures, path)
 
 
@@ -311,116 +296,6 @@ def animate(out, name):
     return path
 
 
-def draw_shown(pictures):
-    """Draw scenes with cards, and what the transformers of single runs do, from weights/."""
-    from stn import data, measures, trained
-    from stn.card_data import TEST_SEED, scenes, sources_of
-
-    drawn = scenes(sources_of(data.load(), "test", "test"), CARDS_SHOWN, TEST_SEED, 1.0)
-    figures.save(figures.scenes(drawn.images[:, 0], "the first test scenes"), pictures / "scenes.png")
-
-    for exp_id in SHOWN:
-        _, model, run = trained.load(exp_id)
-        name, digits = run["experiment_name"], dataset_of(run)
-        figures.save(
-            measures.draw_transforms(model, digits, name), pictures / f"visualized_transformation_{exp_id}.png"
-        )
-        if exp_id in ANIMATED:
-            statistics = measures.of_transformer(model, digits).statistics
-            figures.save(figures.class_statistics(*statistics, name), pictures / f"class_statistics_{exp_id}.png")
-            _, transforms = trained.read_kept(exp_id, part="transforms")
-            save_animation(pictures / f"transformation_{exp_id}.gif", run, transforms, digits)
-
-
-def draw_card(path, exp_id="exp_40", number=0):
-    """Draw what extract_id.py makes of a test scene shown large, by a network in weights/."""
-    from PIL import Image
-
-    from stn import photographs, trained
-
-    network = trained.load(exp_id)
-    scene = dataset_of(network.results).test_images[number, 0].numpy()
-    photo = Image.fromarray(scene).resize((1024, 1024), Image.Resampling.BICUBIC).convert("RGB")
-    card = photographs.find_card(photo, network.model, photographs.alignment(network))
-    pictures = photographs.outlined(photo, card), photographs.straightened(photo, card)
-    figures.save(figures.card_found(*map(np.asarray, pictures), card.number), path)
-
-
-# the documentation
-
-
-def write_docs(results, docs, pictures):
-    """Write docs/results.md, and every figure of the documentation into `pictures`, from what is kept."""
-    names = "runs", "steady", "swings", "perspective", "whole", "card"
-    runs, steady, swings, *distorted = (read_json(results / f"{name}.json") for name in names)
-    drawn = comparison_figures(runs)
-    for record in distorted:
-        drawn |= comparison_figures(record)
-    drawn["RecipesComparison.png"] = recipes_figure(recipe_panels(runs, steady))
-    drawn["StabilityCurves.png"] = accuracy_curves(swings)
-    drawn["LongCurves.png"] = curves_figure(read_json(results / "long.json"), train_losses, LOSS)
-    drawn["diagram.png"] = figures.network_diagram("")
-    for name, drawing in drawn.items():
-        if not (name.endswith("Curves.png") and name.startswith(tuple(DISTORTED))):  # these show nothing new
-            figures.save(drawing, pictures / name)
-    draw_shown(pictures)
-    draw_card(pictures / "extract_id.png")
-    write_text(docs / "results.md", tables.results_document(results, ALL))
-
-
-def as_in_the_table(run, plain=False):
-    """Tell whether a run is its experiment's as the table has it, on MNIST: no short look and no variation."""
-    experiment = ALL[run["experiment_name"][:6]]
-    settings = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, "plain_convolutions": plain}
-    settings |= experiment.recipe._asdict()
-    return is_mnist(run["data"]) and all(run[key] == value for key, value in settings.items())
-
-
-def complete(out, found, exp_ids, plain=False):
-    """Return the runs of a set as the table has it, of each experiment those whose numbers all of them have.
-
-    Raise ValueError if there are none, or if code or machines differ.
-    """
-    runs = {exp_id: of_experiment(found, ALL[exp_id]) for exp_id in exp_ids}
-    full = [{n for n, run in of_one.items() if as_in_the_table(run, plain)} for of_one in runs.values()]
-    if missing := [exp_id for exp_id, numbers in zip(exp_ids, full, strict=True) if not numbers]:
-        raise ValueError(f"{out} has no full run of {', '.join(missing)}")
-    numbers = sorted(set.intersection(*full))
-    if not numbers:
-        raise ValueError(f"{out} has no number of which there is a full run of each experiment")
-    kept = {run["experiment_name"]: run for of_one in runs.values() for run in map(of_one.get, numbers)}
-    if not comparable(kept):
-        raise ValueError("the runs differ in code or machine")
-    return kept
-
-
-def record(out, name, found, results):
-    """Keep the runs of a complete set as results/<name>.json.
-
-    Of the formulations, <out> has the runs and <out>_plain the same in the plain form.
-    Raise ValueError or OSError if the set is not complete.
-    """
-    kept = complete(out, found, RECORDS[name])
-    if name == "formulations":
-        place = f"{Path(out)}_plain"
-        kept = {"fast": kept, "plain": complete(place, poolable(read_all(place)[0])[0], RECORDS[name], plain=True)}
-    write_json(results / f"{name}.json", kept)
-
-
-def keep(out, exp_ids, found):
-    """Keep the weights of run 01 of experiments in weights/, and print the paths.
-
-    Raise ValueError, OSError or RunError if a run is not there, not whole, or not as the table has it.
-    """
-    from stn import trained
-
-    for exp_id in exp_ids:
-        name = ALL[exp_id].directory(1)
-        if name not in found or not as_in_the_table(found[name]):
-            raise ValueError(f"{out} has no full run 01 of {exp_id}")
-        print(trained.keep(Path(out) / name, N_ANIMATED if exp_id in ANIMATED else 0))
-
-
 def main():
     cli.keep_streams()
     cli.end_with_the_reader()
@@ -432,15 +307,7 @@ def main():
     needed = f"tell how many runs intervals of ± POINTS need (default: {tables.ENOUGH})"
     add("--within", type=float, default=tables.ENOUGH, metavar="POINTS", help=needed)
     add("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
-    add("--record", choices=RECORDS, help="only keep the runs as results/NAME.json")
-    add("--keep", nargs="+", choices=ALL, metavar="EXP", help="only keep the weights of run 01 of these in weights/")
-    add(
-        "--docs", action="store_true", help="only write docs/results.md and .readme_figures/ from results/ and weights/"
-    )
     options = cli.parse(parser)
-    if options.docs:
-        write_docs(ROOT / "results", ROOT / "docs", ROOT / ".readme_figures")
-        return 0
     if not 0.001 <= options.within <= 100:
         parser.error(f"--within: points from 0.001 to 100 are needed, not {options.within}")
     if not Path(options.out).is_dir():
@@ -452,27 +319,12 @@ def main():
             parser.error(f"--animate {options.animate}: {error}")
         return 0
     try:
-        found, complaints = read_all(options.out)
+        found = read_runs(options.out, options.pool)
     except (OSError, EOFError) as error:
         parser.error(f"--out {options.out}: {error}")
-    found, same = distinct(found)
-    complaints += same
-    if not options.pool:
-        found, more = poolable(found)
-        complaints += more + obstacles(found, ALL)
-    for complaint in complaints:
-        print(printable(complaint), file=sys.stderr)
     if not found:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1
-    if options.record or options.keep:
-        try:
-            if options.record:
-                record(options.out, options.record, found, ROOT / "results")
-            keep(options.out, options.keep or (), found)
-        except (RunError, ValueError, OSError) as error:
-            parser.error(f"{'--record' if options.record else '--keep'}: {error}")
-        return 0
     target = Path(options.figures or options.out)
     try:
         check_room(target)

@@ -29,7 +29,7 @@ def read_image(path, picture, network, as_is):
 
     Raise ImageError, or OSError if the picture cannot be written.
     """
-    from stn.own_images import find_digits
+    from digits.own_images import find_digits
 
     found = find_digits(path, as_is)
     read = network.read(found.images)
@@ -60,9 +60,9 @@ def told(result):
 
 
 def list_networks():
-    from stn import trained
+    from digits import pretrained
 
-    for network in map(trained.load, trained.names()):
+    for network in map(pretrained.load, pretrained.names()):
         run = network.results
         accuracy = f"{last(run):.2f} % of {run['test_total']:,} test images"
         print(f"{network.name}  {network.description}: {accuracy}, seed {run['seed']}, commit {commit(run)}")
@@ -83,15 +83,15 @@ def main():
         parser.error("an image is needed")
     import torch
 
-    from stn import trained
-    from stn.image_files import ImageError, new_folder, tell_each
+    from digits import pretrained
+    from digits.image_files import ImageError, new_folder, tell_each
 
     torch.set_num_threads(1)  # images are small
     try:
         if options.list:
             list_networks()
             return 0
-        network = trained.load(options.weights).that_reads("digits")
+        network = pretrained.load(options.weights).that_reads("digits")
         new_folder(options.out)
     except (RunError, ImageError, OSError) as error:
         print(f"predict.py: {error}", file=sys.stderr)

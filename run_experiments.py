@@ -23,11 +23,12 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from lab import cli, pool, sets
+from lab import catalogue, cli, pool
 from lab.files import check_room, unwritable, write_json
 from lab.folder import altered, available_cores, other_code, read_results, state_of
 from lab.progress import Display, print_summary
-from lab.settings import SEED, ClusterError, Experiment, Job, RunError, printable
+from lab.results import ONE_RUN_EACH
+from lab.settings import SEED, ClusterError, Experiment, Job, Recipe, RunError, printable  # noqa: F401 (Recipe: for rows)
 
 # torch is imported late, by the functions that a worker calls: --help and --list answer at once.
 
@@ -54,9 +55,12 @@ EXPERIMENTS = (
                {"use_coordconf_localisation": True, "use_coordconf_classifier": True}),
 )
 # fmt: on
-# What the seven ask, with a localisation network that learns slowly; where nothing localises they are the same rows.
-SETS = {"original": EXPERIMENTS, **sets.SETS, "steady": (*EXPERIMENTS[2:4], sets.STABILITY[1], *sets.STEADY)}
-ALL = dict(sorted((row.id, row) for experiments in SETS.values() for row in experiments))
+SETS = {"original": EXPERIMENTS}
+for study in catalogue.studies().values():
+    SETS |= study.sets
+ALL = {row.id: row for rows in SETS.values() for row in rows if not isinstance(row, str)}
+ALL = dict(sorted(ALL.items()))
+SETS = {name: tuple(ALL.get(row, row) if isinstance(row, str) else row for row in rows) for name, rows in SETS.items()}
 
 
 def run(options, worker):
@@ -83,7 +87,7 @@ def run(options, worker):
         display.close()
         print_summary(jobs)
     if options.runs == 1 < len(jobs):
-        print(f"\n{sets.ONE_RUN_EACH}")
+        print(f"\n{ONE_RUN_EACH}")
     minutes = (time.monotonic() - started) / 60
     finished = [job for job in todo if job.status == "finished"]
     local = options.executor == "local"
@@ -144,16 +148,6 @@ def complain(message):
 WORKER = [sys.executable, str(Path(__file__).resolve()), "--worker"]
 
 
-def build(experiment, seed):
-    """Return a new network of the experiment; the seed decides its initial weights."""
-    import torch
-
-    import models
-
-    torch.manual_seed(seed)
-    return getattr(models, experiment.model)(**experiment.arguments)
-
-
 def train_job(job, options, on_progress=None):
     """Train one job in this process. Return ("finished", what the summary says of it) or ("failed", why)."""
     # TensorBoard's thread hands an OSError to the next flush, which raises it below: no need to report it twice.
@@ -180,15 +174,14 @@ def train_job(job, options, on_progress=None):
 def train_here(job, options, on_progress=None):
     """Train one job in this process and return its results. Raise RunError or DataError."""
     from stn.data import load
-    from stn.data_sets import of_kind
-    from train import configure, train_run
+    from train import build, configure, train_run
 
     configure()  # before anything is computed: the images in perspective, too, are those of one thread
     experiment = job.experiment
     return train_run(
         build(experiment, job.seed),
         job.settings,
-        of_kind(experiment.data, load(options.data)),
+        catalogue.datasets()[experiment.data].built(load(options.data)),
         options.out,
         options.device,
         options.force,
@@ -207,10 +200,8 @@ def prepare(options, jobs, on_progress=None):
     import torch
 
     from stn.data import read
-    from stn.data_sets import described, image_size
-    from stn.fast_conv import accelerated
     from stn.mnist import DataError
-    from train import settings_of
+    from train import build, fast_room, settings_of
 
     here = options.executor == "local"  # elsewhere there may be other devices
     if options.device is None:
@@ -224,10 +215,10 @@ def prepare(options, jobs, on_progress=None):
         return "failed", str(error)
     numbers = "mean {mean} and standard deviation {std}".format(**description)
     note = [f"{printable(options.data)}: normalised with the {numbers} of its training images"] if options.data else []
-    networks, settings, complaints = {}, {}, []
+    specs, networks, settings, complaints = catalogue.datasets(), {}, {}, []
     for row in {job.experiment.id: job.experiment for job in jobs}.values():  # once for all its runs: they may be many
         networks[row.id] = network = build(row, SEED)
-        what = network, row.name, row.arguments, row.epochs, described(row.data, description), options.device
+        what = network, row.name, row.arguments, row.epochs, specs[row.data].describe(description), options.device
         settings[row.id] = settings_of(*what, options.plain, recipe=row.recipe)
     for job in jobs:
         own = {"experiment_name": job.name, "n_epochs": job.n_epochs, "run": job.run, "seed": job.seed}
@@ -252,9 +243,9 @@ def prepare(options, jobs, on_progress=None):
         except OSError as error:
             return "failed", unwritable(options.out, error)
         if here and options.device == "cpu" and not options.plain:  # compile before there are more workers
-            for exp_id, kind in {job.experiment.id: job.experiment.data for job in todo}.items():
-                with accelerated(networks[exp_id]) as network:
-                    network(torch.zeros(2, 1, *image_size(kind))).sum().backward()
+            for row in {job.experiment.id: job.experiment for job in todo}.values():
+                with fast_room().accelerated(networks[row.id], "cpu") as network:
+                    network(torch.zeros(2, 1, *specs[row.data].image_size)).sum().backward()
     return "prepared", (options, jobs, note)
 
 

@@ -1,16 +1,15 @@
-"""Train one network, and leave behind all that is needed to look at it, to trust it and to go on with it.
+"""Train one network, and write its checkpoints, TensorBoard logs, figures and results.json.
 
     python train.py
 
-trains `Net_CoordConv_Homography` into experiments/test, over whatever is there (as in exp_08 of lab/sets.py: 30 epochs,
-a few minutes on a CPU). `train()` does the same with any network of yours. What is written: see lab/folder.py.
+trains `Net_CoordConv_Homography` into experiments/test and overwrites what is there (as exp_08: 30 epochs, a few
+minutes on a CPU). `train()` does the same with any network of yours. What is written: see lab/folder.py.
 """
 
 import math
 import sys
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +18,11 @@ import torch.nn.functional as F
 from torch.nn.parameter import is_lazy
 
 from lab import cli, figures, folder, results
+from lab.catalogue import find_network, spec_of
 from lab.files import Damaged, unwritable, write_json
 from lab.progress import Display
 from lab.settings import BATCH_SIZE, SEED, THREADS, TUTORIAL, Recipe, RunError, Settings, fingerprint
-from stn import fast_conv, tensorboard
+from stn import tensorboard
 from stn.checkpoint import (
     code_of,
     load_checkpoint,
@@ -32,11 +32,10 @@ from stn.checkpoint import (
     structure,
     weights_signature,
 )
-from stn.data import epoch_order, epoch_seed, load
-from stn.data_sets import measures_of
-from stn.measures import N_SHOWN, TransformerMeasures, batches, confusion, has_transformer, homographies
+from stn.data import epoch_order, epoch_seed, load, metrics_of
+from stn.metrics import N_SHOWN, TransformerMeasures, batches, confusion, has_transformer, homographies
 from stn.mnist import DataError
-from stn.step import new_optimizer_state, trainable, training_step, unchanged
+from stn.step import is_local, loss_of, trainable, unchanged
 
 STEPS_BETWEEN_LOOKS = 50  # from one look at the loss, and one call of `on_progress`, to the next
 
@@ -73,22 +72,22 @@ def train(
     seed: decides the order of the images and the dropout of every epoch. Sets torch's global seed.
     recipe: the optimiser and its learning rates.
     data: a `stn.data.Dataset`; MNIST if None.
-    plain: compute convolutions by torch's own layers alone, on a CPU, too (see stn/fast_conv.py).
-    device: "cpu", "cuda" or "cuda:N". A model with the attribute `repeatable` set, which says that it computes the
-        same operations whatever the values, trains faster (see stn/step.py), on a GPU several times: it must not
-        branch on values, nor ask for one (`.item()`), nor make tensors from Python numbers.
+    plain: train by the plain loop of this file and torch's own layers, whatever fast/ could do.
+    device: "cpu", "cuda" or "cuda:N". A model with the attribute `repeatable` set trains faster (see fast/step.py), on
+        a GPU several times. It says that its operations are the same whatever the values: no branches on values, no
+        `.item()`, no tensors made from Python numbers.
     question: what the run is to answer; only shown, in TensorBoard.
     log_images: every how many epochs TensorBoard gets images and the parameters of the transformer; 0 for never.
     on_progress: called as on_progress(epoch, steps done, steps in all, last epoch's accuracy in % or None) now and
         then.
     """
-    if folder.code_hash() != folder.IMPORTED:
+    data = load() if data is None else data
+    if folder.code_changed(spec_of(data.description).sources):
         raise RunError(f"{experiment_name}: the code has changed since it was imported; start Python again")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, TypeError, AssertionError) as error:  # the last one: torch has been built without CUDA
         raise RunError(f"{experiment_name}: device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
-    data = load() if data is None else data
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):  # its first images decide the sizes
         check_outputs(model.to(device), data, device, experiment_name)
     own = {"run": run, "seed": seed, "recipe": recipe, "plain": plain}
@@ -96,11 +95,17 @@ def train(
     return train_run(model, settings, data, out, device, overwrite, question, log_images, on_progress)
 
 
+def build(experiment, seed):
+    """Return a new network of an `Experiment`; the seed decides its initial weights."""
+    torch.manual_seed(seed)
+    return find_network(experiment.model)(**experiment.arguments)
+
+
 def settings_of(model, experiment_name, arguments, n_epochs, data, device, plain=False, **own):
     """Return the `Settings` of a run. data: the description of a data set. Raise RunError if they cannot be."""
     kind_of_device = torch.device(device).type
-    own["plain_convolutions"] = plain or (kind_of_device == "cpu" and fast_conv.kernels() is None)
-    own |= {"device": kind_of_device, "code": code_of(model), "git_commit": folder.git_commit()}
+    own["plain_convolutions"] = plain or not (fast_room() and fast_room().is_available(kind_of_device))
+    own |= {"device": kind_of_device, "code": code_of(model, data), "git_commit": folder.git_commit()}
     own |= {"versions": folder.versions(), "structure": structure(model)}
     kind, signature = type(model).__name__, weights_signature(model)
     return Settings(experiment_name, kind, arguments or {}, signature, n_epochs, data, **own)
@@ -119,13 +124,14 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
                 return take_finished(place, model.to(device), settings, device)
             if state == "failed":
                 raise RunError(folder.failure(place))
-            if code_of(model) != settings.code:
+            if code_of(model, settings.data) != settings.code:
                 raise RunError(f"{place}: the code has changed since this command was started; start it again")
             check_outputs(model.to(device), data, device, settings.experiment_name)
             data = data.to(device)
             clock = Clock()
-            with fast_conv.accelerated(model, settings.device == "cpu" and not settings.plain_convolutions):
-                training = Training.of(model, data, settings)
+            fast = None if settings.plain_convolutions else fast_room()
+            with fast.accelerated(model, settings.device) if fast else nullcontext():
+                training = new_training(model, data, settings, fast)
                 device_name = (
                     torch.cuda.get_device_name(device) if settings.device == "cuda" else folder.processor_name()
                 )
@@ -191,39 +197,74 @@ def configure():
     torch.backends.cudnn.allow_tf32 = False
 
 
-class Training(NamedTuple):
-    """What makes the steps of a run."""
+class PlainTraining:
+    """The training steps of a run, as one reads them: forward, loss, backward, two groups of parameters, update."""
 
-    step: Callable  # see `stn.step.training_step`
-    lr_scale: torch.Tensor  # multiplies the learning rates
-    optimizer_state: dict
+    def __init__(self, model, data, recipe):
+        self.model, self.data, self.recipe = model, data, recipe
+        rates, named = recipe.as_settings(), trainable(model)
+        self.localiser = [parameter for name, parameter in named if is_local(name)]
+        groups = [
+            {"params": [p for name, p in named if not is_local(name)], "lr": rates["learning_rate"]},
+            {"params": self.localiser, "lr": rates["localisation_rate"]},
+        ]
+        self.optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[recipe.optimizer](groups)
+        self.rates = [group["lr"] for group in groups]
 
-    @classmethod
-    def of(cls, model, data, settings):
-        """Prepare the training of a network, and try it on a full batch and on the last one of an epoch.
+    def step(self, batch):
+        """Make a step on the training images of given indices (B,); return its mean loss, a scalar."""
+        loss = loss_of(self.model, *self.data.batch(batch))
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.recipe.localisation_norm:
+            torch.nn.utils.clip_grad_norm_(self.localiser, self.recipe.localisation_norm)
+        self.optimizer.step()
+        return loss.detach()
 
-        The network stays as it is. Raise RunError if either fails: the last may be of one image only, say, which batch
-        normalisation refuses.
-        """
-        name, n = settings.experiment_name, len(data.train_labels)
-        lr_scale = torch.ones((), device=data.train_images.device)
-        optimizer_state = new_optimizer_state(model, settings.recipe)
-        with as_run_error(name, "a training step cannot be recorded (see `repeatable` in the docstring of train)"):
-            step = training_step(model, data, settings.recipe, lr_scale, optimizer_state)
-        for size in sorted({min(n, BATCH_SIZE), n % BATCH_SIZE} - {0}, reverse=True):
-            images = f"{size} image{'s' if size > 1 else ''}"
-            with unchanged(model, optimizer_state), as_run_error(name, f"a training step on a batch of {images} fails"):
-                model.train()
-                step(torch.arange(size, device=lr_scale.device))
-        return cls(step, lr_scale, optimizer_state)
+    def scale_rates(self, factor):
+        """Multiply the learning rates of the recipe, for the steps from now on."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def state_dict(self):
+        """Return what the optimiser remembers from step to step."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state):
+        self.optimizer.load_state_dict(state)
+
+
+def fast_room():
+    """Return the package fast/, None without it."""
+    try:
+        import fast
+    except ImportError:
+        return None
+    return fast
+
+
+def new_training(model, data, settings, fast=None):
+    """Prepare the training of a network, and try it on a full batch and on the last one of an epoch.
+
+    The network stays as it is. Raise RunError if either fails: the last may be of one image only, say, which batch
+    normalisation refuses. fast: the package of what is fast, None for the plain loop.
+    """
+    name, n = settings.experiment_name, len(data.train_labels)
+    with as_run_error(name, "a training step cannot be recorded (see `repeatable` in the docstring of train)"):
+        training = (fast.new_training if fast else PlainTraining)(model, data, settings.recipe)
+    for size in sorted({min(n, BATCH_SIZE), n % BATCH_SIZE} - {0}, reverse=True):
+        what = f"a training step on a batch of {size} image{'s' if size > 1 else ''} fails"
+        with unchanged(model, training), as_run_error(name, what):
+            model.train()
+            training.step(torch.arange(size, device=data.train_images.device))
+    return training
 
 
 def epochs(model, settings, data, training, clock, place, question, log_images, on_progress):
     """Train the epochs that are missing. Return the history, the predictions of the test images, and a `Conclusion`."""
     recipe, n_epochs, seed = settings.recipe, settings.n_epochs, settings.seed
-    step, lr_scale, optimizer_state = training
-    owner = fingerprint(settings.as_json())
-    history, transforms = load_checkpoint(place, owner, model, optimizer_state, data.train_images.device)
+    owner, device = fingerprint(settings.as_json()), data.train_images.device
+    history, transforms = load_checkpoint(place, owner, model, training, device)
     predictions = conclusion = None
     with tensorboard.open_writer(place, history) as writer:
         if not history:
@@ -233,15 +274,17 @@ def epochs(model, settings, data, training, clock, place, question, log_images, 
             torch.manual_seed(epoch_seed(seed, epoch))  # dropout; an epoch depends on (seed, epoch) alone
             order = epoch_order(len(data.train_labels), seed, epoch)
             data.draw_epoch(seed, epoch)
-            lr_scale.fill_(recipe.lr_scale(epoch, n_epochs))
+            training.scale_rates(recipe.lr_scale(epoch, n_epochs))
             accuracy = history[-1]["test_accuracy"] if history else None
             progress = on_progress and (lambda *steps, epoch=epoch, last=accuracy: on_progress(epoch, *steps, last))
             model.train()
-            train_loss = train_epoch(step, order.to(lr_scale.device), progress)
+            train_loss = train_epoch(training.step, order.to(device), progress)
             train_seconds = clock.lap()
             test_loss, predictions = evaluate(model, data.test_images, data.test_labels)
             test_seconds = clock.lap()
-            if not all_finite(train_loss, test_loss, *model.state_dict().values(), *optimizer_state.values()):
+            if not all_finite(
+                train_loss, test_loss, *tensors_in(model.state_dict()), *tensors_in(training.state_dict())
+            ):
                 losses = f"train loss {train_loss}, test loss {test_loss}"
                 folder.fail(place, f"the loss or a weight in epoch {epoch} is not finite ({losses})")
             correct = int((predictions == data.test_labels).view(len(predictions), -1).all(1).sum())
@@ -265,7 +308,7 @@ def epochs(model, settings, data, training, clock, place, question, log_images, 
             # All that is not in the three: preparations, measures and figures, the checkpoint of the epoch before.
             entry["other_seconds"] = clock.rest(train_seconds + test_seconds + entry["log_seconds"])
             history.append(entry)
-            save_checkpoint(place, owner, model, optimizer_state, history, transforms)
+            save_checkpoint(place, owner, model, training, history, transforms)
     if predictions is None:  # all epochs were complete already
         _, predictions = evaluate(model, data.test_images, data.test_labels)
         conclusion = conclude(place, model, data, predictions)
@@ -283,10 +326,10 @@ class Clock:
         before, self.last = self.last, time.perf_counter()
         return round(self.last - before, 3)
 
-    def rest(self, told):
-        """Return the seconds since the last rest, or the start, that are not among those already told."""
+    def rest(self, accounted):
+        """Return the seconds since the last call, or the start, less those that are accounted for already."""
         before, self.counted = self.counted, time.perf_counter()
-        return round(max(0.0, self.counted - before - told), 3)
+        return round(max(0.0, self.counted - before - accounted), 3)
 
 
 def train_epoch(step, order, on_progress=None):
@@ -304,6 +347,13 @@ def train_epoch(step, order, on_progress=None):
             if on_progress:
                 on_progress(number, len(batches))
     return total.item() / len(order)
+
+
+def tensors_in(state):
+    """List the tensors of a state dict, nested or not."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    return [tensor for value in state.values() for tensor in tensors_in(value)] if isinstance(state, dict) else []
 
 
 def all_finite(*values):
@@ -326,7 +376,7 @@ def evaluate(model, images, labels):
 class Conclusion(NamedTuple):
     """What was found when a network had been trained, see `conclude`."""
 
-    confusion: list  # of all digits, see `stn.measures.confusion`
+    confusion: list  # of all digits, see `stn.metrics.confusion`
     confusion_png: Path
     transformer: TransformerMeasures | None
 
@@ -336,15 +386,15 @@ def conclude(place, model, data, predictions):
 
     predictions: the predicted classes of the test images, in the shape of their labels.
     """
-    name, measures = place.name, measures_of(data)
+    name, metrics = place.name, metrics_of(data)
     found = Conclusion(
         confusion(data.test_labels, predictions),
         place / "confusion_matrix.png",
-        measures.of_transformer(model, data),
+        metrics.measure_transformer(model, data),
     )
     figures.save(figures.confusion_matrix(found.confusion, name), found.confusion_png)
     if hasattr(model, "transform"):
-        figures.save(measures.draw_transforms(model, data, name), place / "visualized_transformation.png")
+        figures.save(metrics.draw_transforms(model, data, name), place / "visualized_transformation.png")
     if found.transformer and found.transformer.statistics:
         figures.save(figures.class_statistics(*found.transformer.statistics, name), place / "class_statistics.png")
     return found

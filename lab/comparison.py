@@ -3,15 +3,16 @@
 import itertools
 import json
 import re
+from collections import Counter
 
-from lab.results import MNIST, PARTS, has_mnist_labels, last, percentages
-from lab.sets import PERSPECTIVE_SIGMA
+from lab.catalogue import spec_of, studies
+from lab.results import MNIST, PARTS, is_mnist, last, percentages
 from lab.settings import differences
 from lab.stats import compare, corrected, steps
 
 # Families of comparisons: (experiment, its partner, what the one has and the other has not). The p-values of a family
 # are corrected together.
-FAMILIES = {
+THE_SEVEN = {
     "The seven": (
         ("exp_02", "exp_01", "ten more epochs"),
         ("exp_02", "exp_03", "the transformer"),
@@ -20,58 +21,6 @@ FAMILIES = {
         ("exp_06", "exp_02", "CoordConv in the localisation network"),
         ("exp_07", "exp_02", "CoordConv in both"),
     ),
-    "The steady recipe": (
-        ("exp_21", "exp_03", "the transformer"),
-        ("exp_04", "exp_03", "CoordConv in the classifier, without a transformer"),
-        ("exp_23", "exp_21", "CoordConv in the classifier"),
-        ("exp_24", "exp_21", "CoordConv in the localisation network"),
-        ("exp_25", "exp_21", "CoordConv in both"),
-    ),
-    "The swings": (
-        ("exp_20", "exp_02", "padding with the background"),
-        ("exp_21", "exp_02", "a slow localisation network"),
-        ("exp_22", "exp_02", "both"),
-    ),
-    "A homography on MNIST as it is": (
-        ("exp_08", "exp_02", "a homography, background and slow localisation"),
-        ("exp_08", "exp_22", "a homography alone"),
-        ("exp_09", "exp_08", "CoordConv in the classifier"),
-        ("exp_10", "exp_08", "CoordConv in the localisation network"),
-        ("exp_11", "exp_08", "CoordConv in both"),
-    ),
-    "In perspective, homography against affine": (
-        ("exp_14", "exp_13", "a homography instead of an affine transform"),
-        ("exp_16", "exp_17", "with four passes, a homography instead of an affine transform"),
-    ),
-    "In perspective, passes": (
-        ("exp_13", "exp_12", "one affine pass"),
-        ("exp_15", "exp_14", "a second pass of a homography"),
-        ("exp_16", "exp_15", "a third and a fourth pass"),
-        ("exp_17", "exp_13", "three more affine passes"),
-    ),
-    "In perspective, CoordConv": (
-        ("exp_18", "exp_14", "CoordConv in the localisation network"),
-        ("exp_19", "exp_16", "with four passes, CoordConv in the localisation network"),
-    ),
-    "Cards, finding": (
-        ("exp_32", "exp_31", "an affine transformer"),
-        ("exp_33", "exp_32", "a homography instead of an affine transform"),
-        ("exp_34", "exp_33", "a second pass"),
-        ("exp_35", "exp_34", "a third and a fourth pass"),
-        ("exp_40", "exp_35", "with four passes, corners that are taught"),
-    ),
-    "Cards, CoordConv in the localisation network": (
-        ("exp_36", "exp_32", "with an affine transform, CoordConv"),
-        ("exp_37", "exp_33", "with a homography, CoordConv"),
-        ("exp_38", "exp_34", "with two passes, CoordConv"),
-        ("exp_39", "exp_35", "with four passes, CoordConv"),
-    ),
-    "In perspective, whole images": (
-        ("exp_27", "exp_26", "a homography instead of an affine transform"),
-        ("exp_29", "exp_28", "with four passes, a homography instead of an affine transform"),
-        ("exp_28", "exp_26", "three more affine passes"),
-        ("exp_29", "exp_27", "three more passes of a homography"),
-    ),
 }
 N_STEPS = 10  # the last changes from epoch to epoch that are looked at
 # What must be equal in runs that are compared: the code, the machine's kind, the form, the data.
@@ -79,6 +28,11 @@ PROVENANCE = ("code", "device", "device_name", "versions", "plain_convolutions",
 # What may differ between runs of one experiment, and what a run has measured.
 OWN = {"run", "seed", "experiment_name", "weights_signature", "git_commit", "code", "cores"}
 MEASURED = {"avg_test_loss", "test_correct", "seconds", *PARTS, "transformer", "history", "wrong"}
+
+
+def families():
+    """Return {name: family} of the seven and of every study."""
+    return THE_SEVEN | {name: family for study in studies().values() for name, family in study.families.items()}
 
 
 def split_name(name, run):
@@ -179,8 +133,14 @@ def obstacle(record, pair, table):
 
 def obstacles(record, table):
     """List a line about each pair of experiments that is there and must not be compared."""
-    pairs = dict.fromkeys(pair[:2] for family in FAMILIES.values() for pair in family)
+    pairs = dict.fromkeys(pair[:2] for family in families().values() for pair in family)
     return [f"{why} (--pool compares them)" for pair in pairs if (why := obstacle(record, pair, table))]
+
+
+def by_seed(runs, value):
+    """Return {seed: value of the run} of {number: run}, without runs that share a seed: pairs are of equal seeds."""
+    seeds = Counter(run["seed"] for run in runs.values())
+    return {run["seed"]: value(run) for run in runs.values() if seeds[run["seed"]] == 1}
 
 
 def comparisons(record, family, table, value=last, pool=False):
@@ -188,7 +148,7 @@ def comparisons(record, family, table, value=last, pool=False):
     found = {}
     for pair in family:
         runs = (of_experiment(record, table[exp_id]) for exp_id in pair[:2])
-        comparison = compare(*({number: value(run) for number, run in of_one.items()} for of_one in runs))
+        comparison = compare(*(by_seed(of_one, value) for of_one in runs))
         if comparison and (pool or not obstacle(record, pair, table)):
             found[pair] = comparison
     return corrected(found)
@@ -196,7 +156,7 @@ def comparisons(record, family, table, value=last, pool=False):
 
 def is_plain_mnist(run):
     """Tell whether a run is on MNIST as it is, and may be shown beside what others have published on it."""
-    return has_mnist_labels(run["data"]) and "perspective_sigma" not in run["data"]
+    return is_mnist(run["data"]) and spec_of(run["data"]).beside_published
 
 
 def last_steps(runs):
@@ -218,23 +178,17 @@ def falls(record, after=10):
 
 
 def by_data(record):
-    """Split a record by data set, known by its checksum: {(title, prefix of file names): record}, MNIST first.
+    """Split a record by data set: {(title, prefix of file names): record}, those made of MNIST first.
 
-    Names of figures need a prefix only for distorted images, and for a second data set.
+    Digits are known by their checksum, whatever their name; those of a second checksum have a prefix of their own.
     """
     found = {}
     digests = sorted({run["data"].get("md5", "unknown") for run in record.values()}, key=lambda md5: md5 != MNIST)
     for name, run in record.items():
-        data = run["data"]
+        data, spec = run["data"], spec_of(run["data"])
         md5 = data.get("md5", "unknown")
-        title = "MNIST" if md5 == MNIST else f"{data['name']!r} (MD5 {md5}), {run['test_total']:,} test images"
+        digits = "MNIST" if md5 == MNIST else f"{data['name']!r} (MD5 {md5}), {run['test_total']:,} test images"
         prefix = "" if md5 == digests[0] else re.sub(r"\W", "_", data["name"]) + f"_{md5[:6]}_"
-        if sigma := data.get("perspective_sigma"):
-            usual = sigma == PERSPECTIVE_SIGMA
-            title, prefix = f"{title} in perspective, {sigma} pixels", f"{prefix}Perspective{'' if usual else sigma}"
-        if "canvas" in data:
-            title, prefix = f"{title}, whole images", f"{prefix}Whole"
-        if "digits" in data:
-            title, prefix = f"Cards with numbers of {title}", f"{prefix}Card"
-        found.setdefault((title, prefix), {})[name] = run
-    return dict(sorted(found.items(), key=lambda item: (not item[0][0].startswith("MNIST"), item[0][1])))
+        key = spec.title.format(digits=digits), prefix + spec.figure_prefix
+        found.setdefault(key, {})[name] = run
+    return dict(sorted(found.items(), key=lambda item: ("MNIST" not in item[0][0], item[0][1])))

@@ -24,6 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lab import results
+from lab.catalogue import datasets
 from lab.files import check_room, read_sealed, remove_parts, sha256, write_text
 from lab.settings import FORMAT, ONLY_TOLD, RunError, differences
 
@@ -34,9 +35,12 @@ WRITTEN = (  # `results.json` first: without it a run does not look finished; no
     *("confusion_matrix.png", "class_statistics.png", "visualized_transformation.png", "transformation.gif"),
     "events.out.tfevents.*",
 )
-CODE = ("models.py", "coordconv.py", "train.py", "stn/*.py", "lab/settings.py")  # what a result depends on
-# but for these, which only use finished runs
-AFTERWARDS = ("stn/image_files.py", "stn/own_images.py", "stn/photographs.py", "stn/trained.py")
+# The files that every result depends on. What a data set of a study depends on is said in its `DatasetSpec`; what logs,
+# draws and compares is not among them.
+CODE = (
+    *("models.py", "coordconv.py", "train.py", "lab/settings.py", "fast/*.py"),
+    *(f"stn/{name}.py" for name in ("data", "metrics", "mnist", "step", "warps")),
+)
 DECISIVE = ("settings.json", "checkpoint.pt", "checkpoint_previous.pt", "results.json")  # a folder with one is a run's
 WIDEST_VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2", "AVX": "avx"}  # and their flags, the widest first
 WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"
@@ -193,18 +197,24 @@ def versions():
     return {"python": platform.python_version(), **{package: installed(package) for package in PACKAGES}}
 
 
-def code_files():
-    """List the files that a result depends on."""
-    left_out = {ROOT / name for name in AFTERWARDS}
-    return [path for pattern in CODE for path in sorted(ROOT.glob(pattern)) if path not in left_out]
+def code_files(sources=()):
+    """List the files that a result depends on; sources: patterns of those beside the core's (see `DatasetSpec`)."""
+    return [path for pattern in (*CODE, *sources) for path in sorted(ROOT.glob(pattern))]
 
 
-def code_hash():
-    """Return the SHA-256 of the files that a result depends on, as they are now."""
-    return hashlib.sha256(repr([(path.name, sha256(path)) for path in code_files()]).encode()).hexdigest()
+# {path: SHA-256} of the code that this process runs, whatever becomes of the files.
+IMPORTED = {path: sha256(path) for path in code_files(s for spec in datasets().values() for s in spec.sources)}
 
 
-IMPORTED = code_hash()  # of the code that this process runs, whatever becomes of the files
+def code_changed(sources=()):
+    """Tell whether one of the files that a result depends on is another than when this process imported it."""
+    return any(sha256(path) != IMPORTED.get(path) for path in code_files(sources))
+
+
+def code_hash(sources=(), others=()):
+    """Return the SHA-256 of the files that a result depends on, as imported, and of others by their content now."""
+    own = [(path.relative_to(ROOT).as_posix(), IMPORTED.get(path) or sha256(path)) for path in code_files(sources)]
+    return hashlib.sha256(repr((own, [sha256(path) for path in others])).encode()).hexdigest()
 
 
 @lru_cache

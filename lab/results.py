@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from lab.catalogue import spec_of
 from lab.files import write_json
 
 ARCHIVED_LABELS = Path(__file__).resolve().parent.parent / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
@@ -25,6 +26,13 @@ COLUMNS = ("train_loss", "test_loss", "test_correct")  # of the history, in the 
 PARTS = ("train_seconds", "test_seconds", "log_seconds", "other_seconds")  # of an epoch, summed up there
 # What follows from the rest, with the labels of the test images, or identifies files of the run's folder.
 FOLLOWS = ("confusion_matrix", "test_accuracy", "predictions", "weights", "events")
+
+# For whoever has one run of each experiment.
+ONE_RUN_EACH = (
+    "One run of each says little: runs that differ in nothing but the seed can lie further apart than experiments do, "
+    "under the tutorial's recipe by more than a point. Ten of each (--runs 10) show what is not luck, and more sharply "
+    "with a localisation network that learns slowly (--set steady --runs 10)."
+)
 
 
 def write(path, content):
@@ -86,8 +94,7 @@ KINDS = {  # what a results.json must have
     **dict.fromkeys(("code", "git_commit", "weights"), str | None),
     **dict.fromkeys(("transformer", "events"), dict | None),
 }
-DATA_KINDS = {"name": str, "md5": str | None, "perspective_sigma": NUMBER | None, "canvas": int | None}
-DATA_KINDS |= {"digits": int | None, "cards_strength": NUMBER | None}
+DATA_KINDS = {"name": str, "md5": str | None}
 
 
 def is_mnist(data):
@@ -96,8 +103,8 @@ def is_mnist(data):
 
 
 def has_mnist_labels(data):
-    """Tell whether the test images of a data set are MNIST's, as they are or distorted, one after the other."""
-    return is_mnist(data) and "digits" not in data
+    """Tell whether the test images of a data set have the labels of MNIST's, one after the other."""
+    return is_mnist(data) and spec_of(data).labels_of_digits
 
 
 def check(content):
@@ -107,7 +114,7 @@ def check(content):
         raise ValueError(f"{', '.join(wrong)} is missing or of another kind")
     history, matrix, predicted = content["history"], content["confusion_matrix"], content["predictions"]
     correct, total, last_epoch = content["test_correct"], content["test_total"], history[-1]
-    n_digits = content["data"].get("digits", 1)  # of each image
+    n_digits = spec_of(content["data"]).n_digits  # of each image
     if not all(0 <= epoch[key] < math.inf for epoch in history for key in ("train_loss", "test_loss", *PARTS)):
         raise ValueError("a loss or a time is negative or not finite")
     numbers = [epoch["epoch"] for epoch in history]

@@ -37,7 +37,7 @@ class Recipe(NamedTuple):
 
     optimizer: str = "sgd"  # plain, or "adam" with torch.optim.Adam's betas and eps
     learning_rate: float = 0.01
-    localisation_rate: float = 0.01  # of the parameters whose names begin with "loc_"
+    localisation_rate: float | None = None  # of the parameters whose names begin with "loc_"; None: as the others
     localisation_norm: float | None = None  # clip the gradient of those to this norm
     decay: bool = False  # let both rates fall to 0 along a half cosine, from epoch to epoch
 
@@ -45,10 +45,15 @@ class Recipe(NamedTuple):
         """Return the factor of both rates in an epoch, 1 to n_epochs."""
         return (1 + math.cos(math.pi * (epoch - 1) / n_epochs)) / 2 if self.decay else 1.0
 
+    def as_settings(self):
+        """Return the settings of a run as a dict, with both rates as numbers."""
+        local = self.learning_rate if self.localisation_rate is None else self.localisation_rate
+        return self._asdict() | {"localisation_rate": local}
+
     def check(self):
         """Raise ValueError if there is no such optimiser, or a rate or norm is not a positive number."""
         norm = 1.0 if self.localisation_norm is None else self.localisation_norm
-        rates = self.learning_rate, self.localisation_rate, norm
+        rates = self.learning_rate, self.as_settings()["localisation_rate"], norm
         numbers = all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates)
         if self.optimizer not in OPTIMIZERS or not numbers:
             raise ValueError(f"a recipe has positive numbers and one of {OPTIMIZERS}, not {self}")
@@ -63,12 +68,12 @@ class Experiment:
 
     id: str
     title: str
-    model: str  # the name of a class in models.py
+    model: str  # the name of a class in models.py, or of a study
     epochs: int
     question: str
     arguments: dict = field(default_factory=dict)  # of that class
     recipe: Recipe = TUTORIAL
-    data: str = "mnist"  # as it is, or what is made of it: see `stn.data_sets.KINDS`
+    data: str = "mnist"  # as it is, or what a study makes of it: the name of a `DatasetSpec`
 
     @property
     def name(self):
@@ -117,7 +122,7 @@ class Settings:
 
     def as_json(self):
         """Return the content of settings.json: a flat dict, the recipe's fields among the others."""
-        content = {"format": FORMAT, **asdict(self), **self.recipe._asdict()}
+        content = {"format": FORMAT, **asdict(self), **self.recipe.as_settings()}
         del content["recipe"]
         return json.loads(json.dumps(content))  # as it will be read again: a tuple is a list there
 

@@ -89,9 +89,9 @@ def is_skewed(values):
 
 
 class Comparison(NamedTuple):
-    """Paired differences: one experiment minus another, run by run."""
+    """Paired differences: one experiment minus another, seed by seed."""
 
-    differences: dict  # {run: difference}
+    differences: dict  # {seed: difference}
     interval: Interval  # of their mean
     p_value: float | None  # two-sided, by sign flips, corrected within its family; None where it could not be small
     wins: int  # runs in which the difference is above 0
@@ -99,7 +99,7 @@ class Comparison(NamedTuple):
 
 
 def compare(first, second):
-    """Compare two experiments' values by run, {run: value}, over the runs that both have; return None without any."""
+    """Compare two experiments' values, {seed: value}, over the seeds that both have; return None without any."""
     differences = {run: first[run] - second[run] for run in sorted(first.keys() & second.keys())}
     if not differences:
         return None

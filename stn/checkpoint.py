@@ -8,8 +8,9 @@ import sys
 
 import torch
 
-from lab.files import Damaged, Foreign, read_sealed, sha256, write_sealed
-from lab.folder import IMPORTED, WAY_OUT, code_files, read_results, read_settings
+from lab.catalogue import spec_of
+from lab.files import Damaged, Foreign, read_sealed, write_sealed
+from lab.folder import WAY_OUT, code_files, code_hash, read_results, read_settings
 from lab.settings import RunError, fingerprint
 
 NOBODY = 64 * "0"  # owns a file that belongs to no run
@@ -44,19 +45,19 @@ def load_tensors(path, device="cpu", owner=None, seal=None):
         raise RunError(f"{path} holds more than tensors and plain values ({reason}); {WAY_OUT}") from None
 
 
-def save_checkpoint(folder, owner, model, optimizer_state, history, transforms):
+def save_checkpoint(folder, owner, model, training, history, transforms):
     """Write the state after an epoch; the checkpoint before it is kept as checkpoint_previous.pt.
 
     owner: the fingerprint of the run's settings. history: an entry for each epoch, see `train.epochs`. transforms:
     those of the first test images after each epoch, [(N, 3, 3), ...], empty without a transformer.
     """
-    state = {"model": model.state_dict(), "optimizer_state": optimizer_state}
+    state = {"model": model.state_dict(), "optimizer_state": training.state_dict()}
     state |= {"history": history, "transforms": transforms}
     save_tensors(folder / "checkpoint.pt", state, owner, previous=folder / "checkpoint_previous.pt")
 
 
-def load_checkpoint(folder, owner, model, optimizer_state, device):
-    """Put the state after the last complete epoch into `model` and `optimizer_state`.
+def load_checkpoint(folder, owner, model, training, device):
+    """Put the state after the last complete epoch into `model` and its `training` (see `train.PlainTraining`).
 
     Return the history and the transforms, both [] if there is no checkpoint. A damaged checkpoint is named on stderr
     and deleted, and the one before is used. Raise RunError for one of another owner.
@@ -73,8 +74,7 @@ def load_checkpoint(folder, owner, model, optimizer_state, device):
             path.unlink()
             continue
         model.load_state_dict(state["model"])
-        for name, tensor in optimizer_state.items():
-            tensor.copy_(state["optimizer_state"][name])
+        training.load_state_dict(state["optimizer_state"])
         if damaged:
             print(f"{folder} goes on from {path.name}, after epoch {len(state['history'])}", file=sys.stderr)
         return state["history"], [homographies.cpu() for homographies in state["transforms"]]
@@ -90,12 +90,13 @@ def load_finished(folder, device="cpu"):
     return content, load_tensors(folder / "weights.pt", device, owner, content["weights"])
 
 
-def code_of(model):
+def code_of(model, data):
     """Return the SHA-256 of all code that the result of training `model` depends on, None if it is not known.
 
-    That of this repository, and the files that define the classes of the network's modules elsewhere. (How modules are
-    put together is told by `structure`.)
+    That of the core, of the data set with the description `data`, and the files that define the classes of the
+    network's modules elsewhere. (How modules are put together is told by `structure`.)
     """
+    sources = spec_of(data).sources
     files = set()
     for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
         if kind is not object and kind.__module__.partition(".")[0] not in ("torch", "torchvision", "kornia"):
@@ -105,8 +106,7 @@ def code_of(model):
                 return None
     if None in files:
         return None
-    own = sorted(files - {str(path) for path in code_files()})
-    return hashlib.sha256(repr((IMPORTED, [sha256(path) for path in own])).encode()).hexdigest()
+    return code_hash(sources, sorted(files - {str(path) for path in code_files(sources)}))
 
 
 def weights_signature(model):

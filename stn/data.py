@@ -1,6 +1,7 @@
 """Images in memory, and their order in an epoch: a function of the run's seed and the epoch, of nothing else."""
 
 import hashlib
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from lab.catalogue import spec_of
 from stn import warps
 from stn.mnist import DataError, read_folder, read_mnist
 
@@ -15,7 +17,7 @@ MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the 60,000 training images in [0, 1
 
 
 class Dataset(NamedTuple):
-    """Normalised images, (N, 1, 28, 28) float32, and labels, (N,) int64 in 0..9, of the two splits.
+    """Normalised images, (N, 1, H, W) float32, and labels, (N,) int64 in 0..9, of the two splits.
 
     A set that is made of another one, its `clean`, may have training images that differ from epoch to epoch: they are
     drawn into `train_images`, or distorted as they are taken, if there is no room for all of an epoch. On a canvas (see
@@ -27,17 +29,13 @@ class Dataset(NamedTuple):
     test_images: torch.Tensor
     test_labels: torch.Tensor
     description: dict  # name, mean, std, md5, and what a distortion and a canvas add: what a result depends on
-    clean: "Dataset | None" = None  # of a distorted set: what it is made of (see stn/perspective.py)
+    clean: "Dataset | None" = None  # of a distorted set: what it is made of
     draw: Callable | None = None  # draw(data, seed, epoch) makes the training part that of an epoch
     distort: Callable | None = None  # distort(training images, distortions), where they are distorted as they are taken
     distortions: torch.Tensor | None = None  # then (N, 3, 3), of each training image
-    train_homographies: torch.Tensor | None = None  # of cards: where they lie (see stn/cards.py)
+    train_homographies: torch.Tensor | None = None  # the true transforms, where they are known (N, 3, 3)
     test_homographies: torch.Tensor | None = None
-
-    @property
-    def canvas(self):
-        """How many times as large as a digit's image the images are, in both directions."""
-        return self.description.get("canvas", 1)
+    canvas: int = 1  # how many times as large as a digit's image the images are, in both directions
 
     def to(self, device):
         parts = {name: part for name, part in self._asdict().items() if isinstance(part, torch.Tensor | Dataset)}
@@ -115,3 +113,8 @@ def epoch_seed(seed, epoch, stream=0):
 def epoch_order(n_images, seed, epoch):
     """Return the order of the training images in one epoch: a permutation (n_images,), the same on every device."""
     return torch.randperm(n_images, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
+
+
+def metrics_of(data):
+    """Return the module that measures and draws what a transformer does to the images of a `Dataset`."""
+    return importlib.import_module(spec_of(data.description).metrics)

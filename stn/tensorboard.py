@@ -29,8 +29,8 @@ from lab import figures
 from lab.files import atomic_write
 from lab.settings import printable
 from stn import warps
-from stn.data_sets import measures_of
-from stn.measures import confusion, has_transformer, homographies
+from stn.data import metrics_of
+from stn.metrics import confusion, has_transformer, homographies
 
 KEPT = "events.out.tfevents.0.complete_epochs"  # of a run that was continued
 LOG_IMAGES = 5  # epochs from one heavy part to the next: TensorBoard's slider keeps ten images
@@ -124,7 +124,7 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
         add_digits(writer, model, data, epoch)
         if has_transformer(model):
             transforms = conclusion.transformer.homographies if last else homographies(model, data.test_images)
-            add_transforms(writer, transforms, epoch, measures_of(data).PIXELS)
+            add_transforms(writer, transforms, epoch, data.middle(data.test_images).shape[2:])
     if log_images and last:
         with Image.open(conclusion.confusion_png) as picture:
             add_picture(writer, "Confusion matrix", np.asarray(picture.convert("RGB")), epoch)
@@ -170,23 +170,28 @@ def add_graph(writer, model, image):
 def add_digits(writer, model, data, epoch):
     """Log the first test images, and what `model.transform`, if there is one, makes of them."""
     if hasattr(model, "transform"):
-        measures = measures_of(data)
-        add_picture(writer, measures.PICTURE, measures.picture(model, data), epoch)
+        metrics = metrics_of(data)
+        add_picture(writer, metrics.PICTURE, metrics.picture(model, data), epoch)
 
 
-def add_transforms(writer, transforms, epoch, pixels):
+def add_transforms(writer, transforms, epoch, size):
     """Log the parameters of all transforms (N, 3, 3) as histograms, and the mean shares of their parts in %.
 
-    pixels: of one unit of the coordinates of warps.py.
+    size: height and width of the images, in pixels.
     """
+    height, width = size
     factors = warps.factors(transforms)
     if (transforms[:, 2, :2] == 0).all():  # affine
         factors = {name: values for name, values in factors.items() if "perspective" not in name}
     for name, share in warps.shares(factors).items():
         writer.add_scalar(f"Transform share/{name}", 100 * share.nanmean().item(), epoch)
-    units = {"rotation": ("degrees", torch.rad2deg), "translation": ("pixels", lambda values: values * pixels)}
+    units = {
+        "rotation": ("degrees", torch.rad2deg),
+        "translation x": ("pixels", lambda values: values * (width / 2)),
+        "translation y": ("pixels", lambda values: values * (height / 2)),
+    }
     for name, values in factors.items():
-        unit, convert = units.get(name.split()[0], (None, lambda values: values))
+        unit, convert = units.get(name, (None, lambda values: values))
         values = convert(values[values.isfinite()])
         if len(values):
             tag = f"Transform/{name}" + (f" ({unit})" if unit else "")

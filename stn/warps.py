@@ -201,7 +201,12 @@ def kept(make, *size, like):
 
 
 def matrix(theta):
-    """Fill matrices row by row, (B, 6) or (B, 8) -> (B, 3, 3); entries that are not given are 0, and the last one 1."""
+    """Fill matrices row by row, (B, 6) or (B, 8) -> (B, 3, 3): affine maps, or homographies whose last entry is 1.
+
+    Raise ValueError for other shapes.
+    """
+    if not torch.jit.is_tracing() and (theta.dim() != 2 or theta.shape[1] not in (6, 8)):
+        raise ValueError(f"a matrix is filled from 6 or 8 numbers, (B, 6) or (B, 8), not {tuple(theta.shape)}")
     return F.pad(F.pad(theta, (0, 8 - theta.shape[1])), (0, 1), value=1.0).view(theta.shape[0], 3, 3)
 
 
@@ -281,3 +286,19 @@ def map_pixels(matrices, points, size, source_size):
     With `torch.linalg.inv(matrices)` and the sizes exchanged it maps pixels of the input to the output.
     """
     return to_pixels(map_points(matrices, to_normalised(points, *size)), *source_size)
+
+
+def pixel_homography(matrices, size, source_size):
+    """Convert homographies (B, 3, 3) to those from pixels of the output to pixels of the input, (B, 3, 3).
+
+    size, source_size: (height, width) of the output and of the input. Pixels are (x, y) from the centre of the first
+    one. This is the map of `map_pixels` as a matrix, which OpenCV takes for a single image:
+
+        cv2.warpPerspective(image, M, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+    It reads as `homography_warp` does with "zeros", except that it bounds no denominator.
+    """
+    (h, w), (source_h, source_w) = size, source_size
+    normalise = ((2 / w, 0, 1 / w - 1), (0, 2 / h, 1 / h - 1), (0, 0, 1))
+    to_source = ((source_w / 2, 0, (source_w - 1) / 2), (0, source_h / 2, (source_h - 1) / 2), (0, 0, 1))
+    return matrices.new_tensor(to_source) @ matrices @ matrices.new_tensor(normalise)

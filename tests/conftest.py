@@ -22,7 +22,9 @@ from lab.files import write_json
 from lab.folder import provenance
 from lab.settings import Job
 from run_experiments import ALL
-from stn import card_data, card_measures, data, mnist
+from stn import data, mnist
+from studies.cards import data as card_data
+from studies.cards import metrics as card_metrics
 
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # machines here are noisy
 hypothesis.settings.load_profile("steady")
@@ -190,7 +192,7 @@ def few_cards(digits):
     """
     sizes = {
         card_data: {"N_TRAIN": 100, "N_TEST": 60, "HELD_OUT": 400},
-        card_measures: {"N_ALIGNED": 50, "N_CURVE": 30},
+        card_metrics: {"N_ALIGNED": 50, "N_CURVE": 30},
     }
     with pytest.MonkeyPatch.context() as patch:
         for module, numbers in sizes.items():

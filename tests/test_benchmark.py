@@ -1,13 +1,14 @@
 """The benchmark's arithmetic, on made-up seconds, and what it makes: no test measures a time."""
 
 import benchmark
+import page
 import pytest
 import torch
 
 from coordconv import CoordConv2d
-from lab import tables
-from run_experiments import ALL, EXPERIMENTS, build
+from run_experiments import ALL, EXPERIMENTS
 from stn import data, warps
+from train import build
 
 
 def test_a_row_takes_medians_and_forms_ratios_within_rounds():
@@ -57,7 +58,7 @@ def test_cards_are_told_by_medians_and_shares_of_epochs():
     )
     rows = [one | {"epoch_seconds": 2.5, "drawing_share": 0.2}, four | {"epoch_seconds": 10.0, "drawing_share": 0.05}]
     assert found == {"scenes_a_second": 12_000, "rows": rows}
-    text = tables.cards_speed_text(found)
+    text = page.cards_speed_text(found)
     assert "12,000 scenes a second" in text
     assert text.splitlines()[-2:] == [
         "| exp_33 | 30.0 | 15.0 | 2.0 (2.0 to 3.0) | 2.5 | 20.0% |",
@@ -72,7 +73,7 @@ def test_the_networks_of_cards_are_timed_in_both_forms(few_cards, digits, monkey
     for row in found["rows"]:
         assert min(row["plain_ms"], row["fast_ms"], row["epoch_seconds"], row["drawing_share"]) > 0
         assert row["drawing_share"] < 1
-    assert tables.cards_speed_text(found)
+    assert page.cards_speed_text(found)
 
 
 def test_cards_are_timed_alone(call):

@@ -8,9 +8,12 @@ import torch
 from conftest import ROOT
 from kornia.geometry.transform import homography_warp
 
-from stn import card_data, cards, data, data_sets
+from lab import catalogue
+from stn import data
 from stn.data import epoch_seed
 from stn.mnist import read_mnist
+from studies.cards import data as card_data
+from studies.cards import rendering
 
 FIELD = torch.tensor([[76 / 128, 0, 0], [0, 16 / 128, (71 + 87) / 128 - 1], [0, 0, 1]])  # the number's, see STRIP
 
@@ -36,9 +39,9 @@ def test_scenes_are_drawn_of_the_very_pixels_of_a_split(digits):
     parts = ("train", arrays[0][:640], arrays[1][:640]), ("test", arrays[2][:500], arrays[3][:500])
     for split, pixels, labels in parts:
         small, found, bank = card_data.sources_of(digits, split, split)
-        assert np.array_equal(small, cards.small_digits(pixels))
+        assert np.array_equal(small, rendering.small_digits(pixels))
         assert np.array_equal(found, labels)
-        assert bank is cards.textures(split)
+        assert bank is rendering.textures(split)
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch(few_cards):
@@ -74,11 +77,11 @@ def test_the_distortions_grow_over_five_epochs_to_those_of_the_test(few_cards):
     moved = []
     for epoch, strength in strengths.items():
         data.draw_epoch(123, epoch)
-        expected, _ = cards.places(100, epoch_seed(123, epoch, stream=2), strength)
+        expected, _ = rendering.places(100, epoch_seed(123, epoch, stream=2), strength)
         assert torch.equal(data.train_homographies, torch.from_numpy(expected))
         moved.append((data.train_homographies - torch.eye(3)).abs().mean())
     assert moved[0] < moved[1] < moved[2] < moved[3]
-    assert torch.equal(data.test_homographies, torch.from_numpy(cards.places(60, card_data.TEST_SEED, 1.0)[0]))
+    assert torch.equal(data.test_homographies, torch.from_numpy(rendering.places(60, card_data.TEST_SEED, 1.0)[0]))
 
 
 def test_the_test_set_is_the_one_of_the_page():
@@ -107,8 +110,8 @@ def test_held_out_numbers_are_of_the_last_training_digits_on_training_background
     assert set(data.train_labels.unique().tolist()) == set(range(5))
     assert set(data.test_labels.unique().tolist()) == {5, 6, 7}
     pixels = read_mnist()[0][400:640]
-    own = cards.small_digits(pixels), told_apart.train_labels[400:].numpy(), cards.textures("train")
-    assert torch.equal(data.test_images, cards.draw(*own, 60, card_data.TEST_SEED, 1.0).images)
+    own = rendering.small_digits(pixels), told_apart.train_labels[400:].numpy(), rendering.textures("train")
+    assert torch.equal(data.test_images, rendering.draw(*own, 60, card_data.TEST_SEED, 1.0).images)
 
 
 def test_straight_strips_are_the_scenes_straightened_by_the_truth(few_cards):
@@ -125,12 +128,16 @@ def test_straight_strips_are_the_scenes_straightened_by_the_truth(few_cards):
         assert torch.equal(getattr(straight, f"{part}_homographies"), truth)
 
 
-@pytest.mark.parametrize("kind", data_sets.KINDS)
-def test_what_is_said_of_a_kind_of_data_is_true_of_the_data(few_cards, digits, kind):
+@pytest.mark.parametrize("name", catalogue.datasets())
+def test_what_a_spec_says_of_a_data_set_is_true_of_the_data(few_cards, digits, name):
     """It is said before they are made: the description, and the size of the images."""
-    data = data_sets.of_kind(kind, digits)
-    assert data.description == data_sets.described(kind, digits.description)
-    assert tuple(data.test_images.shape[2:]) == data_sets.image_size(kind)
+    spec = catalogue.datasets()[name]
+    data = spec.built(digits)
+    assert data.description == spec.describe(digits.description)
+    assert tuple(data.test_images.shape[2:]) == spec.image_size
+    assert data.test_labels.shape[1:] == ((spec.n_digits,) if spec.n_digits > 1 else ())
+    assert torch.equal(data.test_labels, digits.test_labels) == spec.labels_of_digits
+    assert catalogue.spec_of(data.description) is spec
 
 
 def test_on_another_device_all_of_it_is(few_cards):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lab import figures
-from models import Net_Card, Net_Card_Homography
-from stn import card_measures, cards
+from studies.cards import geometry
+from studies.cards import metrics as card_metrics
+from studies.cards.networks import Net_Card, Net_Card_Homography
 
 IDENTITY = torch.eye(3, dtype=torch.float64)
 NOMINAL = np.array([(-92.0, -58), (92, -58), (92, 58), (-92, 58)]) / 128
@@ -45,27 +46,27 @@ def test_the_overlap_of_any_convex_outline_is_what_points_say(offsets):
     before = np.roll(sides, 1, 0)
     turns = before[:, 0] * sides[:, 1] - before[:, 1] * sides[:, 0]
     if (turns > 0.05).all():
-        outline = cards.homographies_to(corners[None])
-        assert card_measures.iou(torch.from_numpy(outline))[0] == pytest.approx(counted(outline[0]), abs=0.02)
+        outline = geometry.homographies_to(corners[None])
+        assert card_metrics.iou(torch.from_numpy(outline))[0] == pytest.approx(counted(outline[0]), abs=0.02)
 
 
 def test_overlaps_by_hand():
     """The card itself, half of it and as much beside it, twice and half as large, apart, and upside down."""
     outlines = [IDENTITY, moved(92 / 128), moved(0, factor=2.0), moved(0, factor=0.5), moved(1.5), moved(0, 5)]
     outlines, expected = torch.stack(outlines), [1, 1 / 3, 1 / 4, 1 / 4, 0, 0]
-    assert card_measures.iou(outlines).tolist() == pytest.approx(expected)
+    assert card_metrics.iou(outlines).tolist() == pytest.approx(expected)
     upside_down = torch.diag(torch.tensor([-1.0, -1, 1], dtype=torch.float64))
-    assert card_measures.iou(upside_down[None]).tolist() == pytest.approx([1])
-    assert card_measures.iou(outlines[:0]).tolist() == []
+    assert card_metrics.iou(upside_down[None]).tolist() == pytest.approx([1])
+    assert card_metrics.iou(outlines[:0]).tolist() == []
 
 
 @pytest.mark.parametrize("horizon", [(3.0, 0.0), (0.0, -2.5), (1.4, 1.4)])
 def test_an_outline_across_the_horizon_has_no_overlap(horizon):
     outline = torch.eye(3, dtype=torch.float64)
     outline[2, :2] = torch.tensor(horizon)
-    assert card_measures.iou(outline[None]).tolist() == [0]
+    assert card_metrics.iou(outline[None]).tolist() == [0]
     behind = torch.diag(torch.tensor([1.0, 1, -1], dtype=torch.float64))
-    assert card_measures.iou(behind[None]).tolist() == [0]
+    assert card_metrics.iou(behind[None]).tolist() == [0]
 
 
 class Knowing(nn.Module):
@@ -90,14 +91,14 @@ class Knowing(nn.Module):
 @pytest.fixture
 def known(monkeypatch):
     """{the bytes of a scene: (its number, its true homography)} of all scenes that are drawn to be measured."""
-    found, drawn = {}, card_measures.scenes
+    found, drawn = {}, card_metrics.scenes
 
     def scenes(*arguments):
         made = drawn(*arguments)
         remember(found, *made)
         return made
 
-    monkeypatch.setattr(card_measures, "scenes", scenes)
+    monkeypatch.setattr(card_metrics, "scenes", scenes)
     return found
 
 
@@ -117,7 +118,7 @@ CONSTANT = torch.tensor([[1.3, 0.2, 0.1], [-0.1, 0.9, -0.2], [0.1, 0.05, 1.0]], 
 
 def test_the_alignment_is_the_constant_by_which_a_network_differs_from_the_truth(few_cards, known):
     model = Knowing(CONSTANT, known, lambda labels: labels)
-    found = card_measures.alignment_of(model, few_cards())
+    found = card_metrics.alignment_of(model, few_cards())
     expected = CONSTANT.inverse()
     torch.testing.assert_close(found, expected / expected[2, 2], rtol=1e-4, atol=1e-5)
 
@@ -127,7 +128,7 @@ def test_a_network_that_finds_every_card_in_its_own_frame_is_without_error(few_c
     data = few_cards()
     remember(known, data.test_images, data.test_labels, data.test_homographies)
     model = Knowing(CONSTANT, known, last_digit_wrong)
-    numbers, transforms, statistics = card_measures.of_transformer(model, data)
+    numbers, transforms, statistics = card_metrics.measure_transformer(model, data)
     wrong = int((data.test_labels[:, 5] >= 5).sum())
     assert numbers["digits_read"] == pytest.approx(100 * (1 - wrong / 360))
     assert (numbers["iou"], numbers["iou_95"]) == (pytest.approx(1, abs=1e-3), 1)
@@ -137,11 +138,11 @@ def test_a_network_that_finds_every_card_in_its_own_frame_is_without_error(few_c
     assert statistics is None
     curve = numbers["by_strength"]
     assert set(curve) == {"strength", "numbers_read", "digits_read", "iou", "corner_error"}
-    assert {len(values) for values in curve.values()} == {len(card_measures.STRENGTHS)}
+    assert {len(values) for values in curve.values()} == {len(card_metrics.STRENGTHS)}
     assert curve["strength"] == [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
     assert curve["iou"] == pytest.approx([1] * 7, abs=1e-3)
     assert len(set(curve["numbers_read"])) == 1  # the same cards at every strength
-    unaligned = card_measures.measured(model, *data[2:4], data.test_homographies, IDENTITY)
+    unaligned = card_metrics.measured(model, *data[2:4], data.test_homographies, IDENTITY)
     assert unaligned["iou"] < 0.8
     assert unaligned["corner_error"] > 5
     assert unaligned["numbers_read"] == pytest.approx(100 * float((data.test_labels[:, 5] < 5).double().mean()))
@@ -153,7 +154,7 @@ def test_errors_and_shares_by_hand():
     labels = torch.tensor([[1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 9], [7, 7, 7, 7, 7, 1]])
     remember(known, images, labels, torch.stack([IDENTITY, moved(0.1), moved(0, 0.3)]))
     truth = IDENTITY.expand(3, 3, 3)
-    found = card_measures.measured(Knowing(IDENTITY, known, last_digit_wrong), images, labels, truth, IDENTITY)
+    found = card_metrics.measured(Knowing(IDENTITY, known, last_digit_wrong), images, labels, truth, IDENTITY)
     assert found["numbers_read"] == pytest.approx(100 / 3)
     assert found["digits_read"] == pytest.approx(100 * 16 / 18)
     shares = [1, (184 - 12.8) / (184 + 12.8), (116 - 38.4) / (116 + 38.4)]  # of translated rectangles, in pixels
@@ -171,13 +172,13 @@ def test_errors_are_told_in_diagonals_of_the_card_as_it_lies_in_the_scene(few_ca
         truth, known = moved(0, factor=size), {}
         remember(known, images, labels, (moved(0.1) @ truth)[None])
         model = Knowing(IDENTITY, known, last_digit_wrong)
-        errors.append(card_measures.measured(model, images, labels, truth[None], IDENTITY)["corner_error"])
+        errors.append(card_metrics.measured(model, images, labels, truth[None], IDENTITY)["corner_error"])
     assert errors == pytest.approx([100 * 0.1 / DIAGONAL, 200 * 0.1 / DIAGONAL])
 
 
 def test_of_straight_strips_only_what_is_read_is_told(few_cards):
     torch.manual_seed(0)
-    numbers, transforms, statistics = card_measures.of_transformer(
+    numbers, transforms, statistics = card_metrics.measure_transformer(
         Net_Card(bypass_localisation=True), few_cards(straight=True)
     )
     assert set(numbers) == {"digits_read", "by_strength"}
@@ -187,17 +188,17 @@ def test_of_straight_strips_only_what_is_read_is_told(few_cards):
 
 def test_with_held_out_cards_no_test_background_is_seen(few_cards, monkeypatch):
     asked = []
-    original = card_measures.sources_of
-    monkeypatch.setattr(card_measures, "sources_of", lambda *what: asked.append(what[2]) or original(*what))
+    original = card_metrics.sources_of
+    monkeypatch.setattr(card_metrics, "sources_of", lambda *what: asked.append(what[2]) or original(*what))
     torch.manual_seed(0)
     for held_out in (True, False):
-        card_measures.of_transformer(Net_Card(bypass_localisation=True), few_cards(held_out=held_out))
+        card_metrics.measure_transformer(Net_Card(bypass_localisation=True), few_cards(held_out=held_out))
     assert asked == ["train", "train", "train", "test"]
 
 
 def test_a_window_that_never_moves_is_measured_as_any_other(few_cards):
     torch.manual_seed(0)
-    numbers = card_measures.of_transformer(Net_Card(bypass_localisation=True), few_cards()).numbers
+    numbers = card_metrics.measure_transformer(Net_Card(bypass_localisation=True), few_cards()).numbers
     curve = numbers["by_strength"]
     assert curve["corner_error"] == sorted(curve["corner_error"])
     assert curve["iou"] == sorted(curve["iou"], reverse=True)
@@ -207,7 +208,7 @@ def test_a_window_that_never_moves_is_measured_as_any_other(few_cards):
 
 @pytest.mark.parametrize("straight", [False, True])
 def test_the_figure_shows_scenes_with_outlines_and_what_is_read_of_the_strips(few_cards, monkeypatch, straight):
-    n = card_measures.N_SHOWN
+    n = card_metrics.N_SHOWN
     shown = []
     monkeypatch.setattr(figures, "cards_read", lambda *what: shown.append(what))
     data = few_cards(straight=straight)
@@ -215,7 +216,7 @@ def test_the_figure_shows_scenes_with_outlines_and_what_is_read_of_the_strips(fe
     model = Net_Card_Homography(bypass_localisation=straight).eval()
     if not straight:
         nn.init.normal_(model.loc_fc2.weight, std=0.02)
-    card_measures.draw_transforms(model, data, "a title")
+    card_metrics.draw_transforms(model, data, "a title")
     ((scenes, outlines, strips, texts, title),) = shown
     with torch.no_grad():
         expected = model.transform(data.test_images[:n])[:, 0]

@@ -7,18 +7,23 @@ from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp
 from torch import nn
 
-import models
 import train
+from fast import conv2d
+from fast.step import FastTraining
+from lab import catalogue
 from lab.settings import Recipe
-from models import Net, Net_Card, Net_Card_Homography
+from models import Net
 from run_experiments import ALL, SETS
-from stn import card_data, cards, fast_conv, warps
+from stn import warps
 from stn.data import Dataset
-from stn.step import loss_of, new_optimizer_state, plain_step, training_step
+from stn.step import loss_of
+from studies.cards import data as card_data
+from studies.cards import geometry
+from studies.cards.networks import Net_Card, Net_Card_Homography
 
 SIZES = {"Net_Card": 86_742, "Net_Card_Homography": 86_872}  # their trainable parameters
 NOMINAL = torch.tensor([(-92.0, -58), (92, -58), (92, 58), (-92, 58)], dtype=torch.float64) / 128  # the card's corners
-NEAR = torch.diag(torch.tensor([cards.NEAR_X, cards.NEAR_Y, 1], dtype=torch.float64))
+NEAR = torch.diag(torch.tensor([geometry.NEAR_X, geometry.NEAR_Y, 1], dtype=torch.float64))
 # In the straightened scene the number's field are the rows 71 to 86 and the columns 26 to 101.
 FIELD = torch.tensor([[76 / 128, 0, 0], [0, 16 / 128, (71 + 87) / 128 - 1], [0, 0, 1]], dtype=torch.float64)
 NETWORKS = {  # the step is recorded of, and computed in two forms
@@ -73,14 +78,14 @@ def test_a_strip_of_an_undisturbed_scene_is_the_numbers_field_enlarged(sources):
     around = F.interpolate(
         images[:, :, 67:91, 22:106], size=(42, 147), mode="bilinear"
     )  # four pixels more on each side
-    found = cards.strips(images, torch.eye(3, dtype=torch.float64).expand(20, 3, 3))
+    found = geometry.strips(images, torch.eye(3, dtype=torch.float64).expand(20, 3, 3))
     torch.testing.assert_close(found, around[:, :, 7:-7, 7:-7])
 
 
 def test_a_strip_is_what_the_true_homography_makes_of_a_scene(scenes, exact):
     truth = scenes.homographies.double()
     expected = homography_warp(exact, truth @ FIELD, (28, 133), align_corners=False)
-    torch.testing.assert_close(cards.strips(exact, truth), expected)
+    torch.testing.assert_close(geometry.strips(exact, truth), expected)
 
 
 def test_the_six_outputs_are_the_digits_from_left_to_right():
@@ -115,7 +120,7 @@ def test_outputs_are_log_probabilities_of_six_digits_whatever_the_batch(name, ex
 
 def test_bytes_are_read_as_the_numbers_that_they_stand_for(scenes):
     network = perturbed(Net_Card_Homography, passes=2).float()
-    strips = (cards.strips(scenes.images / 255, scenes.homographies) * 255).round().byte()
+    strips = (geometry.strips(scenes.images / 255, scenes.homographies) * 255).round().byte()
     with torch.no_grad():
         for images in (scenes.images, strips):
             assert torch.equal(network(images), network(images / 255))
@@ -156,11 +161,30 @@ def test_each_pass_looks_from_nearer_at_the_scene_as_it_is_straightened_so_far(m
     assert (found[0] - found[2]).abs().amax((1, 2)).min() > 1e-3
 
 
+def test_a_transform_of_ones_own_is_that_of_every_pass(exact):
+    """One that only shifts to the right, by what it predicts: in a nearer view by less."""
+
+    class Shifting(Net_Card):
+        transform_identity = (0.0,)
+
+        def params_to_homography(self, params):
+            return torch.eye(3, dtype=params.dtype) + F.pad(params[:, :, None], (2, 0, 0, 2))
+
+    network, shifts = perturbed(Shifting, passes=3), []
+    localise = network.localise
+    network.localise = lambda x: shifts.append(localise(x)) or shifts[-1]
+    found = network.homographies(exact)[-1]
+    expected = torch.eye(3, dtype=torch.float64).repeat(40, 1, 1)
+    expected[:, 0, 2] = (shifts[0] + geometry.NEAR_X * (shifts[1] + shifts[2]))[:, 0]
+    torch.testing.assert_close(found, expected)
+    assert shifts[2].abs().min() > 0
+
+
 def test_a_network_that_answers_with_the_truth_reads_the_card_where_it_lies(scenes, exact, sources):
     """From the straightened scene to the scene: the other way round, the number is not there."""
     truth = scenes.homographies.double()
     identity = torch.eye(3, dtype=torch.float64).expand(40, 3, 3)
-    straight = cards.strips(card_data.scenes(sources, 40, 3, 0.0).images.double() / 255, identity)
+    straight = geometry.strips(card_data.scenes(sources, 40, 3, 0.0).images.double() / 255, identity)
     alike = {}
     for name, matrices in (("truth", truth), ("inverse", truth.inverse())):
         network = answering(Net_Card_Homography, matrices)
@@ -171,7 +195,7 @@ def test_a_network_that_answers_with_the_truth_reads_the_card_where_it_lies(scen
     assert torch.stack(alike["truth"]).median() > 0.9
     assert torch.stack(alike["inverse"]).median() < 0.3
     network = answering(Net_Card_Homography, truth)
-    corners = cards.card_corners(network.homography(exact))
+    corners = geometry.card_corners(network.homography(exact))
     torch.testing.assert_close(corners, transform_points(truth, NOMINAL.expand(40, 4, 2)))
 
 
@@ -211,7 +235,7 @@ def test_a_network_that_is_taught_nothing_else_has_the_mean_loss_of_six_digits(e
 
 @pytest.mark.parametrize("experiment", SETS["card"], ids=lambda e: e.id)
 def test_trainable_parameters_are_counted_by_hand_and_all_get_a_gradient(experiment, scenes):
-    network = perturbed(getattr(models, experiment.model), **experiment.arguments).float().train()
+    network = perturbed(catalogue.find_network(experiment.model), **experiment.arguments).float().train()
     expected = 21_840 if network.bypass_localisation else SIZES[experiment.model]
     if experiment.arguments.get("use_coordconf_localisation"):
         expected += 2 * 25 * (16 + 32)  # two further channels for each kernel of 5×5
@@ -228,12 +252,12 @@ def test_the_recorded_step_is_the_plain_one_to_the_bit(name, scenes):
     model, arguments = NETWORKS[name]
     indices = torch.arange(150) % 40
     recipe, outcomes = Recipe("adam", 0.002, 0.001, 1.0), []
-    for form in (training_step, plain_step):
+    for recorded in (True, False):
         network = new(model, **arguments).train()
         images, labels, homographies = (part[indices].clone() for part in scenes)
         data = Dataset(images.flip(0), labels.flip(0), images, labels, {}, train_homographies=homographies.flip(0))
-        state = new_optimizer_state(network, recipe)
-        step = form(network, data, recipe, 1.0, state)
+        training = FastTraining(network, data, recipe)
+        step = training.step if recorded else training.unrecorded_step
         for part, new_part in zip(
             (data.train_images, data.train_labels, data.train_homographies),
             (images, labels, homographies),
@@ -242,7 +266,7 @@ def test_the_recorded_step_is_the_plain_one_to_the_bit(name, scenes):
             part.copy_(new_part)
         torch.manual_seed(1)
         losses = [step(batch) for batch in torch.arange(150).split(64)]
-        outcomes.append([*losses, *network.parameters(), *state.values()])
+        outcomes.append([*losses, *network.parameters(), *training.state.values()])
     assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
     before = new(model, **arguments).parameters()
     assert not any(torch.equal(a, b) for a, b in zip(outcomes[0][3:], before, strict=False))
@@ -253,7 +277,7 @@ def test_fast_convolutions_make_the_same_of_scenes(name, exact, scenes):
     model, arguments = NETWORKS[name]
     found = []
     for plain in (False, True):
-        with fast_conv.accelerated(perturbed(model, **arguments), not plain) as network:
+        with conv2d.accelerated(perturbed(model, **arguments), not plain) as network:
             loss = loss_of(network, exact, scenes.labels, scenes.homographies.double())
             found.append([network(exact), loss, *torch.autograd.grad(loss, [*network.parameters()])])
     for ours, expected in zip(*found, strict=True):

@@ -17,12 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import plot
 import run_experiments
 import train
-from lab import comparison, results
+from fast import conv2d
+from lab import catalogue, comparison, results
 from lab.settings import Recipe
-from models import Net, Net_Card, Net_Card_Homography
+from models import Net
 from run_experiments import ALL
-from stn import card_measures, data, fast_conv, measures, warps
-from stn.data_sets import image_size
+from stn import data, metrics, warps
+from studies.cards import metrics as card_metrics
+from studies.cards.networks import Net_Card, Net_Card_Homography
 
 FILES = ("weights.pt", "confusion_matrix.png", "visualized_transformation.png")
 MODEL = partial(Net_Card_Homography, passes=2)
@@ -57,9 +59,9 @@ def test_the_results_are_those_of_the_final_weights(finished, few_cards, trained
     """A number is right if all of it is; the loss and the confusion matrix are those of digits."""
     folder, found = finished
     test = few_cards()
-    with torch.no_grad(), fast_conv.accelerated(trained):
+    with torch.no_grad(), conv2d.accelerated(trained):
         scores = trained(test.test_images)
-        numbers = card_measures.of_transformer(trained, test).numbers
+        numbers = card_metrics.measure_transformer(trained, test).numbers
     read = scores.argmax(1)
     assert found["predictions"] == "".join(map(str, read.flatten().tolist()))
     assert (found["test_total"], len(found["predictions"])) == (60, 360)
@@ -116,14 +118,14 @@ def test_going_on_after_an_interruption_gives_the_same_bits(finished, few_cards,
 
 def test_tensorboard_has_scenes_at_the_start_and_the_end_and_no_mean_digits(events):
     steps = {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
-    assert steps == {card_measures.PICTURE: [0, 2], "Confusion matrix": [2]}
-    first, last = (event.encoded_image_string for event in events.Images(card_measures.PICTURE))
+    assert steps == {card_metrics.PICTURE: [0, 2], "Confusion matrix": [2]}
+    first, last = (event.encoded_image_string for event in events.Images(card_metrics.PICTURE))
     assert first != last
     assert events.Tags()["graph"]
 
 
 def test_tensorboards_pixels_are_those_of_scenes(events, few_cards, trained):
-    factors = warps.factors(measures.homographies(trained, few_cards().test_images))
+    factors = warps.factors(metrics.homographies(trained, few_cards().test_images))
     for axis in "xy":
         histogram = events.Histograms(f"Transform/translation {axis} (pixels)")[-1].histogram_value
         assert histogram.num == 60
@@ -243,7 +245,7 @@ def test_cards_are_drawn_by_themselves(tmp_path, finished, call):
 def test_a_diagram_shows_what_a_network_is_given_and_how_much_it_reads(exp_id):
     row = ALL[exp_id]
     shown = [text.get_text() for axes in plot.diagram(row).axes for text in axes.texts]
-    assert f"image\n{'×'.join(map(str, image_size(row.data)))}" in shown
+    assert f"image\n{'×'.join(map(str, catalogue.datasets()[row.data].image_size))}" in shown
     assert ("6 digits\n0–9" if "cards" in row.data else "digit\n0–9") in shown
 
 

@@ -13,38 +13,39 @@ from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp
 from scipy.ndimage import convolve
 
-from stn import cards, warps
+from stn import warps
 from stn.mnist import DataError, read_mnist
+from studies.cards import geometry, rendering
 
 STRENGTHS = 0.5, 1.0, 1.5
 FIELD = (  # the number's, in the straightened scene: rows and columns
-    slice(35 + cards.NUMBER_Y, 35 + cards.NUMBER_Y + cards.CELL),
-    slice(18 + cards.NUMBER_X, 18 + cards.NUMBER_X + cards.NUMBER_WIDTH),
+    slice(35 + geometry.NUMBER_Y, 35 + geometry.NUMBER_Y + geometry.CELL),
+    slice(18 + geometry.NUMBER_X, 18 + geometry.NUMBER_X + geometry.NUMBER_WIDTH),
 )
 
 
 def corners_of(homographies):
     """In pixels of the scene, (N, 4, 2)."""
-    return warps.to_pixels(cards.card_corners(homographies), cards.SCENE, cards.SCENE)
+    return warps.to_pixels(geometry.card_corners(homographies), geometry.SCENE, geometry.SCENE)
 
 
 @pytest.fixture(scope="module")
 def small():
     _, _, pixels, labels = read_mnist()
-    return cards.small_digits(pixels[:1000]), labels[:1000]
+    return rendering.small_digits(pixels[:1000]), labels[:1000]
 
 
 @pytest.fixture(scope="module")
 def bank():
-    return cards.textures("test")
+    return rendering.textures("test")
 
 
 def clear(small, bank, n, seed, strength):
     """The scenes that `draw` draws, free of all but the place of the card: images, labels, homographies."""
-    homographies, seen = cards.places(n, seed, strength)
-    look = cards.looks(n, seed, 0, len(bank), seen)
-    chosen = cards.choices(n, seed, len(small[0]))
-    return torch.from_numpy(cards.render(small[0], chosen, bank, homographies, look)), chosen, homographies
+    homographies, seen = rendering.places(n, seed, strength)
+    look = rendering.looks(n, seed, 0, len(bank), seen)
+    chosen = rendering.choices(n, seed, len(small[0]))
+    return torch.from_numpy(rendering.render(small[0], chosen, bank, homographies, look)), chosen, homographies
 
 
 def straightened(images, homographies):
@@ -55,7 +56,7 @@ def straightened(images, homographies):
 
 def inked(homographies, seed):
     """The paper's and the ink's greys of scenes."""
-    look = cards.looks(len(homographies), seed, 0, 1, np.tile([0, 128], (len(homographies), 2)))
+    look = rendering.looks(len(homographies), seed, 0, 1, np.tile([0, 128], (len(homographies), 2)))
     return (torch.from_numpy(look[name].copy())[:, None, None] for name in ("paper", "ink"))
 
 
@@ -67,12 +68,12 @@ def test_a_small_digit_is_the_average_of_areas(small):
     torch.manual_seed(0)
     noise = torch.randint(0, 256, (50, 28, 28), dtype=torch.uint8)
     expected = F.avg_pool2d(noise.double().repeat_interleave(4, 1).repeat_interleave(4, 2), 7)
-    assert (torch.from_numpy(cards.small_digits(noise.numpy())) - expected).abs().max() <= 0.5
-    assert (cards.small_digits(np.full((1, 28, 28), 255, np.uint8)) == 255).all()
+    assert (torch.from_numpy(rendering.small_digits(noise.numpy())) - expected).abs().max() <= 0.5
+    assert (rendering.small_digits(np.full((1, 28, 28), 255, np.uint8)) == 255).all()
 
 
 def test_without_strength_the_card_is_at_its_nominal_place(small, bank):
-    scenes = cards.draw(*small, bank, 20, 5, 0)
+    scenes = rendering.draw(*small, bank, 20, 5, 0)
     assert torch.equal(scenes.homographies, torch.eye(3).expand(20, 3, 3))
     assert torch.equal(scenes.images[:, 0], clear(small, bank, 20, 5, 0)[0])
     corners = torch.tensor([[17.5, 34.5], [109.5, 34.5], [109.5, 92.5], [17.5, 92.5]])
@@ -99,18 +100,18 @@ def test_the_homography_straightens_the_scene(small, bank, strength):
 
 
 def test_corners_are_those_of_the_homography_and_of_the_picture(small, bank):
-    homographies = torch.from_numpy(cards.places(300, 1, 1.5)[0])
+    homographies = torch.from_numpy(rendering.places(300, 1, 1.5)[0])
     nominal = torch.tensor([(-92.0, -58), (92, -58), (92, 58), (-92, 58)]) / 128
     points = transform_points(homographies, nominal.expand(300, 4, 2))
     corners = corners_of(homographies)
     torch.testing.assert_close(corners, points * 64 + 63.5, atol=1e-3, rtol=0)
     # A white card on black has its centre of mass, and its area, where the corners say.
     blank = np.zeros((1, 16, 16), np.uint8)
-    look = cards.looks(300, 1, 0, 1, np.tile([0, 128], (300, 2)))
+    look = rendering.looks(300, 1, 0, 1, np.tile([0, 128], (300, 2)))
     for name in ("paper", "ink", "border", "print", "box", "head"):
         look[name] = 255
     look["brightness"] = look["contrast"] = 0
-    white = cards.render(blank, np.zeros((300, 6), np.int64), bank, homographies.numpy(), look) / 255.0
+    white = rendering.render(blank, np.zeros((300, 6), np.int64), bank, homographies.numpy(), look) / 255.0
     (x, y), (next_x, next_y) = (c.double().numpy().transpose(2, 0, 1) for c in (corners, corners.roll(-1, 1)))
     cross = x * next_y - next_x * y
     area = cross.sum(1) / 2
@@ -121,38 +122,38 @@ def test_corners_are_those_of_the_homography_and_of_the_picture(small, bank):
 
 
 def test_scenes_are_a_function_of_the_seed_and_fewer_are_the_first_of_more(small, bank):
-    scenes = cards.draw(*small, bank, 60, 3)
-    for again, few in zip(cards.draw(*small, bank, 60, 3), cards.draw(*small, bank, 7, 3), strict=True):
+    scenes = rendering.draw(*small, bank, 60, 3)
+    for again, few in zip(rendering.draw(*small, bank, 60, 3), rendering.draw(*small, bank, 7, 3), strict=True):
         assert any(torch.equal(again, tensor) for tensor in scenes)
         assert any(torch.equal(few, tensor[:7]) for tensor in scenes)
-    other = cards.draw(*small, bank, 60, 4)
+    other = rendering.draw(*small, bank, 60, 4)
     assert not any((a == b).flatten(1).all(1).any() for a, b in zip(scenes, other, strict=True))
     assert [tensor.dtype for tensor in scenes] == [torch.uint8, torch.int64, torch.float32]
     assert [tuple(tensor.shape) for tensor in scenes] == [(60, 1, 128, 128), (60, 6), (60, 3, 3)]
-    assert all(len(tensor) == 0 for tensor in cards.draw(*small, bank, 0, 3))
+    assert all(len(tensor) == 0 for tensor in rendering.draw(*small, bank, 0, 3))
 
 
 @pytest.mark.parametrize("strength", [0.1, *STRENGTHS])
 @given(seed=st.integers(0, 2**63 - 1))
 def test_cards_are_convex_and_inside_of_what_is_seen(strength, seed):
-    homographies, seen = cards.places(100, seed, strength)
+    homographies, seen = rendering.places(100, seed, strength)
     corners = corners_of(torch.from_numpy(homographies)).double().numpy() + 0.5  # from the edge
     sides = np.roll(corners, -1, 1) - corners
     turns = np.cross(np.pad(sides, ((0, 0), (0, 0), (0, 1))), np.pad(np.roll(sides, -1, 1), ((0, 0), (0, 0), (0, 1))))
     assert (turns[..., 2] > 500).all()
-    assert (corners >= seen[:, None, [2, 0]] + cards.MARGIN - 1e-3).all()
-    assert (corners <= seen[:, None, [3, 1]] - cards.MARGIN + 1e-3).all()
+    assert (corners >= seen[:, None, [2, 0]] + rendering.MARGIN - 1e-3).all()
+    assert (corners <= seen[:, None, [3, 1]] - rendering.MARGIN + 1e-3).all()
     points = torch.tensor([(x, y, 1.0) for x in (-1, 1) for y in (-1, 1)]) @ torch.from_numpy(homographies).mT
     assert (points[:, :, 2] > 0).float().mean() > 0.99
 
 
 def test_one_scene_in_three_has_bars_as_grey_as_its_background(small, bank):
-    _, seen = cards.places(3000, 2, 1)
+    _, seen = rendering.places(3000, 2, 1)
     size = seen[:, 1::2] - seen[:, ::2]
     assert ((size < 128).sum(1) <= 1).all()
     assert size.min() == 92
     assert (size.min(1) < 128).mean() == pytest.approx(1 / 3, abs=0.03)
-    images = cards.draw(*small, bank, 60, 2, 0.01, with_card=False).images[:, 0].numpy()
+    images = rendering.draw(*small, bank, 60, 2, 0.01, with_card=False).images[:, 0].numpy()
     barred = 0
     for image, (top, bottom, left, right) in zip(images, seen, strict=False):
         outside = np.ones((128, 128), bool)
@@ -168,7 +169,7 @@ def test_stronger_scenes_move_the_card_and_disturb_the_scene_more(small, bank):
     nominal = corners_of(torch.eye(3)[None])
     moved, noise = [], []
     for strength in (0, *STRENGTHS):
-        scenes = cards.draw(*small, bank, 300, 8, strength)
+        scenes = rendering.draw(*small, bank, 300, 8, strength)
         moved.append((corners_of(scenes.homographies) - nominal).norm(dim=2).mean())
         plain = clear(small, bank, 300, 8, strength)[0]
         noise.append((scenes.images[:, 0].float() - plain).abs().mean())
@@ -182,8 +183,8 @@ def test_stronger_scenes_move_the_card_and_disturb_the_scene_more(small, bank):
 def test_labels_are_those_of_the_digits_on_the_card(small, bank):
     """The ink in the nominal field is that of the digits of the labels, the greater where two overlap."""
     digits, labels = small
-    scenes = cards.draw(digits, labels, bank, 50, 9, 0)
-    chosen = cards.choices(50, 9, len(digits))
+    scenes = rendering.draw(digits, labels, bank, 50, 9, 0)
+    chosen = rendering.choices(50, 9, len(digits))
     assert torch.equal(scenes.labels, torch.from_numpy(labels[chosen].astype(np.int64)))
     expected = np.zeros((50, 16, 76))
     for k in range(6):
@@ -192,32 +193,32 @@ def test_labels_are_those_of_the_digits_on_the_card(small, bank):
     paper, ink = inked(scenes.homographies, 9)
     found = (paper - scenes.images[(slice(None), 0, *FIELD)]) / (paper - ink) * 255
     assert (found - torch.from_numpy(expected)).abs().max() < 255 / 60
-    assert np.bincount(cards.draw(digits, labels, bank, 300, 9, with_card=False).labels.flatten()).min() > 100
+    assert np.bincount(rendering.draw(digits, labels, bank, 300, 9, with_card=False).labels.flatten()).min() > 100
 
 
 def test_without_a_card_there_is_none(small, bank):
-    blank = cards.draw(*small, bank, 40, 6, 0, with_card=False).images
-    carded = cards.draw(*small, bank, 40, 6, 0).images
+    blank = rendering.draw(*small, bank, 40, 6, 0, with_card=False).images
+    carded = rendering.draw(*small, bank, 40, 6, 0).images
     rows, columns = slice(35, 93), slice(18, 110)
     outside = torch.ones(128, 128, dtype=torch.bool)
     outside[rows, columns] = False
     assert torch.equal(blank[..., outside], carded[..., outside])
     assert (blank != carded)[..., rows, columns].float().mean() > 0.9
-    other = cards.draw(small[0][::-1], small[1], bank, 40, 6, 0, with_card=False).images
+    other = rendering.draw(small[0][::-1], small[1], bank, 40, 6, 0, with_card=False).images
     assert torch.equal(blank, other)
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_a_finger_lies_on_the_card_but_not_on_the_number(small, bank, strength):
     n = 1000
-    look = cards.looks(n, 4, strength, len(bank), np.tile([0, 128], (n, 2)))
+    look = rendering.looks(n, 4, strength, len(bank), np.tile([0, 128], (n, 2)))
     look["depth"] = look["blur"] = look["noise"] = 0
     held = look["finger_radius"] > 0
     assert held.mean() == pytest.approx(0.3, abs=0.05)
-    chosen, homographies = cards.choices(n, 4, len(small[0])), np.tile(np.eye(3, dtype=np.float32), (n, 1, 1))
+    chosen, homographies = rendering.choices(n, 4, len(small[0])), np.tile(np.eye(3, dtype=np.float32), (n, 1, 1))
     without = look.copy()
     without["finger_radius"] = 0
-    differs = np.not_equal(*(cards.render(small[0], chosen, bank, homographies, each) for each in (look, without)))
+    differs = np.not_equal(*(rendering.render(small[0], chosen, bank, homographies, each) for each in (look, without)))
     assert not differs[(slice(None), *FIELD)].any()
     assert not differs[~held].any()
     on_the_card = differs[held, 35:93, 18:110].sum((1, 2))
@@ -234,14 +235,14 @@ def disturbed(small, bank):
     """
 
     def draw(*names):
-        homographies, seen = cards.places(300, 12, 1.5)
-        look, still = (cards.looks(300, 12, strength, len(bank), seen) for strength in (1.5, 0))
+        homographies, seen = rendering.places(300, 12, 1.5)
+        look, still = (rendering.looks(300, 12, strength, len(bank), seen) for strength in (1.5, 0))
         still["light"], still["depth"], still["blur"], still["noise"] = (0, 0, 1), 0, 0, 0
         plain = still.copy()
         for name in names:
             still[name] = look[name]
-        chosen = cards.choices(300, 12, len(small[0]))
-        pictures = (cards.render(small[0], chosen, bank, homographies, each) for each in (still, plain))
+        chosen = rendering.choices(300, 12, len(small[0]))
+        pictures = (rendering.render(small[0], chosen, bank, homographies, each) for each in (still, plain))
         return still, *(picture.astype(float) for picture in pictures)
 
     return draw
@@ -331,12 +332,12 @@ def test_noise_is_gaussian_of_its_strength_and_without_pattern(disturbed):
 
 
 def test_training_and_test_share_no_background():
-    assert not set(cards.PHOTOS["train"]) & set(cards.PHOTOS["test"])
-    banks = {split: cards.textures(split) for split in ("train", "test")}
+    assert not set(rendering.PHOTOS["train"]) & set(rendering.PHOTOS["test"])
+    banks = {split: rendering.textures(split) for split in ("train", "test")}
     found = [hashlib.sha256(texture).hexdigest() for bank in banks.values() for texture in bank]
     assert len(set(found)) == len(found) == sum(map(len, banks.values()))
-    files = {path.stem for path in (cards.ROOT / "backgrounds").glob("*.png")}
-    assert files == {*cards.PHOTOS["train"], *cards.PHOTOS["test"]}
+    files = {path.stem for path in (rendering.ROOT / "backgrounds").glob("*.png")}
+    assert files == {*rendering.PHOTOS["train"], *rendering.PHOTOS["test"]}
     for bank in banks.values():
         assert bank.shape[1:] == (256, 256)
         assert bank.mean((1, 2)) == pytest.approx(127.5, abs=4)
@@ -344,7 +345,7 @@ def test_training_and_test_share_no_background():
 
 def test_the_bytes_are_the_same_on_every_machine(small):
     for split, same in (("train", "cda1c7c79360f0b1"), ("test", "66d40fbf618206b6")):
-        scenes = cards.draw(*small, cards.textures(split), 60, 1, 1.5)
+        scenes = rendering.draw(*small, rendering.textures(split), 60, 1, 1.5)
         assert [hashlib.sha256(tensor.numpy()).hexdigest()[:16] for tensor in scenes] == [
             same,
             "0cbd4c2d57085737",
@@ -362,7 +363,7 @@ def test_the_bytes_are_the_same_on_every_machine(small):
 )
 def test_drawing_stays_within_its_arrays(small, bank, n, n_digits, n_textures, seed, strength, with_card):
     """Each array lies between guards; nothing writes them, and what is read there would be seen in the pixels."""
-    from stn import card_kernels
+    from studies.cards import kernels
 
     guards = []
 
@@ -376,13 +377,13 @@ def test_drawing_stays_within_its_arrays(small, bank, n, n_digits, n_textures, s
     def render(*arguments):
         for fill in (0x00, 0xFF):
             inner = [surrounded(a, fill) if isinstance(a, np.ndarray) else a for a in arguments]
-            card_kernels.render(*inner)
+            kernels.render(*inner)
             images.append(inner[0])
 
     images = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cards, "compiled_render", lambda: render)
-        cards.draw(small[0][:n_digits], small[1][:n_digits], bank[:n_textures], n, seed, strength, with_card)
+        patch.setattr(rendering, "compiled_render", lambda: render)
+        rendering.draw(small[0][:n_digits], small[1][:n_digits], bank[:n_textures], n, seed, strength, with_card)
     assert np.array_equal(*images)
     for memory, size, fill in guards:
         assert (memory[:4096] == fill).all()
@@ -412,23 +413,23 @@ UNDRAWABLE = {
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:divide by zero:RuntimeWarning")
 @pytest.mark.parametrize("wrong", UNDRAWABLE)
 def test_what_cannot_be_drawn_is_refused_before_compiled_code_has_it(wrong, small, monkeypatch):
-    homographies, seen = cards.places(4, 1, 1)
-    given = {"digits": small[0][:3], "chosen": cards.choices(4, 1, 3), "bank": cards.textures("train")[:2]}
-    given |= {"homographies": homographies, "look": cards.looks(4, 1, 1, 2, seen)}
-    assert cards.render(**given).shape == (4, 128, 128)
-    monkeypatch.setattr(cards, "compiled_render", lambda: pytest.fail("compiled code is called"))
+    homographies, seen = rendering.places(4, 1, 1)
+    given = {"digits": small[0][:3], "chosen": rendering.choices(4, 1, 3), "bank": rendering.textures("train")[:2]}
+    given |= {"homographies": homographies, "look": rendering.looks(4, 1, 1, 2, seen)}
+    assert rendering.render(**given).shape == (4, 128, 128)
+    monkeypatch.setattr(rendering, "compiled_render", lambda: pytest.fail("compiled code is called"))
     ((name, value),) = UNDRAWABLE[wrong].items()
     if name == "look":
         given["look"][value[0]][1] = value[1]
     else:
         given[name] = value
     with pytest.raises(ValueError, match=r"must be \(|cannot be drawn"):
-        cards.render(**given)
+        rendering.render(**given)
 
 
 def test_without_numba_one_line_says_so(small, bank, monkeypatch):
-    for name in ("stn.card_kernels", "numba"):
+    for name in ("studies.cards.kernels", "numba"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delattr("stn.card_kernels", raising=False)
+    monkeypatch.delattr("studies.cards.kernels", raising=False)
     with pytest.raises(DataError, match=r"^drawing cards needs Numba \(.*\): python -m pip install numba$"):
-        cards.draw(*small, bank, 1, 0)
+        rendering.draw(*small, bank, 1, 0)

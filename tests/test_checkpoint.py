@@ -5,9 +5,11 @@ import torch
 from helpers import Linear
 from torch import nn
 
+import train
+from fast.step import FastTraining
 from lab.settings import Recipe
 from stn.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, weights_signature
-from stn.step import new_optimizer_state
+from train import PlainTraining
 
 OWNER = 64 * "a"  # the fingerprint of some settings
 HISTORY = [{"epoch": 1, "train_loss": 0.5, "test_correct": 7}, {"epoch": 2, "train_loss": 0.25, "test_correct": 8}]
@@ -32,43 +34,53 @@ def test_torch_reads_the_files_as_they_are(tmp_path, load):
     model.load_state_dict(load(tmp_path / "weights.pt"))
 
 
-def in_training(optimizer, seed):
-    """A network and the state of its optimiser, both with random numbers."""
+FORMS = {"plain": PlainTraining, "fast": FastTraining}
+
+
+def in_training(digits, optimizer, seed, form="plain"):
+    """A network after a step of its training, and the latter."""
     torch.manual_seed(seed)
     model = Linear()
-    state = {name: torch.rand_like(tensor) for name, tensor in new_optimizer_state(model, Recipe(optimizer)).items()}
-    return model, state
+    training = FORMS[form](model, digits, Recipe(optimizer))
+    training.step(torch.arange(20) + seed)
+    return model, training
 
 
+def tensors(training):
+    return [tensor.clone() for tensor in train.tensors_in(training.state_dict())]
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_checkpoint_brings_everything_back(tmp_path, capsys, optimizer):
-    """Weights, the optimiser's state in the tensors that are there, the history and the transforms."""
-    (model, state), (other, other_state) = in_training(optimizer, 1), in_training(optimizer, 2)
+def test_a_checkpoint_brings_everything_back(digits, tmp_path, capsys, optimizer, form):
+    """Weights, what the optimiser remembers, the history and the transforms; the next steps are the same."""
+    model, training = in_training(digits, optimizer, 1, form)
+    other, its_training = in_training(digits, optimizer, 2, form)
     transforms = [torch.rand(4, 3, 3), torch.rand(4, 3, 3)]
-    save_checkpoint(tmp_path, OWNER, model, state, HISTORY, transforms)
-    places = {name: tensor.data_ptr() for name, tensor in other_state.items()}
-    history, found = load_checkpoint(tmp_path, OWNER, other, other_state, "cpu")
+    save_checkpoint(tmp_path, OWNER, model, training, HISTORY, transforms)
+    history, loaded = load_checkpoint(tmp_path, OWNER, other, its_training, "cpu")
     assert history == HISTORY
-    assert torch.equal(torch.stack(found), torch.stack(transforms))
-    for ours, theirs in ((other.state_dict(), model.state_dict()), (other_state, state)):
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert {name: tensor.data_ptr() for name, tensor in other_state.items()} == places
+    assert torch.equal(torch.stack(loaded), torch.stack(transforms))
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(tensors(training), tensors(its_training), strict=True))
+        assert len(tensors(training)) == (0 if optimizer == "sgd" else 5 if form == "fast" else 6)
+        assert training.step(torch.arange(30)) == its_training.step(torch.arange(30))
     assert capsys.readouterr().err == ""
 
 
-def test_without_a_checkpoint_nothing_changes(tmp_path, capsys):
-    model, state = in_training("adam", 1)
-    before = {name: tensor.clone() for name, tensor in (model.state_dict() | state).items()}
-    assert load_checkpoint(tmp_path, OWNER, model, state, "cpu") == ([], [])
-    assert all(torch.equal(tensor, before[name]) for name, tensor in (model.state_dict() | state).items())
+def test_without_a_checkpoint_nothing_changes(digits, tmp_path, capsys):
+    model, training = in_training(digits, "adam", 1)
+    before = [*(parameter.clone() for parameter in model.parameters()), *tensors(training)]
+    assert load_checkpoint(tmp_path, OWNER, model, training, "cpu") == ([], [])
+    assert all(torch.equal(a, b) for a, b in zip(before, [*model.parameters(), *tensors(training)], strict=True))
     assert capsys.readouterr().err == ""
 
 
-def test_the_checkpoint_before_is_kept(tmp_path):
-    model, state = in_training("sgd", 1)
+def test_the_checkpoint_before_is_kept(digits, tmp_path):
+    model, training = in_training(digits, "sgd", 1)
     for n_epochs in (1, 2):
-        save_checkpoint(tmp_path, OWNER, model, state, HISTORY[:n_epochs], [])
+        save_checkpoint(tmp_path, OWNER, model, training, HISTORY[:n_epochs], [])
     assert load_tensors(tmp_path / "checkpoint.pt")["history"] == HISTORY
     assert load_tensors(tmp_path / "checkpoint_previous.pt")["history"] == HISTORY[:1]
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "checkpoint_previous.pt"}

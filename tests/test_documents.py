@@ -8,15 +8,15 @@ import sys
 import textwrap
 
 import onnxruntime
+import page
 import pytest
+import records
 import torch
 from conftest import ROOT
 from helpers import write_idx
 
-import plot
 import run_experiments
 import train
-from lab import tables
 from lab.settings import Experiment
 from run_experiments import ALL, EXPERIMENTS
 from stn import mnist
@@ -26,7 +26,15 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / 
 RESULTS = PAGES.pop("results.md")
 BY_HAND = {"README.md": README, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), **PAGES}
 OWN = PAGES["own_experiments.md"]
-SCRIPTS = ("run_experiments.py", "plot.py", "predict.py", "extract_id.py", "demo.py", "tools/benchmark.py")
+SCRIPTS = (
+    "run_experiments.py",
+    "plot.py",
+    "predict.py",
+    "extract_id.py",
+    "demo.py",
+    "tools/benchmark.py",
+    "tools/records.py",
+)
 BY_HAND_TOO = {"demo.png"}  # figures that plot.py does not draw: the page, by a test of tests/test_demo.py
 
 
@@ -39,7 +47,7 @@ def commands(text):
 
 
 def test_the_results_page_is_what_plot_makes_of_the_records():
-    assert tables.results_document(ROOT / "results", ALL) == RESULTS
+    assert page.results_document(ROOT / "results", ALL) == RESULTS
 
 
 def numbers(text):
@@ -150,7 +158,10 @@ sys.exit(run_experiments.main())
     results = json.loads((tmp_path / "experiments" / "exp_90_run_01_two_looks" / "results.json").read_text())
     assert results["arguments"] == {"passes": 2}
     assert (tmp_path / "experiments" / "diagram_exp_90.png").exists()
-    assert isinstance(eval(row, {"Experiment": Experiment}), Experiment)
+    names = vars(run_experiments)  # of the file in which rows stand
+    assert isinstance(eval(row, names), Experiment)
+    recipe = eval(re.search(r"`(Recipe\(.*?\))`", OWN)[1], names).as_settings()
+    assert (recipe["learning_rate"], recipe["localisation_rate"]) == (0.02, 0.02)
 
 
 def test_a_network_of_ones_own(digits, tmp_path, monkeypatch, capsys):
@@ -212,7 +223,7 @@ def test_the_figures_are_drawn_from_the_records_alone(tmp_path):
     """Into an empty folder, with the names of those in the repository; and the page beside them."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "figures").mkdir()
-    plot.write_docs(ROOT / "results", tmp_path / "docs", tmp_path / "figures")
+    records.write_docs(ROOT / "results", tmp_path / "docs", tmp_path / "figures")
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
     assert drawn | BY_HAND_TOO == {path.name for path in (ROOT / ".readme_figures").iterdir()}
     assert (tmp_path / "docs" / "results.md").read_text(encoding="utf-8") == RESULTS

@@ -22,8 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import coordconv
 from coordconv import CoordConv1d, CoordConv2d, CoordConv3d
-from models import Net, Net_Card, Net_Card_Homography, Net_CoordConv, Net_CoordConv_Homography
-from stn import fast_conv, trained, warps
+from digits import pretrained
+from fast import conv2d
+from models import Net, Net_CoordConv, Net_CoordConv_Homography
+from stn import warps
+from studies.cards.networks import Net_Card, Net_Card_Homography
 
 DYNAMIC = torch.export.Dim.DYNAMIC
 NETWORKS = {
@@ -96,9 +99,9 @@ def test_a_network_becomes_onnx(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", trained.names())
+@pytest.mark.parametrize("name", pretrained.names())
 def test_a_network_of_weights_is_exported_and_becomes_onnx(name):
-    network = trained.load(name).model
+    network = pretrained.load(name).model
     size = {"Net_Card": 128, "Net_Card_Homography": 128}.get(type(network).__name__, 28 * network.canvas)
     images, more = torch.rand(2, 1, size, size), torch.rand(5, 1, size, size)
     dynamic = {"dynamic_shapes": ({0: DYNAMIC},)}
@@ -174,7 +177,7 @@ def test_a_warp_is_exported_for_images_of_any_size():
 def test_gradients_of_single_samples_and_jacobians(network, fast):
     network, images, _ = network
     parameters = dict(network.named_parameters())
-    with fast_conv.accelerated(network, fast):
+    with conv2d.accelerated(network, fast):
         by_sample = vmap(grad(lambda p, one: functional_call(network, p, (one[None],)).square().sum()), (None, 0))
         together = by_sample(parameters, images)
         jacobian = jacrev(network)(images[:1])
@@ -196,7 +199,7 @@ def test_a_gradient_is_differentiated_once_more(network, fast):
     network, images = copy.deepcopy(network).double(), images.double().requires_grad_()
     found = []
     for accelerated in (fast, False):
-        with fast_conv.accelerated(network, accelerated):
+        with conv2d.accelerated(network, accelerated):
             (of_images,) = torch.autograd.grad(network(images).square().sum(), images, create_graph=True)
             wanted = [images, *network.parameters()]
             found.append(torch.autograd.grad(of_images.square().sum(), wanted, materialize_grads=True))
@@ -207,18 +210,18 @@ def test_a_gradient_is_differentiated_once_more(network, fast):
 @pytest.mark.parametrize("coordconv", [False, True])
 def test_gradgradcheck_of_a_layer_in_groups(coordconv):
     torch.manual_seed(0)
-    v = fast_conv.kernels().V
+    v = conv2d.kernels().V
     x, weight = torch.randn(1, 2, 7, 6, v, dtype=torch.float64), torch.randn(3, 2, 3, 3, dtype=torch.float64)
     plane = torch.randn(3, 3, dtype=torch.float64) * (1 if coordconv else torch.tensor([1, 0, 0]))
     for wanted in ((x, weight, plane), (weight, plane), (x,)):
         inputs = [tensor.clone().requires_grad_(any(tensor is w for w in wanted)) for tensor in (x, weight, plane)]
-        assert torch.autograd.gradgradcheck(fast_conv.ConvPool.apply, inputs, fast_mode=True)
+        assert torch.autograd.gradgradcheck(conv2d.ConvPool.apply, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_autocast_gives_the_same_to_the_precision_of_its_numbers(network, fast):
     network, images, _ = network
-    with fast_conv.accelerated(network, fast), torch.autocast("cpu", torch.bfloat16):
+    with conv2d.accelerated(network, fast), torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(network(images).float(), network(images).float(), rtol=0, atol=0)
         ours = network(images).float()
     torch.testing.assert_close(ours, network(images), rtol=0.1, atol=0.15)
@@ -241,7 +244,7 @@ def test_operations_are_counted(fast):
     network(images)  # what is made once is not counted
     convolutions = 22**2 * 8 * 49 + 7**2 * 10 * 8 * 25 + 24**2 * 10 * 25 + 8**2 * 20 * 10 * 25
     linear = 90 * 32 + 32 * 6 + 6 * 2 * 28**2 + 320 * 50 + 50 * 10  # the transform, then a grid from its six numbers
-    with fast_conv.accelerated(network, fast), FlopCounterMode(display=False) as counter:
+    with conv2d.accelerated(network, fast), FlopCounterMode(display=False) as counter:
         network(images)
     assert counter.get_total_flops() == 2 * len(images) * (convolutions + linear)
 
@@ -253,7 +256,7 @@ def test_a_network_computes_shapes_on_the_meta_device_and_with_fake_tensors(netw
     coordconv._kept.clear()
     warps._kept.clear()
     for fast in (False, True):
-        with fast_conv.accelerated(network, fast), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with conv2d.accelerated(network, fast), FakeTensorMode(allow_non_fake_inputs=True) as mode:
             assert network(mode.from_tensor(more)).shape == shape
             assert network(more).shape == shape  # real images, too, while fake tensors are made
     assert all(type(kept) is torch.Tensor for kept in coordconv._kept.values())
@@ -265,7 +268,7 @@ def test_a_network_computes_shapes_on_the_meta_device_and_with_fake_tensors(netw
 @pytest.mark.parametrize("fast", [False, True])
 def test_a_network_is_copied_and_pickled(network, fast):
     network, images, _ = network
-    with fast_conv.accelerated(network, fast):
+    with conv2d.accelerated(network, fast):
         expected = network(images)
         for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
             assert torch.equal(copied(images), expected)
@@ -343,7 +346,7 @@ def test_a_network_with_changed_layers_is_trained_as_it_is(change):
         for layer in (network.conv2, network.loc_conv1):
             change(layer)
         torch.manual_seed(1)
-        with fast_conv.accelerated(network.train(), fast):
+        with conv2d.accelerated(network.train(), fast):
             for _ in range(3):
                 network.zero_grad()
                 network(images).square().sum().backward()
@@ -359,7 +362,7 @@ def test_hooks_of_every_layer_are_called(fast):
     called = []
     for name, layer in network.named_modules():
         layer.register_forward_hook(lambda *_, name=name: called.append(name))
-    with fast_conv.accelerated(network, fast):
+    with conv2d.accelerated(network, fast):
         network(images)
     assert sorted(called) == sorted(name for name, _ in network.named_modules())
 
@@ -370,7 +373,7 @@ def test_a_layer_that_is_replaced_is_the_one_that_computes(fast):
     network, images, _ = new("CoordConv")
     other = nn.Conv2d(12, 20, 5, padding=2, padding_mode="circular")
     network.conv2.conv = other
-    with fast_conv.accelerated(network, fast):
+    with conv2d.accelerated(network, fast):
         ours = network.convolve_and_pool(network.conv1, network.conv2, images)
     before = F.relu(F.max_pool2d(network.conv1(images), 2))
     close(ours, F.relu(F.max_pool2d(other(network.conv2.addcoords(before)), 2)))
@@ -394,7 +397,7 @@ def test_a_coordconv_has_the_padding_modes_of_torch(mode):
 def test_images_in_colour_are_refused_in_torchs_own_words(name, fast):
     network, images, _ = new(name)
     with (
-        fast_conv.accelerated(network, fast),
+        conv2d.accelerated(network, fast),
         pytest.raises(RuntimeError, match=r"expected input\[.* to have \d channels, but got"),
     ):
         network(images.repeat(1, 3, 1, 1))
@@ -404,7 +407,7 @@ def test_images_in_colour_are_refused_in_torchs_own_words(name, fast):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_empty_batch_gives_an_empty_result(name, fast):
     network, images, _ = new(name)
-    with fast_conv.accelerated(network, fast):
+    with conv2d.accelerated(network, fast):
         assert network(images[:0]).shape == (0, *network(images).shape[1:])
         assert network.homography(images[:0]).shape == (0, 3, 3)
 
@@ -413,7 +416,7 @@ def test_an_empty_batch_gives_an_empty_result(name, fast):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.uint8])
 def test_images_of_another_dtype_are_refused(dtype, fast):
     network, images, _ = new("Net")
-    with fast_conv.accelerated(network, fast), pytest.raises(RuntimeError, match="should be the same"):
+    with conv2d.accelerated(network, fast), pytest.raises(RuntimeError, match="should be the same"):
         network(images.to(dtype))
 
 

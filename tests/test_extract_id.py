@@ -6,6 +6,7 @@ Most tests have a stand-in for the network, which finds a white card on black by
 import io
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -22,15 +23,19 @@ from pictures import coefficients
 from PIL import Image, ImageDraw
 
 import extract_id
-from lab import cli, tables
+from digits import pretrained
+from digits.image_files import ImageError
+from lab import cli
 from lab.settings import RunError
-from models import Net_Card, Net_Card_Homography, Net_CoordConv
-from stn import card_data, cards, data, photographs, trained, warps
-from stn.image_files import ImageError
+from models import Net_CoordConv
+from stn import data, warps
+from studies.cards import CARDS, detector, geometry, rendering
+from studies.cards import data as card_data
+from studies.cards.networks import Net_Card, Net_Card_Homography
 
 N = 1000  # scenes of each kind
 RECORD = ROOT / "results" / "extract_id.json"
-KEPT = extract_id.DEFAULT in trained.names()
+KEPT = extract_id.DEFAULT in pretrained.names()
 needs_weights = pytest.mark.skipif(not KEPT, reason=f"needs the weights of {extract_id.DEFAULT}")
 CORNERS = np.array([(500, 310), (1130, 390), (1090, 800), (470, 700)], float)  # of a card, from the outer edge
 NUMBER = "314159"
@@ -45,7 +50,7 @@ class Finder(Net_Card_Homography):
     def homography(self, scenes):
         corners = np.stack([corners_of_white(scene) for scene in scenes[:, 0].numpy()])
         self.sure = np.ptp(corners, (1, 2)) > 8
-        return torch.from_numpy(cards.homographies_to(corners * 2 / cards.SCENE - 1)).float()
+        return torch.from_numpy(geometry.homographies_to(corners * 2 / geometry.SCENE - 1)).float()
 
     def classify(self, strips):
         scores = torch.full((len(strips), 10, 6), 1e-4)
@@ -60,7 +65,7 @@ NOWHERE = np.array([(60, 60), (68, 60), (68, 68), (60, 68)], float)
 def corners_of_white(scene):
     """In pixels from the outer edge, (4, 2); NOWHERE if white reaches the edge of the scene, or there is none."""
     y, x = np.nonzero(scene > 0.5)
-    if len(x) < 50 or min(x.min(), y.min()) == 0 or max(x.max(), y.max()) == cards.SCENE - 1:
+    if len(x) < 50 or min(x.min(), y.min()) == 0 or max(x.max(), y.max()) == geometry.SCENE - 1:
         return NOWHERE
     ends = (np.argmin(x + y), np.argmax(x - y), np.argmax(x + y), np.argmin(x - y))
     return np.stack([x[[*ends]] + (0, 1, 1, 0), y[[*ends]] + (0, 0, 1, 1)], 1).astype(float)
@@ -96,7 +101,7 @@ def fitting(corners, size):
 
 
 EYE = torch.eye(3, dtype=torch.float64)
-sizes = st.tuples(st.integers(photographs.LEAST, 900), st.integers(photographs.LEAST, 900))
+sizes = st.tuples(st.integers(detector.LEAST, 900), st.integers(detector.LEAST, 900))
 
 
 def ramp(size, axis):
@@ -111,11 +116,11 @@ def off_the_ramps(size, looked):
     """How far what scenes show, looked(grey), is from where their places say: in pixels of a scene, and how many."""
     worst, count = 0.0, 0
     pixels = torch.cartesian_prod(torch.arange(128.0), torch.arange(128.0)).flip(1).double()
-    points = warps.to_normalised(pixels, cards.SCENE, cards.SCENE)
+    points = warps.to_normalised(pixels, geometry.SCENE, geometry.SCENE)
     for axis in (0, 1):
         scenes, places = looked(ramp(size, axis))
         where = warps.map_points(places, points.expand(len(places), -1, 2))
-        step = float(places[:, axis, axis].min()) / cards.SCENE * 240  # of grey, for a pixel of a scene
+        step = float(places[:, axis, axis].min()) / geometry.SCENE * 240  # of grey, for a pixel of a scene
         grey = (where[..., axis] + 1) * 120
         inside = (where.abs() < 1 - 3 * places[:, [0, 1], [0, 1]].amax() / 64).all(2)
         off = (scenes[:, 0].flatten(1) * 255 - grey).abs()[inside]
@@ -127,7 +132,7 @@ def off_the_ramps(size, looked):
 @settings(max_examples=15)
 def test_scenes_show_what_lies_at_their_places(size):
     """Whatever the size: a grey that tells where it is lies there, to half a pixel and the rounding."""
-    worst, count = off_the_ramps(size, photographs.look_around)
+    worst, count = off_the_ramps(size, detector.look_around)
     assert worst <= 2
     assert count > 1000
 
@@ -136,29 +141,29 @@ def test_scenes_show_what_lies_at_their_places(size):
 @settings(max_examples=40)
 def test_the_second_look_shows_the_card_in_the_middle(size, scale, place, angle):
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    corners = cards.nominal_corners() @ np.array([[cos, sin], [-sin, cos]]) * scale * max(size) / 128
+    corners = geometry.nominal_corners() @ np.array([[cos, sin], [-sin, cos]]) * scale * max(size) / 128
     corners = corners / (np.array(size) / 2) + place
-    homography = torch.from_numpy(cards.homographies_to(corners[None])[0])
-    worst, _ = off_the_ramps(size, lambda grey: photographs.look_at(grey, homography[None])) if scale < 1.2 else (0, 0)
+    homography = torch.from_numpy(geometry.homographies_to(corners[None])[0])
+    worst, _ = off_the_ramps(size, lambda grey: detector.look_at(grey, homography[None])) if scale < 1.2 else (0, 0)
     assert worst <= 2
-    scene, places = photographs.look_at(ramp(size, 0), homography[None])
+    scene, places = detector.look_at(ramp(size, 0), homography[None])
     assert scene.shape == (1, 1, 128, 128)
-    seen = warps.to_pixels(cards.card_corners(torch.linalg.inv(places[0]) @ homography[None]), 128, 128)[0]
+    seen = warps.to_pixels(geometry.card_corners(torch.linalg.inv(places[0]) @ homography[None]), 128, 128)[0]
     assert (seen.amin(0) + seen.amax(0) - 127).abs().max() < 1
     lengths = (seen - seen.roll(-1, 0)).norm(dim=1)
-    if cards.SCENE / 8 < scale * max(size) < 4 * max(size):
-        assert float(lengths[0]) == pytest.approx(cards.CARD_WIDTH, rel=0.01)
+    if geometry.SCENE / 8 < scale * max(size) < 4 * max(size):
+        assert float(lengths[0]) == pytest.approx(geometry.CARD_WIDTH, rel=0.01)
 
 
 @given(st.integers(1, 2000))
 def test_squares_leave_nothing_out(size):
-    found = photographs.starts(size)
-    if size <= cards.SCENE:
-        assert abs(2 * found[0] + cards.SCENE - size) <= 1
+    found = detector.starts(size)
+    if size <= geometry.SCENE:
+        assert abs(2 * found[0] + geometry.SCENE - size) <= 1
         assert len(found) == 1
     else:
-        assert (found[0], found[-1]) == (0, size - cards.SCENE)
-        assert np.diff(found).max() <= photographs.STEP
+        assert (found[0], found[-1]) == (0, size - geometry.SCENE)
+        assert np.diff(found).max() <= detector.STEP
 
 
 @pytest.mark.parametrize(
@@ -169,15 +174,15 @@ def test_a_card_is_found_where_it_lies_and_comes_back_straight(finder, size):
     corners = fitting(CORNERS, size)
     card = drawn_card()
     photo = photographed(card, corners, size)
-    found = photographs.find_card(photo, finder, EYE)
+    found = detector.find_card(photo, finder, EYE)
     assert found.number == NUMBER
     assert 0.9 < found.confidence < 0.999  # what it sees from afar is a little elsewhere
-    pixel = max(np.linalg.norm(corners[1] - corners[0]) / cards.CARD_WIDTH, 1)
+    pixel = max(np.linalg.norm(corners[1] - corners[0]) / geometry.CARD_WIDTH, 1)
     assert np.abs(found.corners + 0.5 - corners).max() < 1.6 * pixel
-    true = cards.homographies_to(corners[None] * 2 / np.array(size) - 1)[0]
+    true = geometry.homographies_to(corners[None] * 2 / np.array(size) - 1)[0]
     exact = found._replace(homography=true, corners=corners - 0.5)
-    straight = photographs.straightened(photo, exact)
-    assert straight.width / straight.height == pytest.approx(cards.CARD_WIDTH / cards.CARD_HEIGHT, rel=0.01)
+    straight = detector.straightened(photo, exact)
+    assert straight.width / straight.height == pytest.approx(geometry.CARD_WIDTH / geometry.CARD_HEIGHT, rel=0.01)
     sides = np.linalg.norm(corners - np.roll(corners, -1, 0), axis=1) / (1, 58 / 92, 1, 58 / 92)
     assert straight.width == pytest.approx(np.clip(max(sides), 92, 1012), abs=1)
     expected = np.asarray(card.resize(straight.size, Image.Resampling.BOX), float)
@@ -187,14 +192,14 @@ def test_a_card_is_found_where_it_lies_and_comes_back_straight(finder, size):
 
 def test_a_small_card_in_a_large_photograph_is_found(finder):
     corners = (CORNERS - CORNERS.mean(0)) * 0.5 + (1350, 200)
-    found = photographs.find_card(photographed(drawn_card(), corners, (1600, 1200)), finder, EYE)
+    found = detector.find_card(photographed(drawn_card(), corners, (1600, 1200)), finder, EYE)
     assert np.abs(found.corners + 0.5 - corners).max() < 6
 
 
 def test_an_alignment_moves_the_outline(finder):
     photo = photographed(drawn_card(), CORNERS, (1600, 1200))
     shrunk = torch.diag(torch.tensor([0.5, 0.5, 1.0], dtype=torch.float64))
-    whole, half = (photographs.find_card(photo, finder, alignment).corners for alignment in (EYE, shrunk))
+    whole, half = (detector.find_card(photo, finder, alignment).corners for alignment in (EYE, shrunk))
     assert np.ptp(half, 0) == pytest.approx(np.ptp(whole, 0) / 2, rel=0.05)
 
 
@@ -213,7 +218,7 @@ def test_a_photograph_is_turned_upright_in_full_resolution(orientation):
     }[orientation](np.asarray(photo))  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
-    read = photographs.read_photograph(saved(Image.fromarray(np.ascontiguousarray(stored)), exif=exif))
+    read = detector.read_photograph(saved(Image.fromarray(np.ascontiguousarray(stored)), exif=exif))
     np.testing.assert_array_equal(np.asarray(read), np.asarray(photo))
 
 
@@ -227,7 +232,7 @@ def test_photographs_of_all_modes_are_as_bright_as_they_were(mode):
         photo = Image.fromarray((np.asarray(grey) / 255 * full).round().astype(np.uint16))
     else:
         photo = grey.convert("RGB").convert(mode)
-    read = photographs.read_photograph(saved(photo, "tiff"))
+    read = detector.read_photograph(saved(photo, "tiff"))
     assert (read.mode, read.size) == ("RGB", (320, 240))
     assert np.abs(np.asarray(read.convert("L"), float).mean() - np.asarray(grey).mean()) < (3 if mode == "1" else 1.5)
 
@@ -235,15 +240,15 @@ def test_photographs_of_all_modes_are_as_bright_as_they_were(mode):
 @pytest.mark.parametrize("size", [(1, 1), (47, 300), (4000, 20)], ids=str)
 def test_a_tiny_photograph_is_refused(size):
     with pytest.raises(ImageError, match=r"^is too small, \d+×\d+ pixels: to read a card, 48 are needed"):
-        photographs.read_photograph(saved(Image.new("L", size)))
+        detector.read_photograph(saved(Image.new("L", size)))
 
 
 def test_the_threshold_is_the_lowest_hundredth_that_one_in_a_hundred_reaches():
-    assert photographs.chosen_threshold(np.linspace(0.0005, 0.9995, 1000)) == 0.99
-    assert photographs.chosen_threshold(np.array([0.105] * 2 + [0.05] * 98)) == 0.11
+    assert detector.chosen_threshold(np.linspace(0.0005, 0.9995, 1000)) == 0.99
+    assert detector.chosen_threshold(np.array([0.105] * 2 + [0.05] * 98)) == 0.11
     few = np.array([0.105] + [0.05] * 99)
-    assert photographs.chosen_threshold(few) == 0.06
-    assert photographs.chosen_threshold(few, np.array([0.205] * 2 + [0.05] * 98)) == 0.21  # the harder kind decides
+    assert detector.chosen_threshold(few) == 0.06
+    assert detector.chosen_threshold(few, np.array([0.205] * 2 + [0.05] * 98)) == 0.21  # the harder kind decides
 
 
 # the command
@@ -254,7 +259,7 @@ def run(monkeypatch, capsys, tmp_path, finder):
     """Run the command with the stand-in, in this process and in an empty folder: (exit code, lines, error lines)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "keep_streams", lambda: None)  # those are pytest's
-    monkeypatch.setattr(trained, "load", lambda which: trained.Trained(str(which), finder, {}))
+    monkeypatch.setattr(pretrained, "load", lambda which: pretrained.Trained(str(which), finder, {"data": CARDS}))
 
     def main(*arguments):
         monkeypatch.setattr(sys, "argv", ["extract_id.py", *map(str, arguments)])
@@ -279,7 +284,11 @@ def test_the_number_its_probabilities_and_the_corners_are_told(run, photos):
     assert first == f"card.jpg: {NUMBER}  (confidence 0.99) -> card.jpg.card.png, card.jpg.outline.png"
     assert digits.split() == [part for digit in NUMBER for part in (f"{digit}:", "99.9%")]
     assert corners.startswith("    corners, pixels: (")
-    assert none.startswith("dark.png: no card found (confidence 0.")
+    assert re.fullmatch(
+        r"dark\.png: no card found \(confidence 0\.\d\d = digits [01]\.\d\d × agreement of two looks [01]\.\d\d; "
+        r"0\.73 is needed, chosen for exp_40\)",
+        none,
+    )
     assert {path.name for path in photos.iterdir()} == {
         *("card.jpg", "dark.png", "card.jpg.card.png", "card.jpg.outline.png")
     }
@@ -298,14 +307,34 @@ def test_json_for_programs(run, photos):
     code, lines, errors = run("--json", "other/dark.png", "missing.png", "dark.png", "--out", "out/deep")
     assert (code, errors) == (1, [])
     card, missing, none = map(json.loads, lines)
-    keys = {"image", "number", "confidence", "probabilities", "corners", "card", "outline"}
+    doubts = {"found", "confidence", "digits_sure", "agreement"}
+    keys = {"image", "number", "probabilities", "corners", "card", "outline", *doubts}
     assert card.keys() == none.keys() == keys
     assert (card["image"], card["number"], card["probabilities"]) == ("other/dark.png", NUMBER, [0.999] * 6)
     assert np.abs(np.array(card["corners"]) - CORNERS).max() < 12
     assert (card["card"], card["outline"]) == ("out/deep/dark.png.card.png", "out/deep/dark.png.outline.png")
     assert missing == {"image": "missing.png", "error": "cannot be read (No such file or directory)"}
-    assert none["confidence"] < photographs.THRESHOLD
-    assert all(none[key] is None for key in keys - {"image", "confidence"})
+    assert none["confidence"] < detector.THRESHOLD
+    assert all(none[key] is None for key in keys - {"image", *doubts})
+    for each in (card, none):
+        assert each["confidence"] == pytest.approx(each["digits_sure"] * each["agreement"], abs=2e-4)
+        assert each["found"] == (each["confidence"] >= detector.THRESHOLD)
+
+
+def test_what_was_seen_where_no_card_is_found_is_shown_if_asked_for(run, photos):
+    """The likeliest card, its digits, and both pictures; it stays marked as not found."""
+    code, lines, errors = run("--json", "--debug", "dark.png")
+    assert (code, errors) == (0, [])
+    result = json.loads(lines[0])
+    assert not result["found"]
+    assert re.fullmatch(r"\d{6}", result["number"])
+    assert len(result["probabilities"]) == 6
+    assert np.array(result["corners"]).shape == (4, 2)
+    assert {path.name for path in photos.glob("dark.png.*")} == {"dark.png.card.png", "dark.png.outline.png"}
+    lines = run("--debug", "--out", "again", "dark.png")[1]
+    assert lines[0].startswith("dark.png: no card found (confidence 0.")
+    assert lines[0].endswith("-> again/dark.png.card.png, again/dark.png.outline.png")
+    assert lines[2].startswith("    corners, pixels: (")
 
 
 def test_photographs_of_one_name_do_not_overwrite_each_other(run, photos):
@@ -334,7 +363,7 @@ def test_pictures_of_its_own_are_passed_over_but_no_others(run, photos):
 @pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0II*\0", b"Exif\0\0garbage garbage", b""], ids=["short", "garbage", "none"])
 def test_a_photograph_with_damaged_exif_data_is_read_as_it_lies(kind, exif):
-    read = photographs.read_photograph(saved(ramp((320, 240), 0), kind, exif=exif))
+    read = detector.read_photograph(saved(ramp((320, 240), 0), kind, exif=exif))
     assert np.abs(np.asarray(read.convert("L"), float) - np.asarray(ramp((320, 240), 0))).mean() < 3
 
 
@@ -342,7 +371,7 @@ def test_a_photograph_with_damaged_exif_data_is_read_as_it_lies(kind, exif):
 def test_a_photograph_is_turned_as_its_exif_data_say(orientation, turned):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    read = photographs.read_photograph(saved(ramp((320, 240), 0), exif=exif))
+    read = detector.read_photograph(saved(ramp((320, 240), 0), exif=exif))
     assert np.array_equal(np.asarray(read.convert("L")), np.rot90(np.asarray(ramp((320, 240), 0)), turned))
 
 
@@ -407,8 +436,8 @@ def test_wrong_usage_is_one_clear_line(call, tmp_path, arguments, message):
 
 
 def test_digits_are_not_read_by_what_finds_cards(finder):
-    network = trained.Trained(
-        "exp_40", finder, {"arguments": {"passes": 4}, "model": "Net_Card_Homography", "data": {}}
+    network = pretrained.Trained(
+        "exp_40", finder, {"arguments": {"passes": 4}, "model": "Net_Card_Homography", "data": CARDS}
     )
     assert network.that_reads("cards") is network
     for refused in (lambda: network.that_reads("digits"), lambda: network.read(np.zeros((1, 28, 28)))):
@@ -416,8 +445,8 @@ def test_digits_are_not_read_by_what_finds_cards(finder):
             refused()
     fixed = network._replace(model=Net_Card(bypass_localisation=True))
     with pytest.raises(RunError, match=r"^exp_40 has no transformer, so it finds no card$"):
-        photographs.alignment(fixed)
-    assert trained.Trained("exp_02", Net_CoordConv(), {}).reads == "digits"
+        detector.alignment(fixed)
+    assert pretrained.Trained("exp_02", Net_CoordConv(), {"data": {}}).reads == "digits"
 
 
 # the network itself
@@ -434,11 +463,11 @@ class Shifted(Net_Card_Homography):
 
 def test_a_network_of_numbers_alone_is_aligned_on_training_scenes():
     """One with a frame of its own is aligned with where cards lie on average there: nearly in the scenes' middle."""
-    network = trained.Trained("new", Shifted().eval(), {})
-    corners = cards.card_corners(photographs.alignment(network)[None])
-    expected = (cards.card_corners(EYE[None]) - torch.tensor([0.25, -0.125])) / 0.5
+    network = pretrained.Trained("new", Shifted().eval(), {})
+    corners = geometry.card_corners(detector.alignment(network)[None])
+    expected = (geometry.card_corners(EYE[None]) - torch.tensor([0.25, -0.125])) / 0.5
     assert (corners - expected).abs().max() < 0.3
-    assert (corners - cards.card_corners(EYE[None])).abs().max() > 0.4
+    assert (corners - geometry.card_corners(EYE[None])).abs().max() > 0.4
 
 
 SQUARE = np.array([(0, 0), (10, 0), (10, 10), (0, 10)], float)
@@ -456,20 +485,20 @@ SQUARE = np.array([(0, 0), (10, 0), (10, 10), (0, 10)], float)
     ],
 )
 def test_an_outline_is_convex_and_clockwise(corners, is_one):
-    assert photographs.is_outline(corners) == is_one
-    assert photographs.agreement(SQUARE, corners) == pytest.approx(float(is_one))
+    assert detector.is_outline(corners) == is_one
+    assert detector.agreement(SQUARE, corners) == pytest.approx(float(is_one))
 
 
 def test_two_looks_agree_by_the_distance_of_their_corners():
     """A square of 10 with a diagonal of 14.14: moved by 3 and 4, it is off by 5."""
-    assert photographs.agreement(SQUARE + np.array([3, 4]), SQUARE) == pytest.approx(1 - 2 * 5 / 200**0.5)
-    assert photographs.agreement(SQUARE + np.array([8, 0]), SQUARE) == 0
-    assert photographs.agreement(SQUARE + np.inf, SQUARE) == 0
+    assert detector.agreement(SQUARE + np.array([3, 4]), SQUARE) == pytest.approx(1 - 2 * 5 / 200**0.5)
+    assert detector.agreement(SQUARE + np.array([8, 0]), SQUARE) == 0
+    assert detector.agreement(SQUARE + np.inf, SQUARE) == 0
 
 
 def test_a_card_that_ends_infinitely_far_away_is_looked_at_all_the_same():
     homography = torch.tensor([[1, 0, 0], [0, 1, 0], [128 / 92, 0, 1]], dtype=torch.float64)
-    scenes, places = photographs.look_at(ramp((320, 240), 0), homography[None])
+    scenes, places = detector.look_at(ramp((320, 240), 0), homography[None])
     assert scenes.shape == (1, 1, 128, 128)
     assert places.isfinite().all()
 
@@ -489,7 +518,7 @@ def test_a_drawn_card_is_read_in_a_fresh_clone(call, tmp_path):
 def drawn_scenes(n, with_card, split="test"):
     """Scenes of full strength; other ones with a card than without, of either split."""
     seed = {"train": 10, "test": 20}[split] + with_card
-    return cards.draw(*card_data.sources_of(data.load(), split, split), n, seed, 1.0, with_card)
+    return rendering.draw(*card_data.sources_of(data.load(), split, split), n, seed, 1.0, with_card)
 
 
 def small_in_a_photograph(scene, bank, rng):
@@ -534,12 +563,12 @@ def found_in(kind, network, n=N):
     The latter is as in stn/card_measures.py, of scenes, in % of the card's diagonal.
     """
     split, with_card, photographed_as = KINDS[kind]
-    scenes, bank, rng = drawn_scenes(n, with_card, split), cards.textures(split), np.random.default_rng(0)
-    true = warps.to_pixels(cards.card_corners(scenes.homographies), cards.SCENE, cards.SCENE).numpy()
-    alignment, found = photographs.alignment(network), []
+    scenes, bank, rng = drawn_scenes(n, with_card, split), rendering.textures(split), np.random.default_rng(0)
+    true = warps.to_pixels(geometry.card_corners(scenes.homographies), geometry.SCENE, geometry.SCENE).numpy()
+    alignment, found = detector.alignment(network), []
     for image, label, corners in zip(scenes.images[:, 0].numpy(), scenes.labels.tolist(), true, strict=True):
         photo = photographed_as(image, bank, rng)
-        card = photographs.find_card(photo.convert("RGB"), network.model, alignment)
+        card = detector.find_card(photo.convert("RGB"), network.model, alignment)
         diagonal = np.linalg.norm(corners - np.roll(corners, 2, 0), axis=1).mean()
         error = 100 * np.linalg.norm(card.corners - corners, axis=1).mean() / diagonal
         found.append((card.confidence, card.number == "".join(map(str, label)), error))
@@ -547,7 +576,7 @@ def found_in(kind, network, n=N):
 
 
 def row_of(kind, confidences, right, errors):
-    kept = confidences >= photographs.THRESHOLD
+    kept = confidences >= detector.THRESHOLD
     row = {"scenes": len(kept), "kept": int(kept.sum())}
     _, with_card, photographed_as = KINDS[kind]
     if with_card:
@@ -559,10 +588,10 @@ def row_of(kind, confidences, right, errors):
 
 def seconds_for(path, network):
     """Return how long a photograph takes: to find its card, and all but importing and starting; medians of 20."""
-    alignment, photo, spent = photographs.alignment(network), photographs.read_photograph(path), []
+    alignment, photo, spent = detector.alignment(network), detector.read_photograph(path), []
     for _ in range(20):
         times = [time.perf_counter()]
-        photographs.find_card(photo, network.model, alignment)
+        detector.find_card(photo, network.model, alignment)
         times.append(time.perf_counter())
         extract_id.read_photo(path, path, network.model, alignment)
         times.append(time.perf_counter())
@@ -577,12 +606,12 @@ def test_how_many_numbers_are_found_and_how_often_there_is_no_card(save_measurem
 
     A few more or less with other versions of what resizes images.
     """
-    network = trained.load(extract_id.DEFAULT)
+    network = pretrained.load(extract_id.DEFAULT)
     found = {kind: found_in(kind, network) for kind in KINDS}
     rows = {kind: row_of(kind, *numbers) for kind, numbers in found.items()}
     path = tmp_path / "photo.jpg"
     small_in_a_photograph(
-        drawn_scenes(1, True).images[0, 0].numpy(), cards.textures("test"), np.random.default_rng(0)
+        drawn_scenes(1, True).images[0, 0].numpy(), rendering.textures("test"), np.random.default_rng(0)
     ).save(path)
     find, whole = seconds_for(path, network)
     started = [time.perf_counter()]
@@ -590,14 +619,14 @@ def test_how_many_numbers_are_found_and_how_often_there_is_no_card(save_measurem
         assert call("extract_id.py", path, cwd=tmp_path).returncode == 0
         started.append(time.perf_counter())
     times = {"to_find": find, "without_imports": whole, "with_imports": statistics.median(np.diff(started).tolist())}
-    chosen = photographs.chosen_threshold(
+    chosen = detector.chosen_threshold(
         *(found[f"training {what} without a card"][0] for what in ("scenes", "photographs"))
     )
-    numbers = {"threshold": photographs.THRESHOLD, "chosen": chosen, "rows": rows, "seconds": times}
+    numbers = {"threshold": detector.THRESHOLD, "chosen": chosen, "rows": rows, "seconds": times}
     save_measurement("extract_id", numbers)
-    assert chosen == photographs.THRESHOLD
+    assert chosen == detector.THRESHOLD
     recorded = json.loads(RECORD.read_text())
-    assert recorded["threshold"] == recorded["chosen"] == photographs.THRESHOLD
+    assert recorded["threshold"] == recorded["chosen"] == detector.THRESHOLD
     for kind, row in rows.items():
         for name in row.keys() & {"kept", "right"}:
             few = 2 if "without" in kind else 5
@@ -612,7 +641,9 @@ def test_what_was_measured_is_a_table():
         "rows": rows,
         "seconds": dict.fromkeys(("to_find", "without_imports", "with_imports"), 0.5),
     }
-    told = tables.extract_id_table(record)
+    from page import extract_id_table  # of tools/
+
+    told = extract_id_table(record)
     assert "| test scenes | 1,000 | 50 | 5.0 | 25 | 0.60 |" in told
     assert "| test scenes without a card | 1,000 | 30 | 3.0 |  |  |" in told
     assert "confidence of 0.90" in told

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coordconv import CoordConv2d
+from fast import conv2d, conv2d_kernels
+from fast.step import FastTraining
+from lab.settings import TUTORIAL
 from models import Net, Net_CoordConv, Net_CoordConv_Homography, convolve_and_pool
-from stn import fast_conv, fast_conv_kernels
-from stn.step import training_step
 
 PARTS = {"localisation": (1, 8, 7, 10, 5), "classifier": (1, 10, 5, 20, 5)}
-V = fast_conv_kernels.V
+V = conv2d_kernels.V
 
 
 def convolutions(channels, c1, k1, c2, k2, coordconv=False, dtype=torch.float64):
@@ -39,12 +40,12 @@ def values_and_gradients(form, layers, images, of_images=True):
 
 
 def assert_the_same(layers, images, of_images=True, tolerance=1e-10):
-    ours = values_and_gradients(fast_conv.convolve_and_pool, layers, images, of_images)
+    ours = values_and_gradients(conv2d.convolve_and_pool, layers, images, of_images)
     plain = values_and_gradients(convolve_and_pool, layers, images, of_images)
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
     with torch.no_grad():
-        assert torch.equal(fast_conv.convolve_and_pool(*layers, images), ours[0])
+        assert torch.equal(conv2d.convolve_and_pool(*layers, images), ours[0])
 
 
 @pytest.mark.parametrize("coordconv", [False, True])
@@ -61,7 +62,7 @@ def test_float32_agrees_to_rounding(part, digits):
     """Gradients are compared with those in float64: in float32 both forms round, each in its own order."""
     layers = convolutions(*PARTS[part], True, torch.float32)
     images = digits.test_images[:64] + 0.01 * torch.randn(64, 1, 28, 28)
-    ours = values_and_gradients(fast_conv.convolve_and_pool, layers, images)
+    ours = values_and_gradients(conv2d.convolve_and_pool, layers, images)
     plain = values_and_gradients(convolve_and_pool, layers, images)
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
@@ -94,7 +95,7 @@ def test_any_size_of_images(size, coordconv):
 
 def test_too_small_images_are_refused_in_torchs_own_words():
     layers, images = convolutions(1, 4, 5, 3, 3), torch.randn(2, 1, 5, 9, dtype=torch.float64)
-    for form in (fast_conv.convolve_and_pool, convolve_and_pool):
+    for form in (conv2d.convolve_and_pool, convolve_and_pool):
         with pytest.raises(RuntimeError, match="Output size is too small"):
             form(*layers, images)
 
@@ -102,8 +103,8 @@ def test_too_small_images_are_refused_in_torchs_own_words():
 def test_images_that_are_not_contiguous(digits):
     layers = convolutions(*PARTS["classifier"], dtype=torch.float32)
     images = digits.test_images[:9].transpose(2, 3)
-    ours = fast_conv.convolve_and_pool(*layers, images)
-    assert torch.equal(ours, fast_conv.convolve_and_pool(*layers, images.contiguous()))
+    ours = conv2d.convolve_and_pool(*layers, images)
+    assert torch.equal(ours, conv2d.convolve_and_pool(*layers, images.contiguous()))
 
 
 @pytest.mark.parametrize("value", [0.5, -0.5])
@@ -111,7 +112,7 @@ def test_tied_values_pass_their_gradient_to_the_same_pixel_as_in_the_plain_form(
     """On a constant image all values of a window are equal, as on the background of a digit: the first one gets it."""
     layers = convolutions(*PARTS["classifier"])
     x = torch.full((2, 1, 28, 28), value, dtype=torch.float64)
-    ours, plain = (values_and_gradients(form, layers, x) for form in (fast_conv.convolve_and_pool, convolve_and_pool))
+    ours, plain = (values_and_gradients(form, layers, x) for form in (conv2d.convolve_and_pool, convolve_and_pool))
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a.sum(), b.sum())
 
@@ -121,13 +122,13 @@ def test_gradcheck_of_one_layer(size, k, channels, n_out):
     torch.manual_seed(0)
     shapes = (1, channels, size, size, V), (n_out, channels, k, k), (n_out, 3)
     tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(fast_conv.ConvPool.apply, tensors, fast_mode=True)
+    assert torch.autograd.gradcheck(conv2d.ConvPool.apply, tensors, fast_mode=True)
 
 
 def test_the_gradient_can_be_taken_twice_and_is_the_same():
     layers = convolutions(*PARTS["classifier"], dtype=torch.float32)
     x = torch.randn(70, 1, 28, 28, requires_grad=True)
-    y = fast_conv.convolve_and_pool(*layers, x).square().sum()
+    y = conv2d.convolve_and_pool(*layers, x).square().sum()
     first, second = (torch.autograd.grad(y, [x, *layers.parameters()], retain_graph=True) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -139,7 +140,7 @@ def test_a_nan_passes_through(k, pixel):
     layers = convolutions(1, 8, k, 10, 5, dtype=torch.float32)
     x = torch.randn(3, 1, 28, 28)
     x[1, 0, pixel[0], pixel[1]] = torch.nan
-    for form in (fast_conv.convolve_and_pool, convolve_and_pool):
+    for form in (conv2d.convolve_and_pool, convolve_and_pool):
         finite = form(*layers, x).isfinite().flatten(1).all(1)
         assert finite.tolist() == [True, False, True]
 
@@ -149,12 +150,12 @@ def test_a_weight_that_is_not_finite_is_seen_in_the_result(value):
     layers = convolutions(*PARTS["localisation"], dtype=torch.float32)
     with torch.no_grad():
         layers[0].weight[3, 0, 2, 2] = value
-    assert not fast_conv.convolve_and_pool(*layers, torch.randn(3, 1, 28, 28)).isfinite().all()
+    assert not conv2d.convolve_and_pool(*layers, torch.randn(3, 1, 28, 28)).isfinite().all()
 
 
 def test_a_first_use_in_inference_mode_does_not_spoil_training(digits):
     model = Net_CoordConv(True, True)
-    with fast_conv.accelerated(model):
+    with conv2d.accelerated(model):
         with torch.inference_mode():
             model.eval()(digits.test_images[:4])
         model.train()(digits.test_images[:4]).sum().backward()
@@ -166,9 +167,9 @@ def test_the_recorded_step_is_the_ordinary_one_to_the_bit(model, digits):
     model = model()
     outcomes = []
     for repeatable in (True, False):
-        trained = fast_conv.accelerate(copy.deepcopy(model))
-        trained.repeatable = repeatable
-        step = training_step(trained, digits)
+        trained = conv2d.accelerate(copy.deepcopy(model)).train()
+        training = FastTraining(trained, digits, TUTORIAL)
+        step = training.step if repeatable else training.unrecorded_step
         torch.manual_seed(1)
         losses = [step(torch.arange(64 * i, 64 * i + 64)) for i in range(5)]
         outcomes.append([*losses, *trained.state_dict().values()])
@@ -189,12 +190,12 @@ def test_a_layer_of_another_kind_is_called_as_it_is(layer, digits):
     torch.manual_seed(0)
     model = Net(classifier_conv=layer).eval()
     x = digits.test_images[:4].to(model.conv1.weight.dtype if hasattr(model.conv1, "weight") else torch.float32)
-    assert not fast_conv.can_compute(model.conv1, model.conv2, x)
-    with fast_conv.accelerated(model):
+    assert not conv2d.can_compute(model.conv1, model.conv2, x)
+    with conv2d.accelerated(model):
         assert torch.equal(
             model.convolve_and_pool(model.conv1, model.conv2, x), convolve_and_pool(model.conv1, model.conv2, x)
         )
-    assert fast_conv.can_compute(model.loc_conv1, model.loc_conv2, digits.test_images[:4])
+    assert conv2d.can_compute(model.loc_conv1, model.loc_conv2, digits.test_images[:4])
 
 
 def test_a_network_is_accelerated_for_a_while_only(digits):
@@ -202,16 +203,16 @@ def test_a_network_is_accelerated_for_a_while_only(digits):
     torch.manual_seed(0)
     model, images = Net().eval(), digits.test_images[:20]
     outputs = model(images)
-    with fast_conv.accelerated(model):
+    with conv2d.accelerated(model):
         fast, copied = model(images), copy.deepcopy(model)
     torch.testing.assert_close(fast, outputs, rtol=1e-4, atol=1e-5)
     assert not torch.equal(fast, outputs)
     assert torch.equal(copied(images), fast)
     assert torch.equal(model(images), outputs)
-    with fast_conv.accelerated(model, wanted=False):
+    with conv2d.accelerated(model, wanted=False):
         assert torch.equal(model(images), outputs)
     other = nn.Linear(2, 2)
-    with fast_conv.accelerated(other):
+    with conv2d.accelerated(other):
         assert "convolve_and_pool" not in vars(other)
 
 
@@ -258,8 +259,8 @@ class Guarded:
 @pytest.fixture(scope="module")
 def guarded():
     with pytest.MonkeyPatch.context() as patch:
-        module = Guarded(fast_conv_kernels)
-        patch.setattr(fast_conv, "kernels", lambda: module)
+        module = Guarded(conv2d_kernels)
+        patch.setattr(conv2d, "kernels", lambda: module)
         yield module
 
 
@@ -320,7 +321,7 @@ def test_whatever_is_given_the_result_or_the_error_is_that_of_the_plain_form(
     x = x.to(dtypes[0])
     if x.is_floating_point():
         x.requires_grad_(of_images)
-    ours, plain = (outcome(form, made, x) for form in (fast_conv.convolve_and_pool, convolve_and_pool))
+    ours, plain = (outcome(form, made, x) for form in (conv2d.convolve_and_pool, convolve_and_pool))
     if isinstance(plain, tuple):
         assert ours == plain
     else:
@@ -345,7 +346,7 @@ def test_a_huge_batch(guarded, digits):
     before = guarded.calls
     with torch.no_grad():
         torch.testing.assert_close(
-            fast_conv.convolve_and_pool(*layers, images), convolve_and_pool(*layers, images), rtol=1e-4, atol=1e-5
+            conv2d.convolve_and_pool(*layers, images), convolve_and_pool(*layers, images), rtol=1e-4, atol=1e-5
         )
     assert guarded.calls == before + 2
 
@@ -405,23 +406,23 @@ import sys, torch
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
 torch.manual_seed(0)
-from stn import fast_conv
+from fast import conv2d
 from torch import nn
-if "numba" in sys.modules or "stn.fast_conv_kernels" in sys.modules:
+if "numba" in sys.modules or "fast.conv2d_kernels" in sys.modules:
     raise SystemExit("Numba is imported before it is needed")
 layers = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)
 x = torch.randn(8, 1, 14, 14)
-if not fast_conv.can_compute(*layers, x):
+if not conv2d.can_compute(*layers, x):
     raise SystemExit("ordinary layers")
-y = fast_conv.convolve_and_pool(*layers, x)
+y = conv2d.convolve_and_pool(*layers, x)
 print(y.double().sum().item().hex())
 """
 TOLD = "compiling the convolutions for this processor, once"
 
 
 def copy_sources(folder):
-    (folder / "stn").mkdir(parents=True)
-    for name in ("stn/__init__.py", "stn/fast_conv.py", "stn/fast_conv_kernels.py", "coordconv.py"):
+    (folder / "fast").mkdir(parents=True)
+    for name in ("fast/__init__.py", "fast/conv2d.py", "fast/conv2d_kernels.py", "coordconv.py"):
         shutil.copy2(ROOT / name, folder / name)
     return folder
 
@@ -475,7 +476,7 @@ def test_two_processes_at_once(compiled, checkout):
 @pytest.mark.parametrize("damage", [b"", b"damaged", None])
 def test_a_damaged_cache_is_made_anew(compiled, cached, damage):
     """Indices and code that are empty, other bytes, or cut in half as by a full disk."""
-    for path in cached.glob("stn/__pycache__/*.nb?"):
+    for path in cached.glob("fast/__pycache__/*.nb?"):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2] if damage is None else damage)
     output, errors = end(begin(cached))
@@ -486,7 +487,7 @@ def test_a_damaged_cache_is_made_anew(compiled, cached, damage):
 
 def test_damaged_code_is_made_anew(compiled, cached):
     """With an index that names it."""
-    for path in cached.glob("stn/__pycache__/*.nbc"):
+    for path in cached.glob("fast/__pycache__/*.nbc"):
         path.write_bytes(path.read_bytes()[:-1000])
     output, errors = end(begin(cached))
     assert output == compiled[1]
@@ -506,18 +507,18 @@ def test_an_interrupted_compilation_leaves_nothing_that_is_used(checkout):
 
 def test_another_processor_does_not_get_this_ones_code(compiled, cached):
     """One that has less: with its own number of images side by side, and its own files beside the others."""
-    n = len([*cached.glob("stn/__pycache__/*.nbc")])
+    n = len([*cached.glob("fast/__pycache__/*.nbc")])
     other = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     output, errors = end(begin(cached, **other))
     assert errors.startswith(TOLD)
     assert end(begin(cached, **other)) == (output, "")
     assert end(begin(cached)) == (compiled[1], "")
-    assert len([*cached.glob("stn/__pycache__/*.nbc")]) == 2 * n
+    assert len([*cached.glob("fast/__pycache__/*.nbc")]) == 2 * n
 
 
 def test_a_checkout_that_cannot_be_written_and_no_home(checkout):
     """Then each process compiles. (A file in place of the folder stops root, too.)"""
-    (checkout / "stn" / "__pycache__").write_text("")
+    (checkout / "fast" / "__pycache__").write_text("")
     for _ in range(2):
         output, errors = end(begin(checkout, HOME="/dev/null"))
         assert output
@@ -527,7 +528,7 @@ def test_a_checkout_that_cannot_be_written_and_no_home(checkout):
 
 def test_a_checkout_that_cannot_be_written_and_a_home(checkout):
     """The cache is then the user's."""
-    (checkout / "stn" / "__pycache__").write_text("")
+    (checkout / "fast" / "__pycache__").write_text("")
     first, second = (end(begin(checkout, HOME=str(checkout.parent))) for _ in range(2))
     assert first[1].startswith(TOLD)
     assert second == (first[0], "")
@@ -542,7 +543,7 @@ def test_a_damaged_cache_that_cannot_be_replaced(compiled, cached):
         "File._save_index = File._save_data = full\nlayers =",
         1,
     )
-    for path in cached.glob("stn/__pycache__/*.nbi"):
+    for path in cached.glob("fast/__pycache__/*.nbi"):
         path.write_bytes(b"damaged")
     output, errors = end(begin(cached, program))
     assert output == compiled[1]
@@ -551,8 +552,8 @@ def test_a_damaged_cache_that_cannot_be_replaced(compiled, cached):
 
 def test_without_numba_one_line_says_that_the_ordinary_layers_are_used(checkout):
     program = 'import sys\nsys.modules["numba"] = None\n' + FIRST_STEP.replace(
-        'if "numba" in sys.modules or "stn.fast_conv_kernels" in sys.modules:', "if False:"
-    ).replace('raise SystemExit("ordinary layers")', "print(fast_conv.can_compute(*layers, x))\n    sys.exit()")
+        'if "numba" in sys.modules or "fast.conv2d_kernels" in sys.modules:', "if False:"
+    ).replace('raise SystemExit("ordinary layers")', "print(conv2d.can_compute(*layers, x))\n    sys.exit()")
     output, errors = end(begin(checkout, program))
     assert output == "False\n"
     assert errors.startswith("Numba cannot be imported")

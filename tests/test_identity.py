@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+import records
 import torch
 from conftest import ROOT, results_of, write_results
 from filelock import FileLock
@@ -60,7 +61,7 @@ def stop(copy, *names):
 def test_a_run_is_not_continued_with_other_code_but_a_finished_one_is_shown(
     copy, finished, digits, monkeypatch, fault, code
 ):
-    monkeypatch.setattr(train, "code_of", lambda model: code)
+    monkeypatch.setattr(train, "code_of", lambda model, data: code)
     with fault("code changed since a run was begun") as told:
         assert run(digits, copy, model=Linear) == finished[1]
         stop(copy)
@@ -90,7 +91,7 @@ def test_a_run_that_is_continued_on_another_machine_names_both(copy, finished, d
 
 def test_code_that_changes_between_the_command_and_its_run_is_refused(digits, tmp_path, monkeypatch):
     made = train.settings_of(Linear(), TRIAL, None, 1, digits.description, "cpu")
-    monkeypatch.setattr(train, "code_of", lambda model: "0" * 64)
+    monkeypatch.setattr(train, "code_of", lambda model, data: "0" * 64)
     with pytest.raises(RunError, match="the code has changed since this command was started"):
         train.train_run(Linear(), made, digits, tmp_path, "cpu", False, "", 0, None)
 
@@ -101,12 +102,12 @@ def test_the_code_of_a_network_of_ones_own_is_that_of_its_file_and_of_the_reposi
     for number in range(2):
         module = tmp_path / f"mine_{number}.py"
         module.write_text(f"from torch import nn\n\nclass Mine(nn.Linear):\n    number = {number}\n")
-        codes.add(train.code_of(__import__(module.stem).Mine(1, 1)))
-    codes.add(train.code_of(nn.Linear(1, 1)))
+        codes.add(train.code_of(__import__(module.stem).Mine(1, 1), {}))
+    codes.add(train.code_of(nn.Linear(1, 1), {}))
     assert len(codes) == 3
     typed = {}
     exec("from torch import nn\nclass Typed(nn.Linear):\n    pass", typed)
-    assert train.code_of(typed["Typed"](1, 1)) is None
+    assert train.code_of(typed["Typed"](1, 1), {}) is None
 
 
 def test_another_network_of_equal_weights_is_not_taken_for_the_same(digits, tmp_path, fault):
@@ -396,8 +397,8 @@ def test_another_experiment_of_the_same_id_is_not_compared_as_that_of_the_table(
     correct = {f"exp_02_run_01_{ALL['exp_02'].title}": 980, NAME: 970, "exp_03_run_01_variant": 950}
     record = {name: results.condensed(results_of(name, [n], **mnist)) for name, n in correct.items()}
     with fault("runs whose numbers collide, or copies"):
-        found = comparison.comparisons(record, comparison.FAMILIES["The seven"], ALL)
-        assert [pairs.differences for pairs in found.values()] == [{1: pytest.approx(1.0)}]
+        found = comparison.comparisons(record, comparison.families()["The seven"], ALL)
+        assert [pairs.differences for pairs in found.values()] == [{123: pytest.approx(1.0)}]
         rows = tables.results_table(record).splitlines()[2:]
         assert ["98.55" in row for row in rows] == [False, True, False]  # the original's
 
@@ -507,7 +508,7 @@ def test_a_folder_called_mnist_is_not_mnist(fashion, call, tmp_path, fault):
     with fault("other data under the name of MNIST"):
         record = results.read_all(out)[0]
         assert not any("wrong" in run for run in record.values())
-        assert not any(map(plot.as_in_the_table, record.values()))
+        assert not any(map(records.as_in_the_table, record.values()))
         document = tables.comparison_document(record, ALL)
         assert re.search(r"^## 'MNIST' \(MD5 [0-9a-f]{32}\), 500 test images$", document, re.MULTILINE)
         assert "98.84" not in document  # the original's, on MNIST
@@ -534,7 +535,7 @@ def test_each_data_set_has_a_table_of_its_own(fault):
         assert re.findall(r"^## (.*)$", document, re.MULTILINE) == [
             "MNIST",
             "MNIST in perspective, 3.5 pixels",
-            "MNIST in perspective, 7 pixels",
+            "MNIST, perspective_sigma 7",
             "MNIST in perspective, 3.5 pixels, whole images",
             f"'few' (MD5 {'1' * 32}), 1,000 test images",
         ]
@@ -643,9 +644,9 @@ def test_the_steps_that_are_tried_leave_no_trace(digits):
     model = Normalised()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     settings = train.settings_of(model, TRIAL, {}, 1, digits.description, "cpu", recipe=Recipe("adam"))
-    training = train.Training.of(model, first(digits, 130), settings)
+    training = train.new_training(model, first(digits, 130), settings)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert not any(tensor.any() for tensor in training.optimizer_state.values())
+    assert train.tensors_in(training.state_dict()) == []
     training.step(torch.arange(64))
     assert not torch.equal(model[2].weight, before["2.weight"])
 

@@ -1,17 +1,22 @@
 """The networks: sizes, the identity at the start, and that flags do what they say and nothing else."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import models
 from coordconv import CoordConv2d
+from fast import conv2d
+from fast.step import FastTraining
+from lab import catalogue
+from lab.settings import TUTORIAL
 from models import Net, Net_CoordConv, Net_CoordConv_Homography, dropout_mask
 from run_experiments import ALL, SETS
-from stn import warps
-from stn.step import plain_step
+from stn import metrics, warps
 
 FLAGS = ("use_coordconf_localisation", "use_coordconf_classifier", "bypass_localisation")
 TRAINABLE_PARAMETERS = dict(
@@ -38,7 +43,7 @@ OF_DIGITS = [experiment for experiment in ALL.values() if experiment not in SETS
 
 @pytest.mark.parametrize("experiment", OF_DIGITS, ids=lambda e: e.id)
 def test_trainable_parameters_are_the_reference_counts_and_all_get_a_gradient(experiment, digits):
-    model = perturb(build(getattr(models, experiment.model), **experiment.arguments)).train()
+    model = perturb(build(catalogue.find_network(experiment.model), **experiment.arguments)).train()
     n_parameters = sum(p.numel() for p in model.parameters())
     assert n_parameters == TRAINABLE_PARAMETERS.get(experiment.id, n_parameters) < 39_000
     images = warps.around(digits.train_images[:64], experiment.arguments.get("canvas", 1))
@@ -190,12 +195,11 @@ def test_without_a_canvas_the_operations_are_those_of_a_network_that_knows_none(
                 return warps.affine_warp(x, self.localise(x), self.padding)
             return self.view(x, self.homography(x))
 
-    steps = [plain_step(build(kind, **arguments), digits) for kind in (model, Before)]
-    batch = torch.arange(64)
-    for step in steps:
-        step(batch)  # what is kept for later
-    ours, before = (make_fx(step)(batch).code for step in steps)
-    assert ours == before
+    def code(kind):
+        training = FastTraining(build(kind, **arguments), digits, TUTORIAL)
+        return make_fx(lambda batch: training.unrecorded_step(batch))(torch.arange(64)).code
+
+    assert code(model) == code(Before)
 
 
 def test_without_a_transformer_the_homography_is_the_identity(digits):
@@ -253,3 +257,150 @@ def test_dropout_masks_are_zero_or_two_with_equal_probability():
     assert mask.unique().tolist() == [0, 2]
     assert mask.mean() == pytest.approx(1, abs=0.02)  # four standard deviations
     assert (mask.mean(0) - 1).abs().max() < 0.15  # and so in every column
+
+
+# Images of another size
+
+
+def test_weights_start_in_the_order_of_the_layers_whatever_says_that_images_have_28_pixels():
+    """Written out: the classifier first, and 320 and 90 features."""
+    torch.manual_seed(123)
+    layers = [nn.Conv2d(1, 10, 5), nn.Conv2d(10, 20, 5), nn.Linear(320, 50), nn.Linear(50, 10)]
+    layers += [nn.Conv2d(1, 8, 7), nn.Conv2d(8, 10, 5), nn.Linear(90, 32)]
+    expected = [parameter for layer in layers for parameter in layer.parameters()]
+    for arguments in ({}, {"image_size": 28}, {"image_size": (28, 28)}, {"image_size": [28, 28]}):
+        network = build(Net, **arguments)
+        assert network.image_size == (28, 28)
+        assert all(torch.equal(*pair) for pair in zip(network.parameters(), expected, strict=False))
+        assert str(network) == str(build(Net))
+
+
+FEATURES = {42: (20 * 7 * 7, 10 * 7 * 7), 60: (20 * 12 * 12, 10 * 11 * 11), (36, 50): (20 * 6 * 9, 10 * 5 * 9)}
+OF_SIZES = [{}, {"use_coordconf_localisation": True, "use_coordconf_classifier": True, "passes": 2}]
+
+
+@pytest.mark.parametrize("arguments", OF_SIZES, ids=["1 pass", "CoordConv"])
+@pytest.mark.parametrize("model", [Net_CoordConv, Net_CoordConv_Homography])
+@pytest.mark.parametrize("size", FEATURES, ids=str)
+def test_a_network_for_images_of_another_size(size, model, arguments, digits):
+    """Features are counted by hand; plain and fast layers train alike, and on an empty canvas it does the same."""
+    network, on_canvas = (
+        perturb(build(model, image_size=size, canvas=canvas, padding="background", **arguments)).double()
+        for canvas in (1, 2)
+    )
+    assert (network.fc1.in_features, network.loc_fc1.in_features) == FEATURES[size]
+    images, labels = F.interpolate(digits.train_images[:16].double(), size, mode="bilinear"), digits.train_labels[:16]
+    transforms = network.homography(images)
+    assert transforms.shape == (16, 3, 3)
+    expected = warps.homography_warp(images, transforms, "background")
+    torch.testing.assert_close(network.transform(images), expected)
+    assert network(images).shape == (16, 10)
+    canvases = warps.around(images, 2)
+    for method in ("homography", "transform", "forward"):
+        torch.testing.assert_close(getattr(on_canvas, method)(canvases), getattr(network, method)(images))
+    gradients = []
+    for trained, batch, fast in ((network, images, False), (network, images, True), (on_canvas, canvases, False)):
+        with conv2d.accelerated(trained.train(), fast):
+            torch.manual_seed(0)  # the same dropout
+            loss = F.nll_loss(trained(batch), labels)
+            gradients.append(torch.autograd.grad(loss, [*trained.parameters()]))
+    assert all(gradient.any() for gradient in gradients[0])
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0])
+
+
+TOO_SMALL = [((17, 28), False, 18), (17, False, 18), ((28, 15), True, 16), (1, True, 16), ((28, 0), False, 18)]
+
+
+@pytest.mark.parametrize(("size", "bypass", "least"), TOO_SMALL, ids=str)
+def test_images_of_which_nothing_would_be_left_are_refused_in_one_line(size, bypass, least):
+    height, width = size if isinstance(size, tuple) else (size, size)
+    wrong = rf"^images must be at least {least}×{least} pixels for this network, not {height}×{width}$"
+    with pytest.raises(ValueError, match=wrong):
+        Net_CoordConv_Homography(bypass_localisation=bypass, image_size=size)
+    smallest = Net_CoordConv_Homography(bypass_localisation=bypass, image_size=least)
+    assert smallest(torch.rand(2, 1, least, least)).shape == (2, 10)
+
+
+# Another transform
+
+
+class Turning(Net):
+    """Predicts an angle in radians."""
+
+    transform_identity = (0.0,)
+
+    def params_to_homography(self, params):
+        turns = torch.zeros(len(params), 3, 3, dtype=params.dtype)
+        turns[:, 0, 0] = turns[:, 1, 1] = params[:, 0].cos()
+        turns[:, 1, 0], turns[:, 0, 1] = params[:, 0].sin(), -params[:, 0].sin()
+        turns[:, 2, 2] = 1
+        return turns
+
+
+def of_the_page():
+    """The network of docs/own_experiments.md that only turns."""
+    names, page = {"__name__": "own"}, (ROOT / "docs" / "own_experiments.md").read_text()
+    exec(next(p for p in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Net_Rotation" in p), names)
+    return names["Net_Rotation"]
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("kind", ["here", "of the page"])
+def test_a_transform_of_ones_own_is_an_identity_and_what_its_numbers_mean(kind, passes, digits):
+    model = Turning if kind == "here" else of_the_page()
+    images = digits.test_images[:16].double()
+    network = build(model, passes=passes, padding="background").double().eval()
+    torch.testing.assert_close(network.transform(images), images)
+    with torch.no_grad():
+        network.loc_fc2.bias.fill_(torch.pi / 2)  # in each pass
+    torch.testing.assert_close(network.transform(images), images.rot90(passes, (2, 3)))
+
+    perturb(network)
+    angles, localise = [], network.localise
+    network.localise = lambda x: angles.append(localise(x)) or angles[-1]
+    found = network.homography(images)
+    assert len(angles) == passes
+    assert angles[0].shape == (16, 1)
+    assert angles[0].std() > 0.01
+    identity = torch.eye(3, dtype=torch.float64).expand(16, 3, 3)
+    torch.testing.assert_close(found @ found.transpose(1, 2), identity)
+    torch.testing.assert_close(found[:, 2], identity[:, 2])
+    total = sum(angles)[:, 0]
+    torch.testing.assert_close(found[:, :2, 0], torch.stack([total.cos(), total.sin()], 1))
+    torch.testing.assert_close(torch.linalg.det(found), torch.ones(16, dtype=torch.float64))
+    torch.testing.assert_close(network.transform(images), warps.homography_warp(images, found, "background"))
+
+    F.nll_loss(network.train()(images), digits.test_labels[:16]).backward()
+    assert all(parameter.grad.any() for parameter in network.parameters())
+    measured = metrics.measure_transformer(build(model, passes=passes), digits)
+    assert measured.numbers["ink_area"] == pytest.approx(1)
+
+
+def test_a_transform_that_is_put_into_a_network_is_the_one_that_warps(digits):
+    """Also where numbers and start are those of an affine map, which has a short cut."""
+    turn, images = torch.tensor([[[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]]), digits.test_images[:4]
+
+    class Quarter(Net):
+        def params_to_homography(self, params):
+            return turn @ super().params_to_homography(params)
+
+    network = build(Net)
+    network.params_to_homography = lambda params: turn @ warps.matrix(params)
+    for each in (network, build(Quarter)):
+        torch.testing.assert_close(each.transform(images), images.rot90(1, (2, 3)), rtol=0, atol=1e-4)
+
+
+def test_numbers_that_are_no_transform_of_a_network_are_refused():
+    for model, n, others in ((Net, 6, (1, 5, 7, 8)), (Net_CoordConv_Homography, 8, (0, 6, 9))):
+        network = build(model)
+        assert network.params_to_homography(torch.rand(2, n)).shape == (2, 3, 3)
+        for shape in (*((2, other) for other in others), (n,), (2, 1, n)):
+            with pytest.raises(ValueError, match=rf"parameters must be \(B, {n}\), not \("):
+                network.params_to_homography(torch.rand(shape))
+
+    class Unfinished(Net):
+        transform_identity = (0.0,)
+
+    with pytest.raises(ValueError, match=r"6 or 8 numbers.* not \(2, 1\)"):
+        build(Unfinished)(torch.rand(2, 1, 28, 28))

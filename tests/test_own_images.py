@@ -11,8 +11,9 @@ from pictures import KINDS, N, coefficients, handwritten, in_field, photographed
 from PIL import Image
 from scipy import ndimage
 
-from stn import mnist, trained
-from stn.own_images import ImageError, find_digits, upright_grey
+from digits import pretrained
+from digits.own_images import ImageError, find_digits, upright_grey
+from stn import mnist
 
 INK = np.pad(in_field(printed("5")), ((20, 60), (70, 10)))  # (360, 360), not in the middle
 DARK = Image.fromarray(((1 - INK) * 255).astype(np.uint8))
@@ -265,7 +266,7 @@ def test_how_many_of_300_digits_are_read(save_measurement):
 
     A few more or less with other versions of what decodes and resizes images.
     """
-    loaded = map(trained.load, trained.names())
+    loaded = map(pretrained.load, pretrained.names())
     networks = {network.name: network for network in loaded if network.reads == "digits"}
     rows = {name: {} for name in networks}
     for kind in KINDS:

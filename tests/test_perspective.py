@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from kornia.geometry.linalg import transform_points
 from kornia.geometry.transform import homography_warp
 
-from stn import data, perspective, warps
+from stn import data, warps
+from studies.perspective import data as perspective
 
 
 def moved_corners(homographies):
@@ -18,7 +19,7 @@ def moved_corners(homographies):
 def test_perspective_noise_is_that_of_the_protocol():
     """Corners and the whole move by Gaussians of 3.5 pixels: the variances of the corners and of their mean."""
     moved = moved_corners(perspective.perspective_homographies(20_000, 123, 1))
-    sigma = perspective.PERSPECTIVE["perspective_sigma"]
+    sigma = perspective.SIGMA
     assert sigma == 3.5
     assert moved.var(0).numpy() == pytest.approx(2 * sigma**2, rel=0.05)
     assert moved.mean(1).var(0).numpy() == pytest.approx(sigma**2 * 1.25, rel=0.05)

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import records
 import torch
 from conftest import ROOT, record_of, write_results
 from matplotlib.image import imread
@@ -18,7 +19,7 @@ from lab.settings import TUTORIAL
 from models import Net, Net_CoordConv_Homography
 from run_experiments import ALL, EXPERIMENTS
 from stn import data
-from stn.perspective import perspective, whole
+from studies.perspective.data import perspective, whole
 
 
 def texts(figure):
@@ -50,14 +51,14 @@ def test_differences_are_drawn_around_zero_in_points_and_images(tmp_path):
         write_results(tmp_path, f"exp_02_run_0{run}_reproduce_baseline", [with_it])
         write_results(tmp_path, f"exp_03_run_0{run}_bypass_localisation", [without])
     record = results.read_all(tmp_path)[0]
-    figure = plot.differences_figure(record, comparison.FAMILIES["The seven"])
+    figure = plot.differences_figure(record, comparison.families()["The seven"])
     assert "the transformer\n(exp_02 − exp_03)" in texts(figure)
     points = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert points == [pytest.approx([1.0, 0.6])]
     figure.draw_without_rendering()
     (images,) = (axis for axis in figure.axes[0].child_axes if axis.get_xlabel() == "in test images")
     assert images.get_xlim() == pytest.approx([10 * limit for limit in figure.axes[0].get_xlim()])  # of 1000
-    assert plot.differences_figure({}, comparison.FAMILIES["The seven"]) is None
+    assert plot.differences_figure({}, comparison.families()["The seven"]) is None
 
 
 def test_both_recipes_stand_side_by_side_on_one_axis():
@@ -175,16 +176,16 @@ def test_a_record_has_the_same_runs_of_every_experiment():
     runs = {}
     for exp_id, lengths in (("exp_02", [30, 30, 30, 30]), ("exp_03", [30, 0, 30, 20])):
         changes = {"arguments": ALL[exp_id].arguments, "data": {"name": "MNIST", "md5": results.MNIST}}
-        changes |= TUTORIAL._asdict()
+        changes |= TUTORIAL.as_settings()
         runs |= {(exp_id, run): ([980] * n_epochs, changes) for run, n_epochs in enumerate(lengths, 1) if n_epochs}
     record = record_of(runs)
-    kept = plot.complete("out", record, ("exp_02", "exp_03"))
+    kept = records.complete("out", record, ("exp_02", "exp_03"))
     assert sorted(kept) == [ALL[exp_id].directory(number) for exp_id in ("exp_02", "exp_03") for number in (1, 3)]
     del record[ALL["exp_02"].directory(1)], record[ALL["exp_02"].directory(3)]
     with pytest.raises(ValueError, match="out has no number of which"):
-        plot.complete("out", record, ("exp_02", "exp_03"))
+        records.complete("out", record, ("exp_02", "exp_03"))
     with pytest.raises(ValueError, match="out has no full run of exp_05"):
-        plot.complete("out", record, ("exp_02", "exp_05"))
+        records.complete("out", record, ("exp_02", "exp_05"))
 
 
 def test_perspective_runs_are_drawn_by_themselves(tmp_path, call):

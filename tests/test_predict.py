@@ -8,7 +8,8 @@ import pytest
 from pictures import handwritten, photographed, printed
 from PIL import Image
 
-from stn import mnist, trained
+from digits import pretrained
+from stn import mnist
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_as_it_is(call, tmp_path):
     process = call("predict.py", "two.png", "--as-is", "--weights", "exp_02", "--json", cwd=tmp_path)
     result = json.loads(process.stdout)
     assert (result["digits"], result["steps"]) == ("2", ["taken as it is"])
-    expected = trained.load("exp_02").read(image[None] / 255).probabilities
+    expected = pretrained.load("exp_02").read(image[None] / 255).probabilities
     np.testing.assert_allclose(result["probabilities"], expected, atol=1e-3)
 
 
@@ -83,8 +84,8 @@ def test_a_runs_folder_is_a_network_too(call, photos, undisturbed):
 
 def test_the_networks_are_listed(call, tmp_path):
     lines = call("predict.py", "--list", cwd=tmp_path).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == trained.names()
-    run = trained.load("exp_16").results
+    assert [line.split()[0] for line in lines] == pretrained.names()
+    run = pretrained.load("exp_16").results
     accuracy = f"{run['test_correct'] / 100:.2f} % of 10,000 test images, seed 123, commit {run['git_commit'][:7]}"
     assert f"exp_16  homography, 4 passes, taught in perspective: {accuracy}" in lines
 

@@ -1,26 +1,38 @@
 """The repository as a whole: its rule of imports, what importing does, and what it needs."""
 
 import ast
+import json
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
 
-from lab import folder
-
-TRAINING = {"train", "run_experiments"}
-SCRIPTS = {*TRAINING, "plot", "predict", "extract_id", "demo"}
+CORE = {"lab", "stn"}
+ROOMS = {"studies", "fast", "digits", "tools"}
+SCRIPTS = {"train", "run_experiments", "plot", "predict", "extract_id", "demo"}
+NETWORKS = {"models", "coordconv"}
 MODULES = [
-    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-    for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("lab/*.py"), *ROOT.glob("stn/*.py")])
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+    for pattern in ("*.py", "lab/*.py", "stn/*.py", "fast/*.py", "digits/*.py", "studies/**/*.py", "tools/*.py")
+    for path in sorted(ROOT.glob(pattern))
 ]
+# A room is reached by name, late, at one place each.
+LATE = {"train": {"fast"}, "lab.catalogue": {"studies"}}
+# The scripts over the rooms: thin command lines.
+OVER = {"predict": {"digits"}, "extract_id": {"digits", "studies"}, "demo": {"digits"}}
+# What a room may use of another: cards are looked for in image files as digits are, and drawn by compiled loops.
+SHARED = {"studies.cards": {"digits", "fast"}, "tools": {*ROOMS, *SCRIPTS, "page"}}
+TORCH = {"torch", "torchvision", "kornia"}
 
 
 def imports(module):
     """The modules of this repository and torch that a module imports, at its top or late."""
-    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    path = ROOT / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -32,37 +44,175 @@ def imports(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_follow_the_rule_of_the_house(module):
-    """lab/ never imports torch; stn/ may import lab/; the scripts import both, and nothing imports a script."""
-    found = imports(module)
-    packages = {name.partition(".")[0] for name in found}
-    if module.startswith("lab"):
-        assert packages <= {"lab"}
-    elif module.startswith("stn"):
-        allowed = {"lab", "stn", "torch", "torchvision", "kornia"}
-        known = {"stn.fast_conv": {"coordconv"}, "stn.trained": {"models"}}  # a layer, and the networks by their names
-        assert packages <= allowed | known.get(module, set())
-    scripts = found & SCRIPTS
-    assert scripts <= {"run_experiments": {"train"}, "plot": {"run_experiments", "train"}}.get(module, set())
+    """The core never imports a room, but by name and late; a room imports the core and no other room; lab/ no torch."""
+    packages = {name.partition(".")[0] for name in imports(module)}
+    here = module.partition(".")[0]
+    if here in ROOMS:
+        shared = set().union(*(names for prefix, names in SHARED.items() if module.startswith(prefix)))
+        assert packages <= {here, *CORE, *TORCH, *NETWORKS} | shared
+    else:
+        assert packages & ROOMS <= LATE.get(module, set()) | OVER.get(module, set())
+    if here == "lab":
+        assert not packages & TORCH
+    if here in CORE:
+        assert not packages & SCRIPTS
+    scripts = packages & SCRIPTS
+    if here in SCRIPTS:
+        assert scripts <= {"run_experiments": {"train"}, "plot": {"run_experiments"}}.get(module, set())
 
 
-def test_the_code_that_counts_for_a_run_is_all_that_training_imports():
-    """At the top or late; what only uses finished runs is not among it, nor in a process that has imported the rest."""
-    reached, new = set(), TRAINING
-    while new:
-        reached |= new
-        new = {name for module in new for name in imports(module) & set(MODULES)} - reached
-    counted = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in folder.code_files()}
-    afterwards = {name.removesuffix(".py").replace("/", ".") for name in folder.AFTERWARDS}
-    assert afterwards <= set(MODULES)
-    assert not afterwards & (reached | counted)
-    assert {name for name in reached if name.startswith("stn.")} <= counted
-    program = f"import sys; import {', '.join(TRAINING)}; sys.exit(bool({afterwards} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+def test_the_code_of_a_run_is_all_that_decides_its_result_and_nothing_else(tmp_path):
+    """A changed line in what logs, draws and compares, or in another study, makes no run another one."""
+    checkout = copy_of_the_repository(tmp_path)
+    program = """
+import sys; sys.path.insert(0, ".")
+from lab import catalogue, folder
+for spec in catalogue.datasets().values():
+    print(spec.name, folder.code_hash(spec.sources))
+"""
+
+    def codes():
+        printed = subprocess.run([sys.executable, "-c", program], cwd=checkout, capture_output=True, check=True).stdout
+        return dict(line.rsplit(" ", 1) for line in printed.decode().splitlines())
+
+    def changed(name):
+        path, before = checkout / name, codes()
+        content = path.read_bytes()
+        path.write_bytes(content + b"# changed\n")
+        after = codes()
+        path.write_bytes(content)
+        return {data for data in before if before[data] != after[data]}
+
+    everything = {"mnist", "perspective", "whole", "cards", "straight cards"}
+    assert codes().keys() == everything
+    for name in (
+        "models.py",
+        "coordconv.py",
+        "train.py",
+        "stn/warps.py",
+        "stn/data.py",
+        "fast/step.py",
+        "lab/settings.py",
+    ):
+        assert changed(name) == everything, name
+    for name in (
+        "stn/tensorboard.py",
+        "lab/figures.py",
+        "lab/tables.py",
+        "plot.py",
+        "studies/steady.py",
+        "tools/page.py",
+    ):
+        assert changed(name) == set(), name
+    for name in ("studies/cards/rendering.py", "studies/cards/networks.py", "data/backgrounds/brick.png"):
+        assert changed(name) == {"cards", "straight cards"}, name
+    for name in ("studies/cards/report.py", "studies/cards/detector.py", "digits/own_images.py"):
+        assert changed(name) == set(), name
+    assert changed("studies/perspective/data.py") == {"perspective", "whole"}
+
+
+def copy_of_the_repository(folder, rooms=True):
+    """Copy what git tracks, as it is now, without the rooms if they are not wanted; MNIST is linked."""
+    checkout = folder / "checkout"
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout.splitlines()
+    for name in names:
+        room = name.split("/")[0] if "/" in name else ""
+        left_out = {"tests", "docs", "results", "weights", ".readme_figures"} | (set() if rooms else ROOMS)
+        if (ROOT / name).exists() and room not in left_out:
+            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, checkout / name)
+    return checkout
+
+
+def run_in(checkout, *command):
+    return subprocess.run(
+        [sys.executable, *map(str, command)], cwd=checkout, capture_output=True, text=True, timeout=170
+    )
+
+
+def test_the_core_without_the_rooms_trains_the_seven(tmp_path, idx_folder):
+    """By the plain loop, and compares them; what belongs to a room is not there."""
+    checkout = copy_of_the_repository(tmp_path, rooms=False)
+    assert not any((checkout / room).exists() for room in ROOMS)
+    process = run_in(checkout, "run_experiments.py", "--epochs", 1, "--data", idx_folder)
+    assert process.returncode == 0, process.stderr
+    assert len([*checkout.glob("experiments/*/results.json")]) == 7
+    assert run_in(checkout, "plot.py").returncode == 0
+    assert (checkout / "experiments" / "AccuracyComparison.png").exists()
+    listed = run_in(checkout, "run_experiments.py", "--list").stdout
+    assert re.findall("^exp_.*?(?= )", listed, re.MULTILINE) == [f"exp_0{n}" for n in range(1, 8)]
+
+
+ROTATED = '''
+"""MNIST, turned by up to 90 degrees: a data set of one's own, in a file of its own."""
+
+from lab.catalogue import DatasetSpec, Study
+from lab.settings import Experiment
+
+STUDY = Study(
+    sets={"rotated": (Experiment("exp_100", "rotated", "Net", 2, "Does it learn to turn digits?", data="rotated"),)},
+    datasets=(
+        DatasetSpec(
+            "rotated", "{digits}, rotated", "rotated", "studies.rotated:rotated", {"degrees": 90},
+            figure_prefix="Rotated", sources=("studies/rotated.py",),
+        ),
+    ),
+)
+
+
+def rotated(clean):
+    import torch
+
+    from stn import warps
+
+    def turned(images, seed):
+        angles = (2 * torch.rand(len(images), generator=torch.Generator().manual_seed(seed)) - 1) * torch.pi / 2
+        cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+        return warps.affine_warp(images, torch.stack([cos, -sin, zero, sin, cos, zero], 1), "background")
+
+    return clean._replace(
+        train_images=turned(clean.train_images, 1),
+        test_images=turned(clean.test_images, 2),
+        description=clean.description | {"degrees": 90},
+        clean=clean,
+    )
+'''
+
+
+def test_a_new_data_set_is_a_new_file_only(tmp_path, idx_folder):
+    """It is listed, trained, resumed, tabled and drawn, and not beside the tutorial's claim."""
+    checkout = copy_of_the_repository(tmp_path)
+    (checkout / "studies" / "rotated.py").write_text(ROTATED)
+    assert "exp_100  rotated, 2 epochs" in run_in(checkout, "run_experiments.py", "--list").stdout
+    command = "run_experiments.py", "--data", idx_folder, "--plain", "--set", "rotated"
+    for _ in range(2):
+        process = run_in(checkout, *command)
+        assert process.returncode == 0, process.stderr
+    assert "skipped: already finished" in process.stdout
+    process = run_in(checkout, "run_experiments.py", "--data", idx_folder, "--plain", "--epochs", 1, "--only", "exp_03")
+    assert process.returncode == 0, process.stderr
+    content = json.loads((checkout / "experiments" / "exp_100_run_01_rotated" / "results.json").read_text())
+    assert content["data"]["degrees"] == 90
+    assert not any(name.startswith("corner_distance") for name in content["transformer"])
+    process = run_in(checkout, "plot.py")
+    assert process.returncode == 0, process.stderr
+    comparison = (checkout / "experiments" / "comparison.md").read_text()
+    digits = re.search(r"^## (.*)$", comparison, re.MULTILINE)[1]
+    assert f"## {digits}, rotated" in comparison
+    assert {path.name for path in checkout.glob("experiments/*AccuracyComparison.png")} == {
+        "AccuracyComparison.png",
+        "RotatedAccuracyComparison.png",
+    }
 
 
 @pytest.mark.parametrize(
     "module",
-    [name for name in MODULES if name.startswith("lab.")]
+    [
+        name
+        for name in MODULES
+        if name.startswith("lab.") or name in ("studies.steady", "studies.cards", "studies.perspective")
+    ]
     + ["run_experiments", "plot", "predict", "extract_id", "demo"],
 )
 def test_what_only_reads_does_not_wait_for_torch(module):
@@ -71,9 +221,10 @@ def test_what_only_reads_does_not_wait_for_torch(module):
 
 
 def test_a_module_does_nothing_when_imported(tmp_path):
+    names = [name for name in MODULES if not name.startswith("tools")]
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import torch; state = torch.get_rng_state(); "
-        f"import {', '.join(MODULES)}; assert torch.equal(state, torch.get_rng_state()); "
+        f"import {', '.join(names)}; assert torch.equal(state, torch.get_rng_state()); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     process = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)

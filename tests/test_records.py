@@ -4,14 +4,13 @@ import json
 import re
 
 import pytest
+import records
 from conftest import ROOT
 
-import plot
-from lab import comparison, results
+from lab import catalogue, comparison, results
 from lab.settings import Job
 from run_experiments import ALL, EXPERIMENTS
 from stn import data
-from stn.data_sets import described
 
 N_RUNS = {"runs": 12, "steady": 20, "swings": 6, "homography": 12, "perspective": 8, "whole": 8, "long": 1, "card": 10}
 N_RUNS |= {"formulations": 6}
@@ -28,14 +27,14 @@ def read(name, part=None):
 def test_recorded_runs_are_full_and_consistent(name, part):
     record = read(name, part)
     description = data.read()[1]
-    for exp_id in plot.RECORDS[name]:
+    for exp_id in records.RECORDS[name]:
         experiment, runs = ALL[exp_id], comparison.of_experiment(record, ALL[exp_id])
         assert sorted(runs) == list(range(1, N_RUNS[name] + 1))
         for number, run in runs.items():
-            assert plot.as_in_the_table(run, plain=part == "plain")
+            assert records.as_in_the_table(run, plain=part == "plain")
             seed = Job(experiment, number, experiment.epochs).seed
             assert (run["model"], run["n_epochs"], run["seed"]) == (experiment.model, experiment.epochs, seed)
-            assert run["data"] == described(experiment.data, description)
+            assert run["data"] == catalogue.datasets()[experiment.data].describe(description)
             assert re.fullmatch(r"[0-9a-f]{40}", run["git_commit"])
             assert [len(column) for column in run["history"].values()] == [experiment.epochs] * 3
             assert run["history"]["test_correct"][-1] == run["test_correct"]
@@ -46,7 +45,7 @@ def test_recorded_runs_are_full_and_consistent(name, part):
                 assert len(run["wrong"].split()) == run["test_total"] - run["test_correct"]
                 assert sum(map(sum, results.confusion_matrix(run))) == run["test_total"] == 10_000
                 assert bool(run["transformer"]) == (not experiment.arguments.get("bypass_localisation"))
-    assert len(record) == N_RUNS[name] * len(plot.RECORDS[name])
+    assert len(record) == N_RUNS[name] * len(records.RECORDS[name])
 
 
 @pytest.mark.parametrize(("name", "part"), RECORDS)

@@ -2,16 +2,19 @@
 
 import itertools
 
+import page
 import pytest
 from conftest import record_of, results_of
 
 from lab import comparison, results, tables
-from lab.results import condensed, last_five
-from lab.sets import ONE_RUN_EACH
+from lab.results import ONE_RUN_EACH, condensed, last_five
 from run_experiments import ALL
+from studies.cards.report import strength_curves
+from studies.perspective import STUDY
+from studies.perspective.report import RECTIFYING
 
 MNIST = {"data": {"name": "MNIST", "md5": results.MNIST}}
-SEVEN = comparison.FAMILIES["The seven"]
+SEVEN = comparison.families()["The seven"]
 TRANSFORMER = ("exp_02", "exp_03", "the transformer")
 MEASURES = {
     **{"corner_distance_before": 8.0, "corner_distance_after": 2.5},
@@ -72,7 +75,7 @@ def test_a_family_that_can_never_be_significant_has_no_p_values():
     runs = {("exp_02", run): ([950], {}) for run in range(1, 7)}
     for exp_id in ("exp_20", "exp_21", "exp_22"):
         runs |= {(exp_id, run): ([960 + run], {}) for run in range(1, 7)}
-    family = comparison.FAMILIES["The swings"]
+    family = comparison.families()["The swings"]
     record = record_of(runs)
     assert [c.p_value for c in comparison.comparisons(record, family, ALL).values()] == [None] * 3
     assert "| p |" not in tables.differences_table(record, family, ALL)
@@ -85,7 +88,9 @@ def test_perspective_table_by_hand():
     runs = {("exp_12", run): ([500, correct], {}) for run, correct in ((1, 900), (2, 880))}
     changes = {"transformer": MEASURES}
     runs |= {("exp_13", run): ([500, correct], changes) for run, correct in ((1, 950), (2, 940))}
-    table = tables.chosen_table(record_of(runs), tables.PERSPECTIVE, ALL, tables.RECTIFYING).splitlines()
+    table = tables.chosen_table(
+        record_of(runs), STUDY.records["perspective"], ALL, RECTIFYING, "perspective_"
+    ).splitlines()
     assert table[2] == "| `exp_12` bypass localisation | 2 | 11.00 ± 12.71 | 6.60 | 400 |" + 5 * "  |"
     assert (
         table[3] == "| `exp_13` affine | 2 | 5.50 ± 6.35 |  | 450 | 8.0 → 2.5 | 5.0 | 0.0800 → 0.0500 | 0.990 | 0.25 |"
@@ -134,9 +139,9 @@ def test_a_short_look_is_not_pooled_with_full_runs():
 def test_a_transformer_that_has_lost_the_digits_has_no_distance_at_equal_size():
     lost = MEASURES | {"ink_area": 0.0}
     record = record_of({("exp_13", run): ([980], {"transformer": lost}) for run in (1, 2)})
-    assert "| 8.0 → 2.5 |  |" in tables.chosen_table(record, ["exp_13"], ALL, tables.RECTIFYING)
+    assert "| 8.0 → 2.5 |  |" in tables.chosen_table(record, ["exp_13"], ALL, RECTIFYING)
     record |= record_of({("exp_13", 2): ([980], {"transformer": MEASURES})})
-    assert "| 8.0 → 2.5 | 5.0 |" in tables.chosen_table(record, ["exp_13"], ALL, tables.RECTIFYING)
+    assert "| 8.0 → 2.5 | 5.0 |" in tables.chosen_table(record, ["exp_13"], ALL, RECTIFYING)
 
 
 def test_curves_over_the_strength_are_medians_of_runs():
@@ -145,10 +150,10 @@ def test_curves_over_the_strength_are_medians_of_runs():
     for run, (weak, strong) in enumerate(((90.0, 80.0), (0.0, 0.0), (94.0, 70.0)), 1):
         curve = {"strength": [0.5, 1.0], "numbers_read": [weak, strong]}
         runs["exp_33", run] = ([980], {"transformer": {"by_strength": curve}})
-    panels = dict(tables.strength_curves(record_of(runs), ALL))
+    panels = dict(strength_curves(record_of(runs), ALL))
     assert panels["numbers read whole, %"] == [("exp_33", [0.5, 1.0], [90.0, 70.0])]
     assert panels["IoU"] == []
-    assert tables.strength_curves({}, ALL) == []
+    assert strength_curves({}, ALL) == []
 
 
 def test_experiments_of_different_code_are_not_compared_unless_asked():
@@ -211,7 +216,7 @@ def test_forms_are_compared_run_by_run():
             run["history"]["train_loss"] = [loss] * 5
         return record
 
-    text = tables.formulations_table({"fast": form(2, 2.02, 1.0), "plain": form(0, 2.0, 1.0)})
+    text = page.formulations_table({"fast": form(2, 2.02, 1.0), "plain": form(0, 2.0, 1.0)})
     # t(1, 0.975) = 12.706, standard error of the losses 0.5
     cells = "| 2 | +0.50 ± 6.35 % | 1.00 % | 98.35 | 98.15 | +0.20 ± 0.00 | +0.20 ± 0.00 |"
     assert f"| `exp_02_reproduce_baseline` {cells}" in text
@@ -223,7 +228,7 @@ def test_the_parts_of_a_run_are_shares_of_its_seconds():
         {"experiment": "exp_03", "train": 45, "test": 3, "log": 1, "other": 1},
         {"experiment": "exp_02", "train": 95, "test": 3, "log": 1, "other": 1},
     ]
-    text = tables.parts_table({"rows": rows})
+    text = page.parts_table({"rows": rows})
     assert "| exp_02 | 100 | 3.00 % | 1.00 % | 1.00 % | 5.00 % |\n| exp_03 | 50 | 6.00 % | 2.00 % |" in text
     assert "| all | 150 | 4.00 % | 1.33 % | 1.33 % | 6.67 % |" in text
 
@@ -231,7 +236,7 @@ def test_the_parts_of_a_run_are_shares_of_its_seconds():
 def test_each_of_the_seven_has_its_question_and_its_answers_under_both_recipes():
     seven = {(f"exp_0{n}", run): ([980 + n + (n == 1) * run], {}) for n in range(1, 8) for run in range(1, 7)}
     steady = {(f"exp_{n:02d}", run): ([980 + n + run], {}) for n in (3, 4, 21, 23, 24, 25) for run in range(1, 8)}
-    lines = tables.questions_table(record_of(seven), record_of(steady), ALL).splitlines()[2:]
+    lines = page.questions_table(record_of(seven), record_of(steady), ALL).splitlines()[2:]
     assert [line[:10] for line in lines] == [f"| `exp_0{n}`" for n in range(1, 8)]
     for line, exp_id in zip(lines, [f"exp_0{n}" for n in range(1, 8)], strict=True):
         assert ALL[exp_id].question in line
@@ -244,7 +249,7 @@ def test_each_of_the_seven_has_its_question_and_its_answers_under_both_recipes()
 
 
 def test_a_ranking_shows_ties():
-    assert tables.ranking({"a": 1.0, "b": 3.0, "c": 1.0, "d": 2.0}) == "b > d > a = c"
+    assert page.ranking({"a": 1.0, "b": 3.0, "c": 1.0, "d": 2.0}) == "b > d > a = c"
 
 
 def test_the_deepest_falls_are_named():
@@ -263,8 +268,8 @@ def test_the_mean_of_the_last_five_epochs():
 
 
 def test_families_name_experiments_of_the_tables_and_each_pair_once():
-    for family in comparison.FAMILIES.values():
+    for family in comparison.families().values():
         assert len({pair[:2] for pair in family}) == len(family)
-    pairs = list(itertools.chain.from_iterable(comparison.FAMILIES.values()))
+    pairs = list(itertools.chain.from_iterable(comparison.families().values()))
     assert len({pair[:2] for pair in pairs}) == len(set(pairs))  # one that two families share is told in the same words
     assert {exp_id for pair in pairs for exp_id in pair[:2]} == ALL.keys() - {"exp_30", "exp_41", "exp_42"}  # only told

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import train
 from lab import figures
 from models import Net_CoordConv, Net_CoordConv_Homography
-from stn import measures, warps
+from stn import metrics, warps
 
 QUESTION = "Does it help?"
 DIGITS = "Test digits, and the same transformed"
@@ -62,7 +62,7 @@ def test_the_heavy_parts_come_at_the_start_every_few_epochs_and_at_the_end(logge
 
 def test_the_digits_stand_beside_what_the_network_makes_of_them(logged, digits):
     model, _, events = logged
-    images = digits.test_images[: measures.N_DIGITS]
+    images = digits.test_images[: metrics.N_DIGITS]
     with torch.no_grad():
         transformed = model.transform(images)
     first, *_, last = (picture(event) for event in events.Images(DIGITS))
@@ -97,7 +97,7 @@ def test_scalars_of_classes_and_speed(logged, digits):
 
 def test_the_transforms_parameters(logged, digits):
     model, _, events = logged
-    factors = warps.factors(measures.homographies(model, digits.test_images))
+    factors = warps.factors(metrics.homographies(model, digits.test_images))
     assert sorted(events.Tags()["histograms"]) == sorted(
         [
             *("Transform/rotation (degrees)", "Transform/scale x", "Transform/scale y", "Transform/shear"),

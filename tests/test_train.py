@@ -15,10 +15,9 @@ from torch import nn
 import train
 from lab import figures, results
 from models import Net, Net_CoordConv, Net_CoordConv_Homography
-from stn import measures, tensorboard, warps
+from stn import metrics, tensorboard, warps
 from stn.data import Dataset, epoch_order
-from stn.perspective import perspective, whole
-from stn.step import training_step
+from studies.perspective.data import perspective, whole
 from train import Recipe, RunError
 
 FILES = ("weights.pt", "confusion_matrix.png", "class_statistics.png", "visualized_transformation.png")
@@ -96,7 +95,7 @@ def test_progress_tells_the_epoch_the_steps_and_the_last_accuracy(finished, prog
 
 
 SLOW = {  # a function, and the seconds of each of two epochs if it takes three
-    "recording a step": (train, "training_step", {"other": 3}, {}),
+    "preparing the steps": (train, "new_training", {"other": 3}, {}),
     "logging the start": (tensorboard, "start", {"other": 3}, {}),
     "drawing images": (Dataset, "draw_epoch", {"train": 3}, {"train": 3}),
     "training": (train, "train_epoch", {"train": 3}, {"train": 3}),
@@ -139,10 +138,10 @@ def test_seconds_add_up_to_what_passed(digits, tmp_path, monkeypatch):
         started.append(now[0])
         return load(*args)
 
-    def saving(place, owner, model, optimizer_state, history, transforms):
+    def saving(place, owner, model, training, history, transforms):
         counted = sum(value for epoch in history for key, value in epoch.items() if key.endswith("_seconds"))
         sums.append((counted, now[0] - started[0]))
-        save(place, owner, model, optimizer_state, history, transforms)
+        save(place, owner, model, training, history, transforms)
 
     monkeypatch.setattr(time, "perf_counter", look)
     monkeypatch.setattr(train, "load_checkpoint", loading)
@@ -179,7 +178,7 @@ def test_the_figure_shows_the_images_as_they_were_and_as_they_are_warped(digits,
     torch.manual_seed(5)
     model = Net(padding="background")
     nn.init.normal_(model.loc_fc2.weight, std=0.05)
-    measures.draw_transforms(model, digits, "a title")
+    metrics.draw_transforms(model, digits, "a title")
     before, after, title, frames = shown[0]
     raw = (digits.test_images[:64, 0] * digits.description["std"] + digits.description["mean"]) * 255
     assert (before * 255 - raw.round()).abs().max() < 0.01
@@ -203,7 +202,7 @@ def test_train_loss_and_steps_are_those_of_the_plain_recipe(digits):
     model, plain = Linear(), nn.Linear(784, 10)
     plain.load_state_dict(model[1].state_dict())
     order = torch.randperm(600)
-    loss = train.train_epoch(training_step(model, digits), order)
+    loss = train.train_epoch(train.PlainTraining(model, digits, Recipe()).step, order)
     total = 0.0
     for start in range(0, 600, 64):
         batch = order[start : start + 64]

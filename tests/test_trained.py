@@ -9,18 +9,20 @@ import pytest
 import torch
 from conftest import ROOT
 from helpers import Linear, run
+from records import as_in_the_table, keep
 
+from digits import pretrained
+from fast import conv2d
 from lab import results
 from lab.files import sha256
 from lab.folder import installed, processor_name
 from lab.settings import RunError
-from plot import as_in_the_table, dataset_of, keep
+from plot import dataset_of
 from run_experiments import ALL
-from stn import fast_conv, trained
 from stn.data import MNIST_MEAN, MNIST_STD
 from train import evaluate
 
-NAMES = trained.names()
+NAMES = pretrained.names()
 # Bytes; the weights of four passes carry the transforms of an animation, too.
 LARGEST = {"digits": 200_000, "cards": 1_000_000}
 
@@ -28,9 +30,9 @@ LARGEST = {"digits": 200_000, "cards": 1_000_000}
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kept_network_reads_as_many_test_images_as_its_record_says(name):
     """Exactly on this kind of machine, within two elsewhere."""
-    network = trained.load(name)
+    network = pretrained.load(name)
     digits = dataset_of(network.results)
-    with fast_conv.accelerated(network.model, not network.results["plain_convolutions"]):  # as in the run
+    with conv2d.accelerated(network.model, not network.results["plain_convolutions"]):  # as in the run
         _, predictions = evaluate(network.model, digits.test_images, digits.test_labels)
     right = (predictions == digits.test_labels).view(len(predictions), -1).all(1)  # all digits of a card
     correct, run = int(right.sum()), network.results
@@ -42,12 +44,12 @@ def test_a_kept_network_reads_as_many_test_images_as_its_record_says(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kept_network_has_the_record_of_a_full_run_01(name):
-    network, experiment = trained.load(name), ALL[name]
+    network, experiment = pretrained.load(name), ALL[name]
     run = network.results
     assert as_in_the_table(run)
     assert (run["experiment_name"], run["run"], run["seed"]) == (experiment.directory(1), 1, 123)
     assert len(run["git_commit"]) == 40  # of no changed code
-    path = trained.WEIGHTS / f"{name}.pt"
+    path = pretrained.WEIGHTS / f"{name}.pt"
     assert run["weights"] == sha256(path)
     assert path.stat().st_size < LARGEST[network.reads]
 
@@ -55,12 +57,14 @@ def test_a_kept_network_has_the_record_of_a_full_run_01(name):
 def test_the_networks_that_are_promised_are_there():
     """Those that docs/own_images.md makes, and nothing else."""
     page = (ROOT / "docs" / "own_images.md").read_text(encoding="utf-8")
-    assert re.search(r"python plot\.py --keep (.*)", page)[1].split() == NAMES
-    assert {path.name for path in trained.WEIGHTS.iterdir()} == {f"{n}.{end}" for n in NAMES for end in ("pt", "json")}
+    assert re.search(r"python tools/records\.py --keep (.*)", page)[1].split() == NAMES
+    assert {path.name for path in pretrained.WEIGHTS.iterdir()} == {
+        f"{n}.{end}" for n in NAMES for end in ("pt", "json")
+    }
 
 
 def test_a_reading_is_that_of_the_network_itself():
-    network = trained.load("exp_16")
+    network = pretrained.load("exp_16")
     images = dataset_of(network.results).test_images[:4]
     read = network.read((images[:, 0] * MNIST_STD + MNIST_MEAN).numpy())
     with torch.no_grad():
@@ -69,7 +73,7 @@ def test_a_reading_is_that_of_the_network_itself():
     np.testing.assert_allclose(read.probabilities, expected.numpy(), atol=1e-4)
     np.testing.assert_allclose(read.frames[0, 0], ((corner[:2] / corner[2] + 1) * 14 - 0.5).numpy(), atol=1e-3)
     assert read.straightened.shape == (4, 28, 28)
-    assert trained.load("exp_03").read(np.zeros((1, 28, 28))).frames is None
+    assert pretrained.load("exp_03").read(np.zeros((1, 28, 28))).frames is None
 
 
 @pytest.fixture
@@ -78,7 +82,7 @@ def folder(tmp_path, monkeypatch):
     for name in ("exp_02", "exp_03"):
         for end in ("pt", "json"):
             shutil.copy(ROOT / "weights" / f"{name}.{end}", tmp_path)
-    monkeypatch.setattr(trained, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
     return tmp_path
 
 
@@ -126,22 +130,22 @@ def test_networks_that_are_put_together_otherwise_are_refused(folder, change):
 
 def refused(*parts, which="exp_02"):
     with pytest.raises(RunError) as error:
-        trained.load(which)
+        pretrained.load(which)
     assert "\n" not in str(error.value)
     assert all(part in str(error.value) for part in parts), error.value
 
 
 def test_a_run_is_loaded_from_its_folder_and_kept_by_its_id(undisturbed, tmp_path, monkeypatch):
     place = next(undisturbed.glob("exp_08*"))
-    network = trained.load(place)
+    network = pretrained.load(place)
     saved = torch.load(place / "weights.pt", weights_only=True)
     assert all(torch.equal(tensor, saved[name]) for name, tensor in network.model.state_dict().items())
     assert network.results["test_correct"] == json.loads((place / "results.json").read_text())["test_correct"]
-    monkeypatch.setattr(trained, "WEIGHTS", tmp_path)
-    assert trained.keep(place, n_transforms=3) == tmp_path / "exp_08.pt"
-    kept = trained.load("exp_08")
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+    assert pretrained.keep(place, n_transforms=3) == tmp_path / "exp_08.pt"
+    kept = pretrained.load("exp_08")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in kept.model.state_dict().items())
-    _, transforms = trained.read_kept("exp_08", "transforms")
+    _, transforms = pretrained.read_kept("exp_08", "transforms")
     assert [tuple(epoch.shape) for epoch in transforms] == [(3, 3, 3)] * kept.results["n_epochs"]
 
 
@@ -165,4 +169,4 @@ def test_a_run_that_is_not_whole_is_refused(undisturbed, tmp_path):
 
 def test_a_network_of_ones_own_is_refused(digits, tmp_path):
     run(digits, tmp_path, "own", n_epochs=1, model=Linear)
-    refused("own is a Linear, which models.py does not have", which=tmp_path / "own")
+    refused("own is a Linear, which neither models.py nor a study has", which=tmp_path / "own")

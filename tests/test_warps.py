@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kornia.geometry.linalg import transform_points
-from kornia.geometry.transform import homography_warp
+from kornia.geometry.transform import homography_warp, warp_perspective
 
 from stn import warps
 
@@ -123,6 +123,12 @@ def test_wrong_arguments_are_refused_in_words(warp):
         warp(images, transforms, size=(0, 5))
 
 
+def test_a_matrix_is_filled_from_6_or_8_numbers_and_no_others():
+    for shape in ((2, 5), (2, 7), (2, 9), (2, 1), (2, 0), (6,), (8,), (2, 3, 3)):
+        with pytest.raises(ValueError, match=r"6 or 8 numbers, \(B, 6\) or \(B, 8\), not \("):
+            warps.matrix(torch.zeros(shape))
+
+
 def test_a_size_may_be_one_number(digits):
     images, matrices = digits.test_images[:3], warps.matrix(homographies(3, 0.1)).float()
     assert torch.equal(
@@ -153,6 +159,32 @@ def test_pixels_of_an_output_of_another_size_map_both_ways():
     matrices, points = warps.matrix(homographies(8, 0.1)), torch.rand(8, 5, 2, dtype=torch.float64) * 20
     there = warps.map_pixels(matrices, points, (20, 30), (56, 40))
     torch.testing.assert_close(warps.map_pixels(torch.linalg.inv(matrices), there, (56, 40), (20, 30)), points)
+
+
+def test_a_homography_in_pixels_maps_as_the_normalised_one():
+    """By hand, an enlargement to twice the size and a step of one pixel; and as `map_pixels` does."""
+    enlarged = warps.pixel_homography(torch.eye(3).double()[None], (56, 20), (28, 10))
+    by_hand = torch.tensor([[[0.5, 0, -0.25], [0, 0.5, -0.25], [0, 0, 1]]], dtype=torch.float64)
+    torch.testing.assert_close(enlarged, by_hand)
+    step = warps.pixel_homography(warps.matrix(torch.tensor([[1, 0, 2 / 10, 0, 1, 0]]).double()), (28, 10), (28, 10))
+    torch.testing.assert_close(step[0], torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 1.0]]).double())
+    matrices, points = warps.matrix(homographies(8, 0.1)), torch.rand(8, 5, 2, dtype=torch.float64) * 20
+    mapped = transform_points(warps.pixel_homography(matrices, (20, 30), (56, 40)), points)
+    torch.testing.assert_close(mapped, warps.map_pixels(matrices, points, (20, 30), (56, 40)))
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_a_homography_in_pixels_is_what_opencv_takes(padding):
+    """By kornia's warp_perspective, which follows OpenCV's warpPerspective.
+
+    It takes the map from the input to the output, as OpenCV's does without WARP_INVERSE_MAP, hence the inverse. Its
+    matrix is in pixels; with align_corners=True, it counts them from the centre of the first one, as OpenCV does.
+    """
+    torch.manual_seed(0)
+    images, matrices = torch.rand(8, 2, 40, 33, dtype=torch.float64), warps.matrix(homographies(8, 0.1))
+    in_pixels = warps.pixel_homography(matrices, (12, 50), (40, 33))
+    expected = warp_perspective(images, torch.linalg.inv(in_pixels), (12, 50), padding_mode=padding, align_corners=True)
+    torch.testing.assert_close(warps.homography_warp(images, matrices, padding, (12, 50)), expected)
 
 
 @pytest.mark.parametrize("n_parameters", [6, 8])

@@ -39,8 +39,8 @@ sys.path.insert(0, str(ROOT))
 from lab import cli
 from lab.files import write_json
 from lab.folder import provenance
-from lab.settings import BATCH_SIZE, SEED, Job, in_starting_order, when_free
-from run_experiments import ALL, EXPERIMENTS, build, default_jobs, parse_arguments
+from lab.settings import BATCH_SIZE, SEED, TUTORIAL, Job, in_starting_order, when_free
+from run_experiments import ALL, EXPERIMENTS, default_jobs, parse_arguments
 
 # By these a CPU can imitate one with fewer instructions (NUMBA_CPU_FEATURES: those of the name alone).
 IMITATING = (
@@ -59,8 +59,9 @@ def tutorial_model(experiment):
     import torch.nn.functional as F
 
     import coordconv
+    import train
 
-    model = build(experiment, SEED)
+    model = train.build(experiment, SEED)
     for layer in model.modules():
         if isinstance(layer, coordconv.CoordConv2d):
             layer.forward = lambda x, layer=layer: layer.conv(layer.addcoords(x))
@@ -129,13 +130,13 @@ def tutorial_loop(experiment, device):
 def our_loop(experiment, device):
     """Return the same of this repository."""
     import train
+    from fast.step import FastTraining
     from stn import data
-    from stn.step import training_step
 
     train.configure()
     digits = data.load().to(device)
-    model = build(experiment, SEED).to(device)
-    step = training_step(model, digits)
+    model = train.build(experiment, SEED).to(device)
+    step = FastTraining(model, digits, TUTORIAL).step
     order = data.epoch_order(len(digits.train_labels), SEED, 1).to(device)
     train.train_epoch(step, order[:640])
     return lambda: train.train_epoch(step, order), lambda: train.evaluate(model, digits.test_images, digits.test_labels)
@@ -178,7 +179,7 @@ def convolution_calls(model):
     """Return {"1 → 10, k 5": (a function that computes it forward and backward once, its operations)} of a network."""
     import torch
 
-    from stn import fast_conv
+    from fast import conv2d
 
     calls = {}
     for first, second, is_warped in ((model.loc_conv1, model.loc_conv2, False), (model.conv1, model.conv2, True)):
@@ -186,7 +187,7 @@ def convolution_calls(model):
         for layer, to_images in ((first, is_warped), (second, True)):  # whether its input needs a gradient
             n_out, channels, k, _ = layer.weight.shape
             half = (size - k + 1) // 2
-            images = fast_conv.in_groups(torch.randn(BATCH_SIZE, channels, size, size))
+            images = conv2d.in_groups(torch.randn(BATCH_SIZE, channels, size, size))
             weight, plane = layer.weight.detach(), torch.zeros(n_out, 3)
 
             def call(images=images, weight=weight, plane=plane, to_images=to_images):
@@ -204,22 +205,23 @@ def one_core(rounds):
     import torch
 
     import train
-    from stn import data, fast_conv, fast_conv_kernels
-    from stn.step import training_step
+    from fast import conv2d, conv2d_kernels
+    from fast.step import FastTraining
+    from stn import data
 
     train.configure()
     mnist, batch, factor = data.load(), torch.arange(BATCH_SIZE), torch.randn(1024, 1024)
-    convolutions = convolution_calls(build(ALL["exp_02"], SEED))
+    convolutions = convolution_calls(train.build(ALL["exp_02"], SEED))
     calls = {"product": lambda: factor @ factor} | {name: call for name, (call, _) in convolutions.items()}
     for experiment in ("exp_02", "exp_03", "exp_07"):
         for plain in (True, False):
-            with fast_conv.accelerated(build(ALL[experiment], SEED), not plain) as model:
-                step = training_step(model, mnist)
+            with conv2d.accelerated(train.build(ALL[experiment], SEED), not plain) as model:
+                step = FastTraining(model, mnist, TUTORIAL).step
             calls[experiment, plain] = lambda step=step: step(batch)
     seconds = in_turn(calls, 10 * rounds, 10)
     return core_table(seconds, {name: operations for name, (_, operations) in convolutions.items()}) | {
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "images_in_a_register": fast_conv_kernels.V,
+        "images_in_a_register": conv2d_kernels.V,
     }
 
 
@@ -271,18 +273,20 @@ def cards_on_one_core(rounds, times=10):
     import torch
 
     import train
-    from stn import card_data, data, fast_conv
-    from stn.step import training_step
+    from fast import conv2d
+    from fast.step import FastTraining
+    from stn import data
+    from studies.cards import data as card_data
 
     train.configure()
     scenes, batch, calls, epochs = card_data.cards(data.load()), torch.arange(BATCH_SIZE), {}, {}
     order = data.epoch_order(len(scenes.train_labels), SEED, 1)
     for experiment in map(ALL.get, CARDS):
         for plain in (True, False):
-            model = build(experiment, SEED)
+            model = train.build(experiment, SEED)
             if not plain:
-                fast_conv.accelerate(model)  # for its evaluation, too
-            step = training_step(model, scenes, experiment.recipe)
+                conv2d.accelerate(model)  # for its evaluation, too
+            step = FastTraining(model, scenes, experiment.recipe).step
             calls[experiment.id, plain] = lambda step=step: step(batch)
         epochs[experiment.id] = model, step
     parts = {experiment: [] for experiment in epochs}

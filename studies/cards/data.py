@@ -8,10 +8,11 @@ from functools import partial
 
 import torch
 
-from stn.cards import N_DIGITS, draw, small_digits, strips, textures
 from stn.data import Dataset, epoch_seed
+from studies.cards import CARDS
+from studies.cards.geometry import strips
+from studies.cards.rendering import draw, small_digits, textures
 
-CARDS = {"cards_strength": 1.0, "digits": N_DIGITS}  # part of the description of such a set
 N_TRAIN, N_TEST = 6000, 5000
 TEST_SEED = 0  # runs have other seeds
 GROWTH = 5  # epochs until the distortions have their full strength
@@ -39,6 +40,11 @@ def cards(clean, straight=False, held_out=False):
     parts = train.images, train.labels, test.images, test.labels, description, clean
     places = {"train_homographies": train.homographies, "test_homographies": test.homographies}
     return Dataset(*parts, partial(draw_epoch, own, straight), **places)
+
+
+def straight_cards(clean):
+    """Return strips that the true homographies have straightened: what a reader could see at best."""
+    return cards(clean, straight=True)
 
 
 def sources_of(clean, split, backgrounds):

@@ -1,4 +1,4 @@
-"""The loops of `fast_conv`, compiled by Numba for the processor they run on. (Importing this file imports Numba.)
+"""The loops of conv2d.py, compiled by Numba for the processor they run on. (Importing this file imports Numba.)
 
 Every product of a convolution, forward or backward, is a sum of outer products: of a few vectors, each a pixel of V
 images, with a few weights or with a few other vectors. `outer` adds one of them to sums that stay in registers. It and

@@ -10,18 +10,18 @@ from matplotlib.path import Path
 from matplotlib.transforms import Bbox
 
 from lab import figures
-from stn import cards, warps
-from stn.card_data import scenes, sources_of
-from stn.measures import TransformerMeasures, batches, homographies
+from stn import warps
+from stn.metrics import TransformerMeasures, batches, homographies
+from studies.cards import geometry
+from studies.cards.data import scenes, sources_of
 
 N_ALIGNED = N_CURVE = 1000  # training scenes for the alignment; test scenes for each strength
 ALIGNMENT_SEED, CURVE_SEED = 1, 2  # of those
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 N_SHOWN, PICTURE = 12, "Test scenes, the outline that is found, and the strip that is read"  # drawn
-PIXELS = cards.SCENE / 2  # of one unit of the coordinates of warps.py
 
 
-def of_transformer(model, data):
+def measure_transformer(model, data):
     """Measure a network on the test scenes of `data`, and on scenes of several strengths.
 
     The numbers:
@@ -36,7 +36,7 @@ def of_transformer(model, data):
     Of strips that are straight already only what is read is told. The homographies are the network's own, not aligned.
     """
     model.eval()
-    straight = data.description.get("straight", False)
+    straight = data.test_images.shape[2:] == geometry.STRIP
     alignment = None if straight else alignment_of(model, data)
     backgrounds = "train" if data.description.get("held_out") else "test"
     sources, found = sources_of(data.clean, "test", backgrounds), []
@@ -52,7 +52,7 @@ def of_transformer(model, data):
 
 @torch.inference_mode()
 def measured(model, images, labels, truth, alignment):
-    """Return the numbers of one set of scenes, see `of_transformer`; truth: the true homographies (N, 3, 3)."""
+    """Return the numbers of one set of scenes, see `measure_transformer`; truth: the true homographies (N, 3, 3)."""
     right = torch.cat([model(batch).argmax(1) for batch in batches(images)]) == labels
     numbers = {"numbers_read": 100 * float(right.all(1).double().mean())}
     numbers["digits_read"] = 100 * float(right.double().mean())
@@ -60,7 +60,7 @@ def measured(model, images, labels, truth, alignment):
         return numbers
     found = homographies(model, images).double() @ alignment
     overlaps = iou(torch.linalg.inv(truth.double()) @ found)
-    ours, theirs = (cards.card_corners(each) for each in (found, truth.double()))
+    ours, theirs = (geometry.card_corners(each) for each in (found, truth.double()))
     diagonals = (theirs - theirs.roll(2, 1)).norm(dim=2).mean(1)
     errors = 100 * ((ours - theirs).norm(dim=2).mean(1) / diagonals).cpu().numpy()
     numbers |= {"iou": float(overlaps.mean()), "iou_95": float((overlaps >= 0.95).mean())}
@@ -75,9 +75,9 @@ def alignment_of(model, data):
     drawn = scenes(sources_of(data.clean, "train", "train"), N_ALIGNED, ALIGNMENT_SEED, 1.0)
     device = data.test_images.device
     found = homographies(model, drawn.images.to(device)).double()
-    corners = cards.card_corners(torch.linalg.inv(found) @ drawn.homographies.to(device).double())
+    corners = geometry.card_corners(torch.linalg.inv(found) @ drawn.homographies.to(device).double())
     middle = corners.median(0, keepdim=True).values.cpu().numpy()
-    return torch.from_numpy(cards.homographies_to(middle)[0]).to(device)
+    return torch.from_numpy(geometry.homographies_to(middle)[0]).to(device)
 
 
 def iou(outlines):
@@ -86,8 +86,8 @@ def iou(outlines):
     outlines (N, 3, 3) map the card's nominal place to where its outline lies in the card's own frame. One that crosses
     the horizon has no overlap.
     """
-    corners = cards.card_corners(outlines)
-    nominal, _ = cards.constants(cards.places_in_the_middle, corners)
+    corners = geometry.card_corners(outlines)
+    nominal, _ = geometry.constants(geometry.places_in_the_middle, corners)
     weights = torch.cat([nominal, torch.ones_like(nominal[..., :1])], 2) @ outlines.transpose(1, 2)
     behind = (weights[..., 2] <= 0).any(1).cpu().numpy()
     card = nominal[0].cpu().numpy()
@@ -115,7 +115,7 @@ def draw_transforms(model, data, title):
     strips = model.transform(images)
     read = model.classify(strips).argmax(1).tolist()
     texts = [("".join(map(str, ours)), ours == label) for ours, label in zip(read, labels, strict=True)]
-    transforms = None if data.description.get("straight") else model.homography(images)
+    transforms = None if images.shape[2:] == geometry.STRIP else model.homography(images)
     return drawn(images, transforms, strips, texts, title)
 
 
@@ -123,14 +123,14 @@ def draw_warps(data, transforms, title, padding):
     """Draw the first test scenes, the outlines of homographies (N, 3, 3), and the strips that these straighten."""
     transforms = transforms[:N_SHOWN]
     images = data.test_images[: len(transforms)]
-    return drawn(images, transforms, cards.strips(images / 255, transforms), [("", True)] * len(images), title)
+    return drawn(images, transforms, geometry.strips(images / 255, transforms), [("", True)] * len(images), title)
 
 
 def drawn(images, transforms, strips, texts, title):
     """Draw scenes (N, 1, 128, 128), outlines, unless `transforms` is None, and strips (N, 1, 28, 133)."""
     outlines = None
     if transforms is not None:
-        outlines = warps.to_pixels(cards.card_corners(transforms), cards.SCENE, cards.SCENE).cpu().numpy()
+        outlines = warps.to_pixels(geometry.card_corners(transforms), geometry.SCENE, geometry.SCENE).cpu().numpy()
     strips = strips / 255 if strips.dtype == torch.uint8 else strips
     return figures.cards_read(images[:, 0].cpu().numpy(), outlines, strips[:, 0].cpu().numpy(), texts, title)
 

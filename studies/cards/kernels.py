@@ -7,19 +7,19 @@ the same on every machine. Rows are sliced in the innermost functions: in `rende
 import numpy as np
 from numba import njit
 
-from stn.cards import (
+from fast.conv2d_kernels import OPTIONS, compiled
+from studies.cards.geometry import (
     CARD_HEIGHT,
     CARD_WIDTH,
     CELL,
     N_DIGITS,
-    N_LINES,
     NUMBER_WIDTH,
     NUMBER_X,
     NUMBER_Y,
     PITCH,
     SCENE,
 )
-from stn.fast_conv_kernels import OPTIONS, compiled
+from studies.cards.rendering import N_LINES
 
 PAD = 2  # pixels around the frame, for the blur
 F = np.float32

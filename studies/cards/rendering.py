@@ -1,8 +1,4 @@
-"""Photographs of a card that carries a number of six MNIST digits, drawn in memory from a seed.
-
-A scene is a square grey photograph; in the straightened scene the card lies upright in its middle. The homographies are
-those of warps.py: from a point of the straightened scene to the point of the scene, both spanning [-1, 1].
-"""
+"""Photographs of a card that carries a number of six MNIST digits, drawn in memory from a seed (see geometry.py)."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,17 +7,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stn import warps
 from stn.mnist import ROOT, DataError
+from studies.cards.geometry import (
+    CARD_HEIGHT,
+    CARD_WIDTH,
+    CELL,
+    N_DIGITS,
+    NUMBER_X,
+    NUMBER_Y,
+    SCENE,
+    homographies_to,
+    nominal_corners,
+)
 
-SCENE = 128  # pixels, the side of a scene
-CARD_WIDTH, CARD_HEIGHT = 92, 58  # pixels of the straightened scene: the shape of an ID-1 card
-N_DIGITS, CELL, PITCH = 6, 16, 12  # each digit in a square cell, the next one starts PITCH pixels later
-NUMBER_X, NUMBER_Y = 8, 36  # upper left of the number's field, in pixels of the card
-NUMBER_WIDTH = CELL + (N_DIGITS - 1) * PITCH
-STRIDE = 28 * PITCH // CELL  # from one cell of 28×28 to the next in a strip, the straightened number
-STRIP = (28, 28 + (N_DIGITS - 1) * STRIDE)
-NEAR_X, NEAR_Y = 0.8, 0.55  # how much of a straightened scene is seen from nearer: the card fills nine tenths
 ROTATION, SCALE, CORNER, SHIFT = 25.0, 0.15, 3.3, 11.0  # degrees, share, pixels (sigma), pixels: at strength 1
 MARGIN = 2  # pixels from the card to the edge of what is seen
 NARROWEST = 0.72  # of the side: what is seen of a photograph that is not square
@@ -106,81 +104,12 @@ def exact(values):
     return np.rint(values * 2**30) / 2**30
 
 
-def nominal_corners():
-    """The card's corners in pixels from the middle, (4, 2), clockwise from the upper left."""
-    return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (CARD_WIDTH / 2, CARD_HEIGHT / 2)
-
-
-CORNERS = (nominal_corners() / (SCENE / 2))[None].tolist()  # normalised
-FIELD = (  # its centre is counted from the card's
-    np.array(
-        [
-            [NUMBER_WIDTH, 0, 2 * NUMBER_X + NUMBER_WIDTH - CARD_WIDTH],
-            [0, CELL, 2 * NUMBER_Y + CELL - CARD_HEIGHT],
-            [0, 0, SCENE],
-        ]
-    )
-    / SCENE
-).tolist()
-
-
 def convex(corners):
     """Tell which quadrilaterals (n, 4, 2) are convex by a wide margin: 0.3 of a rectangle at each corner."""
     sides = np.roll(corners, -1, 1) - corners
     before = np.roll(sides, 1, 1)
     area = before[..., 0] * sides[..., 1] - before[..., 1] * sides[..., 0]
     return (area > 0.3 * CARD_WIDTH * CARD_HEIGHT).all(1)
-
-
-def homographies_to(corners):
-    """Return the homographies (n, 3, 3) that map the card's nominal corners to these (n, 4, 2), both normalised.
-
-    The unit square's has a closed form (Heckbert 1989): no solver, whose last digits depend on the machine.
-    """
-    p, q, r, s = np.moveaxis(corners, 1, 0)
-    (ax, ay), (bx, by), (cx, cy) = (q - r).T, (s - r).T, (p - q + r - s).T
-    det = ax * by - ay * bx
-    g, h = (cx * by - cy * bx) / det, (ax * cy - ay * cx) / det
-    g, h = g[:, None], h[:, None]
-    unit = np.ones((len(corners), 3, 3))
-    unit[:, :2, 0], unit[:, :2, 1], unit[:, :2, 2] = q - p + g * q, s - p + h * s, p
-    unit[:, 2:, 0], unit[:, 2:, 1] = g, h
-    width, height = CARD_WIDTH / SCENE, CARD_HEIGHT / SCENE
-    unit[:, :, 2] += unit[:, :, 0] / 2 + unit[:, :, 1] / 2  # the middle of the card is 0
-    unit[:, :, 0] /= 2 * width
-    unit[:, :, 1] /= 2 * height
-    return unit / unit[:, 2:, 2:]
-
-
-def places_in_the_middle(dtype, device):
-    """Return the card's nominal corners, (1, 4, 2) normalised, and the map from a strip to its place there, (3, 3)."""
-    return torch.tensor(CORNERS, dtype=dtype, device=device), torch.tensor(FIELD, dtype=dtype, device=device)
-
-
-def closer(dtype, device):
-    """Return the map from a view that the card in the middle fills, with a margin, to the scene, and its inverse."""
-    near = torch.tensor([NEAR_X, NEAR_Y, 1], dtype=dtype, device=device)
-    return near.diag(), near.reciprocal().diag()
-
-
-def constants(make, like):
-    """Return the constants that make(dtype, device) returns, as for the tensor `like`."""
-    return warps.kept(make, like=like) or make(like.dtype, like.device)
-
-
-def card_corners(homographies):
-    """Return the card's corners (N, 4, 2) in scenes, normalised; homographies (N, 3, 3) are destination to source.
-
-    Clockwise from the card's upper left.
-    """
-    corners, _ = constants(places_in_the_middle, homographies)
-    return warps.map_points(homographies, corners.expand(homographies.shape[0], 4, 2))
-
-
-def strips(images, homographies):
-    """Straighten the numbers: scenes (N, 1, H, W) and homographies (N, 3, 3) -> (N, 1, 28, 133)."""
-    _, field = constants(places_in_the_middle, homographies)
-    return warps.homography_warp(images, homographies @ field, size=STRIP)
 
 
 def looks(n, seed, strength, n_textures, seen):
@@ -278,7 +207,7 @@ def render(digits, chosen, bank, homographies, look, with_card=True):
 def compiled_render():
     """Return the compiled loops. (Late, since importing Numba takes time.) Raise DataError without Numba."""
     try:
-        from stn.card_kernels import render
+        from studies.cards.kernels import render
     except ImportError as error:
         raise DataError(f"drawing cards needs Numba ({error}): python -m pip install numba") from None
     return render

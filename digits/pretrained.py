@@ -3,7 +3,8 @@
     weights/exp_16.pt      the weights of run 01 of exp_16
     weights/exp_16.json    the record of that run: settings, seed, commit, machine, accuracy, the SHA-256 of its weights
 
-`python plot.py --keep exp_16` makes both from the run's folder. Loading refuses what is damaged or does not fit.
+`python tools/records.py --keep exp_16` makes both from the run's folder. Loading refuses what is damaged or does not
+fit.
 """
 
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-import models
 from lab import results
+from lab.catalogue import find_network, spec_of
 from lab.files import Damaged, sha256
 from lab.folder import ROOT, read_settings
 from lab.settings import RunError, fingerprint
@@ -49,14 +50,13 @@ class Trained(NamedTuple):
         words += ", learns slowly" if slow else ""
         words = "no transformer" if arguments.get("bypass_localisation") else words
         words += ", taught corners" if arguments.get("taught_corners") else ""
-        words += ", finds cards" if self.reads == "cards" else ""
-        words += ", taught in perspective" if "perspective_sigma" in self.results["data"] else ""
-        return words + (", on whole images" if "canvas" in self.results["data"] else "")
+        spec = spec_of(self.results["data"])
+        return words + (f", taught {spec.summary}" if spec.name != "mnist" else "")
 
     @property
     def reads(self):
         """What the network reads: "digits", or the numbers on "cards"."""
-        return "cards" if isinstance(self.model, models.Net_Card) else "digits"
+        return "cards" if spec_of(self.results["data"]).n_digits > 1 else "digits"
 
     def that_reads(self, what):
         """Return this network if it reads "digits", or "cards", as it should. Raise RunError if it does not."""
@@ -68,7 +68,7 @@ class Trained(NamedTuple):
     @torch.inference_mode()
     def read(self, images):
         """Read images (N, 28, 28) in [0, 1], light ink on black; return a `Reading`. Raise RunError for cards."""
-        from stn import measures  # late, since it imports matplotlib
+        from stn import metrics  # late, since it imports matplotlib
 
         self.that_reads("digits")
         mean, std = self.results["data"]["mean"], self.results["data"]["std"]
@@ -76,8 +76,8 @@ class Trained(NamedTuple):
         x = warps.around(x, self.model.canvas)
         seen = self.model.transform(x)
         frames = None
-        if measures.has_transformer(self.model):
-            frames = measures.frames(self.model.homography(x)).numpy()
+        if metrics.has_transformer(self.model):
+            frames = metrics.frames(self.model.homography(x), seen.shape[2:]).numpy()
         straightened = seen[:, 0].mul(std).add(mean).clamp(0, 1)
         return Reading(self.model.classify(seen).exp().numpy(), straightened.numpy(), frames)
 
@@ -107,9 +107,9 @@ def load(which):
 
 def built(name, content, weights):
     """Return the `Trained` network that `content`, of a results.json, describes, with its weights."""
-    kind = getattr(models, content["model"], None)
-    if not (isinstance(kind, type) and issubclass(kind, models.Net)):
-        raise RunError(f"{name} is a {content['model']}, which models.py does not have")
+    kind = find_network(content["model"])
+    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+        raise RunError(f"{name} is a {content['model']}, which neither models.py nor a study has")
     try:
         model = kind(**content["arguments"]).eval()
         told = {"structure": structure(model)} | content  # earlier versions have not told it
@@ -146,7 +146,7 @@ def keep(place, n_transforms=0):
     if n_transforms:
         checkpoint = load_tensors(place / "checkpoint.pt", owner=fingerprint(read_settings(place)))
         transforms = [homographies[:n_transforms].clone() for homographies in checkpoint["transforms"]]
-    path = WEIGHTS / f"{place.name[:6]}.pt"
+    path = WEIGHTS / f"{place.name.partition('_run_')[0]}.pt"
     WEIGHTS.mkdir(exist_ok=True)
     save_tensors(path, {"model": weights, "transforms": transforms})
     results.write(path.with_suffix(".json"), results.condensed(content) | {"weights": sha256(path)})

@@ -7,20 +7,18 @@ import torch
 import torch.nn.functional as F
 
 from lab import figures
-from stn import perspective, warps
+from stn import warps
 
 # Of test images: the larger, the fewer calls, and a GPU is busy.
 TEST_BATCH_SIZE = {"cpu": 500, "cuda": 2500}
 N_SHOWN = 64  # test images whose transforms are drawn, and kept for every epoch
 N_DIGITS, PICTURE = 32, "Test digits, and the same transformed"  # in a picture for TensorBoard, and its title
-PIXELS = 14  # of one unit of the coordinates of warps.py
-PAIRS = 2000  # test images of which a second distorted copy is made
 
 
 class TransformerMeasures(NamedTuple):
     """What a network's transformer does to the test images."""
 
-    numbers: dict  # by name, see `of_transformer`
+    numbers: dict  # by name, see `measure_transformer`
     homographies: torch.Tensor  # (N, 3, 3)
     statistics: list | None  # [before it, after it], each the means and the variances of `class_statistics`
 
@@ -82,19 +80,13 @@ def ink_kept(pairs):
     return float(kept / ink)
 
 
-def frames(homographies, size=28):
-    """Map the corners of the transformed image into the image: (N, 3, 3) -> (N, 4, 2), (x, y) in pixels."""
-    corners = torch.tensor(warps.CORNERS).to(homographies).expand(len(homographies), 4, 2)
-    return warps.to_pixels(warps.map_points(homographies, corners), size, size)
+def frames(homographies, size):
+    """Map the corners of the transformed image into the image: (N, 3, 3) -> (N, 4, 2), (x, y) in pixels.
 
-
-def corner_distance(first, second):
-    """Return how far apart the same corners land in two images, in pixels: (N, 3, 3), (N, 3, 3) -> (N,), means of four.
-
-    Both homographies map points of such an image (destination) to the undistorted digit, whose corners are meant.
+    size: height and width of the image.
     """
-    landed = (frames(torch.linalg.inv_ex(homographies).inverse) for homographies in (first, second))
-    return torch.sub(*landed).norm(dim=2).mean(1)
+    corners = torch.tensor(warps.CORNERS).to(homographies).expand(len(homographies), 4, 2)
+    return warps.to_pixels(warps.map_points(homographies, corners), *size)
 
 
 @torch.inference_mode()
@@ -104,7 +96,7 @@ def homographies(model, images):
 
 
 @torch.inference_mode()
-def of_transformer(model, data):
+def measure_transformer(model, data):
     """Measure the transformer of a network on the test images of `data`: `TransformerMeasures`, or None if it has none.
 
     The numbers:
@@ -115,9 +107,6 @@ def of_transformer(model, data):
     ink_kept: see `ink_kept`.
     ink_area: the sum of all pixels after the transform divided by that before: below 1 digits shrink.
     bounded: the share of images in which the denominator of a pixel is bounded (see warps.SMALLEST_DENOMINATOR).
-    corner_distance_before, _after: of distorted data only. Two differently distorted copies of the same digit, as they
-        are and through the network: how far apart the digit's corners land in them. It is 0 if the network undoes the
-        distortions (or shrinks everything to a point: look at the ink, too). Median over the first digits.
     """
     if not has_transformer(model):
         return None
@@ -142,25 +131,7 @@ def of_transformer(model, data):
         "ink_area": float(ink_after / ink_before),
         "bounded": float(bounded.float().mean()),
     }
-    if data.clean:
-        numbers |= corner_distances(model, data, transforms[:PAIRS])
     return TransformerMeasures(numbers, transforms, statistics)
-
-
-def corner_distances(model, data, transforms):
-    """Return {"corner_distance_before": …, "corner_distance_after": …}, from `transforms` of the first test images."""
-    n = len(transforms)
-    first, second = (
-        perspective.perspective_homographies(len(data.test_labels), perspective.TEST_SEED, copy)[:n].to(transforms)
-        for copy in (0, 1)
-    )
-    images = torch.empty_like(data.test_images[:n])
-    perspective.distort(data.clean.test_images[:n], second, images)
-    distances = {
-        "before": corner_distance(first, second),
-        "after": corner_distance(first @ transforms, second @ homographies(model, images)),
-    }
-    return {f"corner_distance_{when}": float(distance.nanmedian()) for when, distance in distances.items()}
 
 
 @torch.inference_mode()
@@ -169,7 +140,8 @@ def draw_transforms(model, data, title):
     model.eval()
     images = data.test_images[:N_SHOWN]
     shown = (data.pixels(both)[:, 0].cpu() for both in (data.middle(images), model.transform(images)))
-    reads = frames(homographies(model, images)).cpu() if has_transformer(model) else None
+    size = data.middle(images).shape[2:]
+    reads = frames(homographies(model, images), size).cpu() if has_transformer(model) else None
     return figures.transformed_digits(*shown, title, reads)
 
 
@@ -178,7 +150,8 @@ def draw_warps(data, transforms, title, padding):
     images = data.test_images[: len(transforms)]
     before = data.middle(images)
     after = warps.homography_warp(images, warps.from_canvas(transforms, data.canvas), padding, before.shape[2:])
-    return figures.transformed_digits(*(data.pixels(both)[:, 0] for both in (before, after)), title, frames(transforms))
+    reads = frames(transforms, before.shape[2:])
+    return figures.transformed_digits(*(data.pixels(both)[:, 0] for both in (before, after)), title, reads)
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from stn.image_files import ImageError, upright
+from digits.image_files import ImageError, upright
 
 LONGEST = 1000  # pixels; larger images are shrunk to it
 BOX, SIZE = 20, 28  # pixels, of a digit and of its image

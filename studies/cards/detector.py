@@ -1,6 +1,6 @@
 """A card found in a photograph of any size, straightened from its full resolution, and the number on it.
 
-A network that finds cards looks at square scenes of 128×128 pixels (see stn/cards.py), in which the card fills about
+A network that finds cards looks at square scenes of 128×128 pixels (see geometry.py), in which the card fills about
 three quarters of the width. A photograph is looked at as a whole and, since its card may be smaller, in overlapping
 squares from nearer; then once more where the card is. Homographies are those of warps.py, from the straightened scene
 to the photograph: both span [-1, 1].
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from stn import cards, warps
-from stn.cards import CARD_HEIGHT, CARD_WIDTH, SCENE
-from stn.image_files import ImageError, upright
+from digits.image_files import ImageError, upright
+from stn import warps
+from studies.cards import geometry
+from studies.cards.geometry import CARD_HEIGHT, CARD_WIDTH, SCENE
 
 # Below this confidence there is no card: the lowest hundredth that at most 1 % of 1,000 scenes, and of 1,000 larger
 # photographs, reach without a card, on backgrounds of the training split. `chosen_threshold` chooses it for the default
@@ -36,9 +37,15 @@ class Card(NamedTuple):
 
     number: str  # six digits
     probabilities: np.ndarray  # (6,), of these digits
-    confidence: float  # the geometric mean of those times `agreement`: below THRESHOLD there is no card
+    sure: float  # of the digits: the geometric mean of those
+    agreement: float  # of two looks, see `agreement`
     homography: np.ndarray  # (3, 3) float64, from the straightened scene to the photograph
     corners: np.ndarray  # (4, 2), (x, y) in pixels of the photograph, clockwise from the card's upper left
+
+    @property
+    def confidence(self):
+        """The product of both: below THRESHOLD there is no card."""
+        return self.sure * self.agreement
 
 
 def read_photograph(source):
@@ -69,10 +76,11 @@ def alignment(network):
         raise RunError(f"{network.name} has no transformer, so it finds no card")
     if network.model.taught_corners:
         return torch.eye(3, dtype=torch.float64)
-    from stn import card_measures, data  # late: most networks need neither
+    from stn import data
+    from studies.cards import metrics as card_metrics  # late: most networks need neither
 
     digits = data.load()
-    return card_measures.alignment_of(network.model, digits._replace(clean=digits))
+    return card_metrics.alignment_of(network.model, digits._replace(clean=digits))
 
 
 @torch.inference_mode()
@@ -84,14 +92,16 @@ def find_card(photo, model, alignment):
     before = homographies[confidences.topk(min(CANDIDATES, len(confidences))).indices]
     homographies, probabilities, confidences = read(*look_at(grey, before), model)
     earlier, corners = (
-        warps.to_pixels(cards.card_corners(found @ alignment), photo.height, photo.width).numpy()
+        warps.to_pixels(geometry.card_corners(found @ alignment), photo.height, photo.width).numpy()
         for found in (before, homographies)
     )
-    confidences = confidences.numpy() * [agreement(*pair) for pair in zip(earlier, corners, strict=True)]
-    best = confidences.argmax()
+    sure = confidences.numpy()
+    agreements = np.array([agreement(*pair) for pair in zip(earlier, corners, strict=True)])
+    best = (sure * agreements).argmax()
     likeliest, number = probabilities[best].max(0)
     homography, number = (homographies[best] @ alignment).numpy(), "".join(map(str, number.tolist()))
-    return Card(number, likeliest.numpy(), float(confidences[best]), homography, corners[best])
+    doubts = float(sure[best]), float(agreements[best])
+    return Card(number, likeliest.numpy(), *doubts, homography, corners[best])
 
 
 def agreement(earlier, corners):
@@ -120,7 +130,7 @@ def read(scenes, places, model):
     places: (N, 3, 3), from each scene to the photograph.
     """
     found = model.homography(scenes)
-    probabilities = model.classify(cards.strips(scenes, found)).double().exp()
+    probabilities = model.classify(geometry.strips(scenes, found)).double().exp()
     return places @ found.double(), probabilities, probabilities.amax(1).log().mean(1).exp()
 
 
@@ -159,7 +169,7 @@ def look_at(grey, homographies):
     """
     whole = np.array(grey.size)
     scenes, places = np.empty((len(homographies), SCENE, SCENE), np.uint8), []
-    for scene, corners in zip(scenes, cards.card_corners(homographies), strict=True):
+    for scene, corners in zip(scenes, geometry.card_corners(homographies), strict=True):
         corners = (corners.nan_to_num().clamp(-1000, 1000).numpy() + 1) / 2 * whole
         sides = np.linalg.norm(corners - np.roll(corners, -1, 0), axis=1)
         scale = max(sides[::2].mean() / CARD_WIDTH, sides[1::2].mean() / CARD_HEIGHT)

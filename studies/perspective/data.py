@@ -9,12 +9,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from lab.sets import PERSPECTIVE_SIGMA
 from stn.data import Dataset, epoch_seed
 from stn.warps import CORNERS, homography_warp, to_canvas
+from studies.perspective import CROPPED, SIGMA, WHOLE_IMAGES
 
-PERSPECTIVE = {"perspective_sigma": PERSPECTIVE_SIGMA}  # in each direction; part of the description of such a set
-WHOLE = PERSPECTIVE | {"canvas": 2}  # times 28 pixels
+CANVAS = WHOLE_IMAGES["canvas"]
 TEST_SEED = 0  # of the test set; runs have other seeds
 DISTORTION_BATCH = 500
 
@@ -22,8 +21,12 @@ DISTORTION_BATCH = 500
 def perspective(clean):
     """Return the Dataset `clean` in perspective; its training images are undistorted before the first epoch."""
     test_images = torch.empty_like(clean.test_images)
-    distort(clean.test_images, perspective_homographies(len(test_images), TEST_SEED, 0), test_images)
-    description = {**clean.description, **PERSPECTIVE}
+    distort(
+        clean.test_images,
+        perspective_homographies(len(test_images), TEST_SEED, 0, clean.test_images.shape[2:]),
+        test_images,
+    )
+    description = clean.description | CROPPED
     train_images = clean.train_images.clone()
     return Dataset(train_images, clean.train_labels, test_images, clean.test_labels, description, clean, draw_epoch)
 
@@ -34,23 +37,22 @@ def whole(clean):
     All canvases of an epoch would take 750 MB: they are drawn batch by batch. Undistorted before the first epoch.
     """
     n_train, n_test = len(clean.train_images), len(clean.test_images)
-    test_images = clean.test_images.new_empty(
-        n_test, 1, *(side * WHOLE["canvas"] for side in clean.test_images.shape[2:])
-    )
-    distort(clean.test_images, perspective_homographies(n_test, TEST_SEED, 0), test_images)
+    test_images = clean.test_images.new_empty(n_test, 1, *(side * CANVAS for side in clean.test_images.shape[2:]))
+    distort(clean.test_images, perspective_homographies(n_test, TEST_SEED, 0, clean.test_images.shape[2:]), test_images)
     return Dataset(
         *(clean.train_images, clean.train_labels, test_images, clean.test_labels),
-        clean.description | WHOLE,
+        clean.description | WHOLE_IMAGES,
         clean,
         draw_distortions,
         partial(draw_canvases, black=float(clean.train_images.min())),
         torch.eye(3).repeat(n_train, 1, 1),
+        canvas=CANVAS,
     )
 
 
 def draw_distortions(data, seed, epoch):
     """Make `data.distortions` those of an epoch."""
-    data.distortions.copy_(perspective_homographies(len(data.distortions), seed, epoch))
+    data.distortions.copy_(perspective_homographies(len(data.distortions), seed, epoch, data.train_images.shape[2:]))
 
 
 def draw_canvases(images, homographies, black):
@@ -58,25 +60,28 @@ def draw_canvases(images, homographies, black):
 
     By our own warp: kornia's shows a mirrored ghost of what is behind the observer, which on a canvas may be in sight.
     """
-    size = tuple(side * WHOLE["canvas"] for side in images.shape[2:])
-    return homography_warp(images - black, to_canvas(homographies, WHOLE["canvas"]), size=size) + black
+    size = tuple(side * CANVAS for side in images.shape[2:])
+    return homography_warp(images - black, to_canvas(homographies, CANVAS), size=size) + black
 
 
 def draw_epoch(data, seed, epoch):
     """Make `data.train_images` those of an epoch."""
-    homographies = perspective_homographies(len(data.train_images), seed, epoch)
+    homographies = perspective_homographies(len(data.train_images), seed, epoch, data.train_images.shape[2:])
     distort(data.clean.train_images, homographies, data.train_images)
 
 
-def perspective_homographies(n_images, seed, epoch):
+def perspective_homographies(n_images, seed, epoch, size=(28, 28)):
     """Return the distortions of one epoch, (n_images, 3, 3): a function of seed, epoch and place in the set.
+
+    size: height and width of the images, in pixels.
 
     Destination (the distorted image) to source, in the coordinates of warps.py, float32 on the CPU.
     """
     from kornia.geometry.transform import get_perspective_transform  # late: not needed for MNIST as it is
 
     noise = np.random.default_rng(epoch_seed(seed, epoch, stream=1)).standard_normal((n_images, 5, 2), np.float32)
-    noise = torch.from_numpy(noise) * PERSPECTIVE["perspective_sigma"] / 14  # half an image of 28 pixels is 1
+    height, width = size
+    noise = torch.from_numpy(noise) * SIGMA / torch.tensor([width / 2, height / 2])  # half an image is 1
     corners = torch.tensor(CORNERS).expand(n_images, 4, 2)
     return get_perspective_transform(corners, corners + noise[:, :4] + noise[:, 4:])
 

@@ -1,4 +1,4 @@
-"""`models.convolve_and_pool` near the peak of any CPU core, by loops that Numba compiles (fast_conv_kernels.py).
+"""`models.convolve_and_pool` near the peak of any CPU core, by loops that Numba compiles (conv2d_kernels.py).
 
 A convolution of 1 to 20 channels fills a vector unit badly, images side by side fill it well: with V images to a group,
 V being the numbers in a vector register, a pixel of all of them is loaded at once, and multiplied by one weight.
@@ -11,7 +11,7 @@ V being the numbers in a vector register, a pixel of all of them is loaded at on
     ...                                          one register
 
 Both layers compute in groups, and only images, their gradient and the small result are rearranged; zeros fill up the
-last group. A layer is one operation of torch, `stn::conv_pool`, and its gradient another: a recorded step (stn/step.py)
+last group. A layer is one operation of torch, `stn::conv_pool`, and its gradient another: a recorded step (step.py)
 has them. A group passes through a layer alone, so its maps stay in the caches. The sums of 2 × 2 pixels are pooled
 while they are in the first cache, and only maxima and their places are kept; the gradient is spread to these again.
 
@@ -37,11 +37,11 @@ TO_BATCH = (0, 4, 1, 2, 3)  # and back
 def kernels():
     """The module with the compiled functions, or None, which is said once. (Late, since importing Numba takes time.)"""
     try:
-        from stn import fast_conv_kernels
+        from fast import conv2d_kernels
     except ImportError as error:
         print(f"Numba cannot be imported, so the convolutions are slower ({error})", file=sys.stderr)
         return None
-    return fast_conv_kernels
+    return conv2d_kernels
 
 
 def accelerate(model):

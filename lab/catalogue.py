@@ -1,0 +1,103 @@
+"""What there is to train beside the seven: the studies of the folder studies/, their experiments and their data sets.
+
+A study is a module or a package of that folder with a `STUDY`. Nothing else has to be told of it: a new study, or a new
+data set, is new files only.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+DIGITS = ("name", "mean", "std", "md5")  # what the description of a data set says of the digits it is made of
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a data set is: how it is made of digits, and what that means for those who measure and show it."""
+
+    name: str  # by which an `Experiment` asks for it
+    title: str  # with {digits} in place of the title of the digits it is made of
+    summary: str  # the same in a few words: "in perspective"
+    build: str | None = None  # "module:function" that makes this `Dataset` of that of digits; None: it is the digits
+    adds: dict = field(default_factory=dict)  # to the description of the digits: what makes it another data set
+    variations: tuple = ()  # keys of a description that do not make it another one
+    image_size: tuple = (28, 28)  # height and width, in pixels
+    n_digits: int = 1  # in an image
+    labels_of_digits: bool = True  # its test images have the labels of the digits' test images, one after the other
+    metrics: str = "stn.metrics"  # the module that measures and draws what a transformer does
+    beside_published: bool = False  # whether numbers published on these digits may stand beside its own
+    figure_prefix: str = ""
+    figure_families: tuple = ()  # families whose differences its figure shows
+    figure_omits: tuple = ()  # baselines of differences too large to be shown beside the others
+    extra_table: str | None = None  # "module:function" of (record, {id: Experiment}) for comparison.md: Markdown
+    extra_figures: str | None = None  # likewise: {name: Figure}
+    sources: tuple = ()  # patterns of files that its images and their measures depend on
+
+    def built(self, digits):
+        """Return the `Dataset`, made of the `Dataset` of digits."""
+        return load_object(self.build)(digits) if self.build else digits
+
+    def describe(self, digits):
+        """Return its description, from that of the digits."""
+        return digits | self.adds
+
+
+MNIST = DatasetSpec("mnist", "{digits}", "as it is", beside_published=True, figure_families=("The seven",))
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study adds. Rows of a set are `Experiment`s, or ids of other rows."""
+
+    sets: dict  # {name for --set: rows}
+    rank: int = 100  # its place among the others
+    datasets: tuple = ()  # `DatasetSpec`s
+    networks: dict = field(default_factory=dict)  # {name of a class: the module that has it}
+    families: dict = field(default_factory=dict)  # of comparisons, see lab/comparison.py
+    records: dict = field(default_factory=dict)  # {name of a file in results/: ids of its experiments}
+    section: str | None = None  # "module:function" that writes its section of docs/results.md, see tools/page.py
+
+
+@lru_cache
+def studies():
+    """Return {name: Study} of the folder studies/, {} without it, by their rank."""
+    try:
+        import studies as folder
+    except ImportError:
+        return {}
+    names = [module.name for module in pkgutil.iter_modules(folder.__path__)]
+    found = {name: importlib.import_module(f"studies.{name}").STUDY for name in names}
+    return dict(sorted(found.items(), key=lambda item: (item[1].rank, item[0])))
+
+
+def load_object(path):
+    """Return the object of "module:name"."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def datasets():
+    """Return {name: DatasetSpec}."""
+    return {spec.name: spec for spec in (MNIST, *(spec for study in studies().values() for spec in study.datasets))}
+
+
+def spec_of(description):
+    """Return the spec of the data set with this description; of one that nobody knows, one that says so."""
+    extra = {key: value for key, value in description.items() if key not in DIGITS}
+    for spec in datasets().values():
+        if spec.adds == {key: value for key, value in extra.items() if key not in spec.variations}:
+            return spec
+    text = ", ".join(f"{key} {value}" for key, value in extra.items())
+    prefix = "".join(letter for letter in text.title() if letter.isalnum())
+    return DatasetSpec("unknown", f"{{digits}}, {text}", text, labels_of_digits=False, adds=extra, figure_prefix=prefix)
+
+
+def network_module(name):
+    """Return the name of the module that has a network's class."""
+    return {kind: module for study in studies().values() for kind, module in study.networks.items()}.get(name, "models")
+
+
+def find_network(name):
+    """Return the class of a network by its name, None if there is none. (It imports torch.)"""
+    return getattr(importlib.import_module(network_module(name)), name, None)

@@ -1,0 +1,65 @@
+"""Tables and figures of cards, and their section of docs/results.md."""
+
+import statistics
+
+from lab import figures
+from lab.comparison import by_seed, of_experiment
+from lab.results import last
+from lab.tables import RUNS, chosen_table, of_measure, of_runs
+from studies.cards import CARD, FAMILIES
+
+IDS = tuple(row.id for row in CARD)
+UPPER_END = "exp_41"  # what the reader makes of cards that are straightened perfectly
+STRENGTH = "strength of the distortion"
+READING = (
+    *(RUNS, ("numbers read whole, %", of_runs(last)), ("digits read, %", of_measure("digits_read"))),
+    *(("IoU, %", of_measure("iou", 100)), ("IoU of 95 % or more, % of the cards", of_measure("iou_95", 100))),
+    ("corner error, % of the diagonal, median card", of_measure("corner_error")),
+    ("95th percentile", of_measure("corner_error_p95")),
+)
+
+
+def card_table(record, table):
+    """Every experiment with cards; the numbers read in % of those behind the true homography, too."""
+    upper = by_seed(of_experiment(record, table[UPPER_END]), last)
+
+    def of_upper_end(runs):
+        return [100 * ours / upper[seed] for seed, ours in by_seed(runs, last).items() if seed in upper]
+
+    return chosen_table(record, IDS, table, (*READING, ("numbers read, % of exp_41's", of_upper_end)), "card_")
+
+
+def strength_curves(record, table):
+    """List what is measured on cards at each strength, medians over runs: (title, [(exp_id, strengths, values)])."""
+    titles = {"numbers_read": "numbers read whole, %", "digits_read": "digits read, %", "iou": "IoU"}
+    titles["corner_error"] = "corner error, % of the diagonal"
+    panels = {title: [] for title in titles.values()}
+    for exp_id in IDS:
+        runs = of_experiment(record, table[exp_id]).values()
+        curves = [run["transformer"]["by_strength"] for run in runs if run["transformer"]]
+        if "coordconf" not in table[exp_id].title and curves:
+            for name, title in titles.items():
+                if name in curves[0]:
+                    medians = [statistics.median(values) for values in zip(*(c[name] for c in curves), strict=True)]
+                    panels[title].append((exp_id, curves[0]["strength"], medians))
+    return list(panels.items()) if any(panels.values()) else []
+
+
+def strength_figure(record, table):
+    """Draw `strength_curves`: {"Strength.png": Figure}, {} without any."""
+    panels = strength_curves(record, table)
+    return {"Strength.png": figures.strength_curves(panels, STRENGTH)} if panels else {}
+
+
+def section(page):
+    """Write the section of docs/results.md; page: see tools/page.py."""
+    card = page.read("card")
+    return [
+        "## A number on a card",
+        card_table(card, page.table),
+        *(page.differences(card, name) for name in FAMILIES),
+        page.source(card, "--set card", "card"),
+        page.figure("Numbers read whole, every run", "CardAccuracyComparison.png"),
+        page.figure("Paired differences of numbers read whole", "CardDifferences.png"),
+        page.figure("Medians of what is measured over the strength of the distortion", "CardStrength.png"),
+    ]

@@ -1,0 +1,73 @@
+"""Why accuracies swing from epoch to epoch, and the seven questions asked again where they do not.
+
+The steady recipe is the tutorial's with a tenth of its learning rate for the localisation network.
+"""
+
+from lab.catalogue import Study
+from lab.settings import Experiment, Recipe
+
+BACKGROUND = {"padding": "background"}  # what lies outside of an image is background, not grey (see stn/warps.py)
+SLOW = Recipe(localisation_rate=0.001)
+CLASSIFIER, LOCALISATION = {"use_coordconf_classifier": True}, {"use_coordconf_localisation": True}
+
+# fmt: off
+STABILITY = (  # exp_02 with one of the two changes that the homographies have, with the other, and with both
+    Experiment("exp_20", "background_padding", "Net_CoordConv", 30,
+               "Are the swings due to the grey that the transformer reads outside of an image?", BACKGROUND),
+    Experiment("exp_21", "slow_localisation", "Net_CoordConv", 30,
+               "Are the swings due to a localisation network that learns too fast?", {}, SLOW),
+    Experiment("exp_22", "background_padding_slow_localisation", "Net_CoordConv", 30,
+               "Does it take both?", BACKGROUND, SLOW),
+)
+
+STEADY = (  # exp_05 to exp_07 with a slow localisation network, beside exp_21
+    Experiment("exp_23", "slow_localisation_coordconf_classifier", "Net_CoordConv", 30,
+               "With a transformer that learns slowly, do CoordConv layers help in the classifier?", CLASSIFIER, SLOW),
+    Experiment("exp_24", "slow_localisation_coordconf_localistation", "Net_CoordConv", 30,
+               "Do CoordConv layers help in a localisation network that learns slowly?", LOCALISATION, SLOW),
+    Experiment("exp_25", "slow_localisation_coordconf_localistation_coordconf_classifier", "Net_CoordConv", 30,
+               "With a transformer that learns slowly, do CoordConv layers help in both parts together?",
+               LOCALISATION | CLASSIFIER, SLOW),
+)
+# fmt: on
+
+SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
+ASKED = ("exp_03", "exp_04", "exp_21", "exp_23", "exp_24", "exp_25")  # what the seven ask, in their order
+STUDY = Study(
+    rank=1,
+    # Where nothing localises, the rows are those of the seven.
+    sets={"steady": ("exp_03", "exp_04", "exp_21", *STEADY), "stability": STABILITY},
+    families={
+        "The steady recipe": (
+            ("exp_21", "exp_03", "the transformer"),
+            ("exp_04", "exp_03", "CoordConv in the classifier, without a transformer"),
+            ("exp_23", "exp_21", "CoordConv in the classifier"),
+            ("exp_24", "exp_21", "CoordConv in the localisation network"),
+            ("exp_25", "exp_21", "CoordConv in both"),
+        ),
+        "The swings": (
+            ("exp_20", "exp_02", "padding with the background"),
+            ("exp_21", "exp_02", "a slow localisation network"),
+            ("exp_22", "exp_02", "both"),
+        ),
+    },
+    records={"steady": ASKED, "swings": SWINGS},
+    section="studies.steady:section",
+)
+
+
+def section(page):
+    """Write the section of docs/results.md on the swings; page: see tools/page.py."""
+    from lab.comparison import falls  # late: only who writes it waits for SciPy
+    from lab.tables import SWINGING, chosen_table, falls_table
+
+    swings, runs = page.read("swings"), page.read("runs")
+    return [
+        "## The swings",
+        chosen_table(swings, SWINGS, page.table, SWINGING),
+        page.differences(swings, "The swings"),
+        page.source(swings, page.only(SWINGS), "swings"),
+        page.figure("Test accuracy by epoch, with each of the two changes and with both", "StabilityCurves.png"),
+        f"The deepest falls in the {len(runs)} runs of the seven:",
+        falls_table(falls(runs)),
+    ]

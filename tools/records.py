@@ -1,0 +1,191 @@
+"""Keep runs and weights in the repository, and write its page of results from what is kept.
+
+    python tools/records.py --record runs      keeps the runs in experiments/ as results/runs.json, if they are complete
+    python tools/records.py --keep exp_16      keeps the weights of its run 01 in weights/, with the record of that run
+    python tools/records.py --docs             writes docs/results.md and its figures, from results/ and weights/
+
+Exit code 1 if there is no result at all, 2 for wrong usage or a set that is not complete.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+from page import FORMULATIONS, results_document
+
+from lab import catalogue, cli, figures
+from lab.comparison import comparable, of_experiment, poolable
+from lab.files import write_json, write_text
+from lab.published import ORIGINAL_ACCURACY
+from lab.results import is_mnist, read_all
+from lab.settings import RunError
+from plot import (
+    LOSS,
+    N_ANIMATED,
+    accuracy_curves,
+    comparison_figures,
+    curves_figure,
+    dataset_of,
+    read_json,
+    read_runs,
+    recipe_panels,
+    recipes_figure,
+    save_animation,
+    train_losses,
+)
+from run_experiments import ALL, EXPERIMENTS
+
+RECORDS = {  # the records in results/: the experiments of each
+    "runs": tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY),
+    "formulations": FORMULATIONS,
+}
+for study in catalogue.studies().values():
+    RECORDS |= study.records
+# Figures of data sets made of digits have these prefixes.
+PREFIXES = tuple({spec.figure_prefix for spec in catalogue.datasets().values() if spec.figure_prefix})
+SHOWN = ("exp_02", "exp_14", "exp_16")  # networks of weights/ whose transforms the documentation shows
+ANIMATED = ("exp_16",)  # there, too, with the statistics of its classes
+CARDS_SHOWN = 40  # scenes
+
+
+def draw_shown(pictures):
+    """Draw scenes with cards, and what the transformers of single runs do, from weights/."""
+    from digits import pretrained
+    from stn import data, metrics
+    from studies.cards.data import TEST_SEED, scenes, sources_of
+
+    drawn = scenes(sources_of(data.load(), "test", "test"), CARDS_SHOWN, TEST_SEED, 1.0)
+    figures.save(figures.scenes(drawn.images[:, 0], "the first test scenes"), pictures / "scenes.png")
+
+    for exp_id in SHOWN:
+        _, model, run = pretrained.load(exp_id)
+        name, digits = run["experiment_name"], dataset_of(run)
+        figures.save(metrics.draw_transforms(model, digits, name), pictures / f"visualized_transformation_{exp_id}.png")
+        if exp_id in ANIMATED:
+            statistics = metrics.measure_transformer(model, digits).statistics
+            figures.save(figures.class_statistics(*statistics, name), pictures / f"class_statistics_{exp_id}.png")
+            _, transforms = pretrained.read_kept(exp_id, part="transforms")
+            save_animation(pictures / f"transformation_{exp_id}.gif", run, transforms, digits)
+
+
+def draw_card(path, exp_id="exp_40", number=0):
+    """Draw what extract_id.py makes of a test scene shown large, by a network in weights/."""
+    from PIL import Image
+
+    from digits import pretrained
+    from studies.cards import detector
+
+    network = pretrained.load(exp_id)
+    scene = dataset_of(network.results).test_images[number, 0].numpy()
+    photo = Image.fromarray(scene).resize((1024, 1024), Image.Resampling.BICUBIC).convert("RGB")
+    card = detector.find_card(photo, network.model, detector.alignment(network))
+    pictures = detector.outlined(photo, card), detector.straightened(photo, card)
+    figures.save(figures.card_found(*map(np.asarray, pictures), card.number), path)
+
+
+def write_docs(results, docs, pictures):
+    """Write docs/results.md, and every figure of the documentation into `pictures`, from what is kept."""
+    names = "runs", "steady", "swings", "perspective", "whole", "card"
+    runs, steady, swings, *distorted = (read_json(results / f"{name}.json") for name in names)
+    drawn = comparison_figures(runs)
+    for made in distorted:
+        drawn |= comparison_figures(made)
+    drawn["RecipesComparison.png"] = recipes_figure(recipe_panels(runs, steady))
+    drawn["StabilityCurves.png"] = accuracy_curves(swings)
+    drawn["LongCurves.png"] = curves_figure(read_json(results / "long.json"), train_losses, LOSS)
+    drawn["diagram.png"] = figures.network_diagram("")
+    for name, drawing in drawn.items():
+        if not (name.endswith("Curves.png") and name.startswith(PREFIXES)):  # these show nothing new
+            figures.save(drawing, pictures / name)
+    draw_shown(pictures)
+    draw_card(pictures / "extract_id.png")
+    write_text(docs / "results.md", results_document(results, ALL))
+
+
+def as_in_the_table(run, plain=False):
+    """Tell whether a run is its experiment's as the table has it, on MNIST: no short look and no variation."""
+    experiment = ALL[run["experiment_name"].partition("_run_")[0]]
+    settings = {"arguments": experiment.arguments, "n_epochs": experiment.epochs, "plain_convolutions": plain}
+    settings |= experiment.recipe.as_settings()
+    return is_mnist(run["data"]) and all(run[key] == value for key, value in settings.items())
+
+
+def complete(out, found, exp_ids, plain=False):
+    """Return the runs of a set as the table has it, of each experiment those whose numbers all of them have.
+
+    Raise ValueError if there are none, or if code or machines differ.
+    """
+    runs = {exp_id: of_experiment(found, ALL[exp_id]) for exp_id in exp_ids}
+    full = [{n for n, run in of_one.items() if as_in_the_table(run, plain)} for of_one in runs.values()]
+    if missing := [exp_id for exp_id, numbers in zip(exp_ids, full, strict=True) if not numbers]:
+        raise ValueError(f"{out} has no full run of {', '.join(missing)}")
+    numbers = sorted(set.intersection(*full))
+    if not numbers:
+        raise ValueError(f"{out} has no number of which there is a full run of each experiment")
+    kept = {run["experiment_name"]: run for of_one in runs.values() for run in map(of_one.get, numbers)}
+    if not comparable(kept):
+        raise ValueError("the runs differ in code or machine")
+    return kept
+
+
+def record(out, name, found, results):
+    """Keep the runs of a complete set as results/<name>.json.
+
+    Of the formulations, <out> has the runs and <out>_plain the same in the plain form.
+    Raise ValueError or OSError if the set is not complete.
+    """
+    kept = complete(out, found, RECORDS[name])
+    if name == "formulations":
+        place = f"{Path(out)}_plain"
+        kept = {"fast": kept, "plain": complete(place, poolable(read_all(place)[0])[0], RECORDS[name], plain=True)}
+    write_json(results / f"{name}.json", kept)
+
+
+def keep(out, exp_ids, found):
+    """Keep the weights of run 01 of experiments in weights/, and print the paths.
+
+    Raise ValueError, OSError or RunError if a run is not there, not whole, or not as the table has it.
+    """
+    from digits import pretrained
+
+    for exp_id in exp_ids:
+        name = ALL[exp_id].directory(1)
+        if name not in found or not as_in_the_table(found[name]):
+            raise ValueError(f"{out} has no full run 01 of {exp_id}")
+        print(pretrained.keep(Path(out) / name, N_ANIMATED if exp_id in ANIMATED else 0))
+
+
+def main():
+    cli.keep_streams()
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("--out", default="experiments", metavar="FOLDER", help="where the runs are")
+    add("--record", choices=RECORDS, help="keep the runs as results/NAME.json")
+    add("--keep", nargs="+", choices=ALL, default=(), metavar="EXP", help="keep the weights of run 01 of these")
+    add("--docs", action="store_true", help="write docs/results.md and .readme_figures/")
+    options = cli.parse(parser)
+    if options.docs:
+        write_docs(ROOT / "results", ROOT / "docs", ROOT / ".readme_figures")
+        return 0
+    if not (options.record or options.keep):
+        parser.error("--record, --keep or --docs is needed")
+    if not Path(options.out).is_dir():
+        parser.error(f"--out {options.out}: there is no such folder")
+    try:
+        found = read_runs(options.out)
+        if not found:
+            print(f"records.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
+            return 1
+        if options.record:
+            record(options.out, options.record, found, ROOT / "results")
+        keep(options.out, options.keep, found)
+    except (RunError, ValueError, OSError) as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
