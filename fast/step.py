@@ -36,7 +36,8 @@ class FastTraining:
         self.model, self.data, self.recipe = model, data, recipe
         device = data.train_images.device
         self.names, self.parameters = zip(*trainable(model), strict=True)
-        self.local = [*map(is_local, self.names)]
+        self.local, rates = [*map(is_local, self.names)], recipe.as_settings()
+        self.rates = [rates["localisation_rate" if local else "learning_rate"] for local in self.local]
         self.lr_scale = torch.ones((), device=device)
         self.state = new_state(self.names, self.parameters, recipe)
         batch = torch.arange(BATCH_SIZE, device=device) % len(data.train_labels)
@@ -64,13 +65,11 @@ class FastTraining:
         """Make a step on the images of given indices (B,); return its mean loss, a scalar."""
         loss = loss_of(self.model, *self.data.batch(batch))
         grads = torch.autograd.grad(loss, self.parameters, materialize_grads=True)  # 0 for one without a part in it
-        rates = self.recipe.as_settings()
         with torch.no_grad():
             if self.recipe.localisation_norm:
                 grads = clip(grads, self.local, self.recipe.localisation_norm)
             updates = adam(grads, self.state) if self.state else grads
-            for parameter, update, local in zip(self.parameters, updates, self.local, strict=True):
-                rate = rates["localisation_rate" if local else "learning_rate"]
+            for parameter, update, rate in zip(self.parameters, updates, self.rates, strict=True):
                 parameter.addcmul_(update, self.lr_scale, value=-rate)
         return loss.detach()
 

@@ -77,6 +77,7 @@ def load_object(path):
     return getattr(importlib.import_module(module), name)
 
 
+@lru_cache
 def datasets():
     """Return {name: DatasetSpec}."""
     return {spec.name: spec for spec in (MNIST, *(spec for study in studies().values() for spec in study.datasets))}

@@ -101,7 +101,7 @@ class Settings:
     seed: int = SEED
     recipe: Recipe = TUTORIAL
     device: str = "cpu"  # its kind: "cpu" or "cuda"
-    plain_convolutions: bool = False  # see `models.Net.plain`
+    plain_convolutions: bool = False  # see `plain` of `train.train`
     batch_size: int = BATCH_SIZE
     threads: int = THREADS
 

@@ -2,18 +2,16 @@
 
 import torch
 
-from stn.metrics import (
-    PICTURE as PICTURE,
-)
-from stn.metrics import (
+from stn.metrics import (  # noqa: F401 (what draws is part of this module, too)
+    PICTURE,
     TransformerMeasures,
+    draw_transforms,
+    draw_warps,
     frames,
     homographies,
+    picture,
 )
-from stn.metrics import draw_transforms as draw_transforms
-from stn.metrics import draw_warps as draw_warps
 from stn.metrics import measure_transformer as measure_digits
-from stn.metrics import picture as picture
 from studies.perspective.data import TEST_SEED, distort, perspective_homographies
 
 PAIRS = 2000  # test images of which a second distorted copy is made
