@@ -4,7 +4,7 @@ The classes and their arguments follow github.com/walsvid/CoordConv (MIT licence
 the original are fixed: the layer owns one convolution instead of two, coordinates are made once per size instead of at
 every call, and the radius is measured from the centre, where the coordinates are 0.
 
-This file needs nothing but PyTorch: copy it into a project of your own as it is.
+This file needs nothing but PyTorch, 2.10 or newer: copy it into a project of your own as it is.
 """
 
 import math
@@ -42,14 +42,15 @@ def _axis(n, dtype, device):
         )
     places = torch.arange(n, device=device)  # a size that is not known yet, while a network is exported or traced
     last = places[-1:]
-    return ((2 * places - last) / last.clamp(min=1)).to(dtype)
+    return ((2 * places - last).to(torch.promote_types(dtype, torch.float32)) / last.clamp(min=1)).to(dtype)
 
 
 def kept(make, size, *rest, like):
     """Return make(size, *rest, dtype, device) as for the tensor `like`, made once for each of a few small sizes.
 
     Nothing is kept where sizes are not known yet, in compiling, tracing and exporting, nor what was made under a mode
-    that sees operations before they are done, or in the memory of a CUDA graph.
+    that sees operations before they are done, or in the memory of a CUDA graph. What is kept stays, since a CUDA graph
+    may have recorded where it lies.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) not in (torch.Tensor, nn.Parameter):
         return make(size, *rest, like.dtype, like.device)
@@ -57,7 +58,7 @@ def kept(make, size, *rest, like):
     if key not in _kept:
         watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None
         watched = watched or (like.is_cuda and torch.cuda.is_current_stream_capturing())
-        if math.prod(size) > KEPT_SIZE or len(_kept) == MOST_KEPT or watched:
+        if math.prod(size) > KEPT_SIZE or len(_kept) >= MOST_KEPT or watched:
             return make(*key[1:])
         with torch.inference_mode(False):  # what is made in that mode could not be trained with later
             _kept[key] = make(*key[1:])
@@ -85,10 +86,11 @@ class AddCoords(nn.Module):
     """Appends coordinate channels: (B, C, *size) -> (B, C + rank [+ 1 with `with_r`], *size).
 
     `rank` is the number of spatial dimensions, 1 to 3; see `coordinates` for the channels. A single image without a
-    batch, (C, *size), gets them in the same way. Raise ValueError for any other number of dimensions.
+    batch, (C, *size), gets them in the same way. Raise ValueError for any other number of dimensions. `use_cuda` is
+    there because walsvid's layer has it, and does nothing: the coordinates are made where the input is.
     """
 
-    def __init__(self, rank, with_r=False):
+    def __init__(self, rank, with_r=False, use_cuda=None):
         super().__init__()
         if rank not in (1, 2, 3):
             raise ValueError(f"rank must be 1, 2 or 3, not {rank!r}")
@@ -99,7 +101,7 @@ class AddCoords(nn.Module):
     def channels(self, x):
         """Return the channels that belong to x, (1, rank [+ 1], *size). They may be shared: do not write into them."""
         if x.dim() not in (self.rank + 1, self.rank + 2):
-            raise ValueError(f"expected a batch with {self.rank} spatial dimensions, got shape {tuple(x.shape)}")
+            raise ValueError(f"expected {self.rank} spatial dimensions and a batch or not, got shape {tuple(x.shape)}")
         return kept(coordinates, x.shape[-self.rank :], self.with_r, like=x)
 
     def forward(self, x):
@@ -113,7 +115,10 @@ class AddCoords(nn.Module):
 
 
 class _CoordConv(nn.Module):
-    """A convolution over the input and its coordinates; the subclasses say in how many dimensions."""
+    """A convolution over the input and its coordinates; the subclasses say in how many dimensions.
+
+    `use_cuda` does nothing; see `AddCoords`.
+    """
 
     def __init__(
         self,
@@ -126,6 +131,7 @@ class _CoordConv(nn.Module):
         groups=1,
         bias=True,
         with_r=False,
+        use_cuda=None,
         *,
         padding_mode="zeros",
         device=None,

@@ -135,7 +135,8 @@ class Net(nn.Module):
 
     def refine(self, x, homographies):
         """Look at the images as they are warped so far, and return the transforms composed with the answer."""
-        return homographies @ self.params_to_homography(self.localise(self.view(x, homographies)))
+        step = self.params_to_homography(self.localise(self.view(x, homographies)))
+        return warps.compose(homographies, step)
 
     def look(self, x):
         """Return what the localisation network sees before any warp: the middle of a canvas."""

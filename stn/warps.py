@@ -12,10 +12,11 @@ input, or of a `size`, (height, width) or one number for both: input and output 
 An image may lie in the middle of a *canvas*, a whole number of times as large in both directions; [-1, 1] still spans
 the image, the canvas goes on around it.
 
-This file needs nothing but PyTorch: copy it into a project of your own as it is.
+This file needs nothing but PyTorch, 2.10 or newer: copy it into a project of your own as it is.
 """
 
 import math
+import operator
 from functools import wraps
 
 import torch
@@ -33,32 +34,60 @@ KEPT_SIZE, MOST_KEPT = 64 * 64, 32  # pixels of the largest output whose grid is
 _kept = {}
 
 
-def _checked(*shape):
-    """Check the arguments of a warp by transforms (B, *shape), let one serve a batch, and keep autocast out.
+def _in_full_precision(function):
+    """Decorate a function of tensors: autocast does not lower its precision, and raises half precision to float32.
 
     Under autocast a coordinate would have 8 bits, too few for any image.
     """
 
-    def decorate(warp):
-        @wraps(warp)
-        def checked(images, transforms, padding="zeros", size=None):
-            check_padding(padding)
-            if images.dim() != 4:
-                raise ValueError(f"images must be (B, C, H, W), not {tuple(images.shape)}")
-            size = images.shape[2:] if size is None else size if isinstance(size, tuple | list) else (size, size)
-            if not torch.jit.is_tracing():  # sizes are tensors then
-                images, transforms = _matched(images, transforms, shape)
-                if min(size) < 1:
-                    raise ValueError(f"the output must have at least one pixel, not {size[0]} × {size[1]}")
-            device = images.device.type
-            if device in AUTOCAST and torch.is_autocast_enabled(device):
-                with torch.autocast(device, enabled=False):
-                    return warp(images.float(), transforms.float(), padding, tuple(size))
-            return warp(images, transforms, padding, tuple(size))
+    @wraps(function)
+    def computed(*arguments, **named):
+        tensors = [value for value in (*arguments, *named.values()) if isinstance(value, torch.Tensor)]
+        device = tensors[0].device.type if tensors else None
+        if device not in AUTOCAST or not torch.is_autocast_enabled(device):
+            return function(*arguments, **named)
+        with torch.autocast(device, enabled=False):
+            return function(*map(_raised, arguments), **{name: _raised(value) for name, value in named.items()})
 
-        return checked
+    return computed
 
-    return decorate
+
+def _raised(value):
+    return value.float() if isinstance(value, torch.Tensor) and value.dtype in (torch.half, torch.bfloat16) else value
+
+
+def _checked(images, transforms, shape, padding, size):
+    """Check a warp's arguments, transforms being (B, *shape). Return both for one batch size, and the output's size."""
+    check_padding(padding)
+    for name, value in (("images", images), ("transforms", transforms)):
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name} must be a tensor, not a {type(value).__name__}")
+    if images.dim() != 4:
+        raise ValueError(f"images must be (B, C, H, W), not {tuple(images.shape)}")
+    if torch.jit.is_tracing():  # sizes are tensors then, which a program must not compare
+        transforms = transforms + transforms.new_zeros(images.shape[0], *(1 for _ in shape))
+        return images.expand(transforms.shape[0], -1, -1, -1), transforms, _as_size(size, images)
+    return *_matched(images, transforms, shape), _as_size(size, images)
+
+
+def _as_size(size, images):
+    """Return the size of the output, (height, width). Raise ValueError if it cannot be one."""
+    if size is None:
+        return tuple(images.shape[2:])
+    try:
+        height, width = size if isinstance(size, tuple | list) else (size, size)
+        size = _as_side(height), _as_side(width)
+    except (TypeError, ValueError):
+        raise ValueError(f"size must be a whole number or two, (height, width), not {size!r}") from None
+    if not torch.jit.is_tracing() and min(size) < 1:
+        raise ValueError(f"the output must have at least one pixel, not {size[0]} × {size[1]}")
+    return size
+
+
+def _as_side(side):
+    if isinstance(side, bool):
+        raise TypeError
+    return side if isinstance(side, int | torch.SymInt | torch.Tensor) else operator.index(side)
 
 
 def _matched(images, transforms, shape):
@@ -81,19 +110,20 @@ def check_padding(padding):
         raise ValueError(f"padding must be one of {PADDINGS}, not {padding!r}")
 
 
-@_checked(6)
+@_in_full_precision
 def affine_warp(images, theta, padding="zeros", size=None):
     """Warp (B, C, H, W) by affine maps (B, 6), the rows of 2×3 matrices, destination to source: (B, C, *size).
 
     One image may be warped by many maps, and many images by one. Raise ValueError for other shapes or paddings.
     """
+    images, theta, size = _checked(images, theta, (6,), padding, size)
     grids = kept(affine_grids, *size, like=theta)
-    rows = theta.view(theta.shape[0], 2, 3)
-    grid = torch.stack(at_pixels(rows, *size), 2) if grids is None else theta @ grids
+    rows = theta.view(theta.shape[0], 2, 3) if grids is None else None
+    grid = theta @ grids if rows is None else torch.stack(at_pixels(rows, *size), 2)
     return sample(images, grid.view(theta.shape[0], *size, 2), padding)
 
 
-@_checked(3, 3)
+@_in_full_precision
 def homography_warp(images, matrices, padding="zeros", size=None):
     """Warp (B, C, H, W) by homographies (B, 3, 3), destination to source: (B, C, *size).
 
@@ -101,9 +131,18 @@ def homography_warp(images, matrices, padding="zeros", size=None):
     bound of the denominator depends on it. One image may be warped by many homographies, and many images by one. Raise
     ValueError for other shapes or paddings.
     """
-    numerators, denominators = sources(matrices, *size)
-    grid = numerators / denominators.clamp(min=SMALLEST_DENOMINATOR)
-    return sample(images, grid.view(matrices.shape[0], *size, 2), padding)
+    images, matrices, size = _checked(images, matrices, (3, 3), padding, size)
+    return sample(images, bounded_sources(matrices, *size).view(matrices.shape[0], *size, 2), padding)
+
+
+def bounded_sources(matrices, height, width):
+    """Map every pixel to its source, by a denominator that is bounded from below: (B, 3, 3) -> (B, H·W, 2)."""
+    if kept(affine_grids, height, width, like=matrices) is None:  # by few tensors of this size, also for the gradient
+        x, y, third = at_pixels(matrices, height, width)
+        inverse = third.clamp(min=SMALLEST_DENOMINATOR).reciprocal()
+        return torch.stack([x * inverse, y * inverse], 2)
+    numerators, denominators = sources(matrices, height, width)
+    return numerators / denominators.clamp(min=SMALLEST_DENOMINATOR)
 
 
 def from_canvas(matrices, canvas):
@@ -134,6 +173,13 @@ def around(images, canvas):
     return F.pad(images - background, margins) + background
 
 
+@_in_full_precision
+def compose(outer, inner):
+    """Return the homographies that map by `inner` and then by `outer`: (B, 3, 3), (B, 3, 3) -> (B, 3, 3)."""
+    return outer @ inner
+
+
+@_in_full_precision
 def sources(matrices, height, width):
     """Map every pixel to its homogeneous source: (B, 3, 3) -> x and y, (B, H·W, 2), and the third, (B, H·W, 1)."""
     grids = kept(affine_grids, height, width, like=matrices)
@@ -163,7 +209,7 @@ def sample(images, grid, padding):
     if padding != "background":
         return F.grid_sample(images, grid, "bilinear", padding, align_corners=False)
     background = images.amin((2, 3), keepdim=True)
-    return F.grid_sample(images - background, grid, "bilinear", "zeros", align_corners=False) + background
+    return F.grid_sample(images - background, grid, "bilinear", "zeros", align_corners=False).add_(background)
 
 
 def affine_grids(height, width, dtype, device):
@@ -185,7 +231,8 @@ def kept(make, *size, like):
     """Return make(*size, dtype, device) as for the tensor `like`, made once; None where it is not to be kept.
 
     It is not for large sizes, nor where sizes are not known yet, in compiling, tracing and exporting. Nothing is kept
-    that was made under a mode that sees operations before they are done, or in the memory of a CUDA graph.
+    that was made under a mode that sees operations before they are done, or in the memory of a CUDA graph. What is kept
+    stays, since a CUDA graph may have recorded where it lies.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) not in (torch.Tensor, torch.nn.Parameter):
         return None
@@ -193,7 +240,7 @@ def kept(make, *size, like):
     if key not in _kept:
         watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None
         watched = watched or (like.is_cuda and torch.cuda.is_current_stream_capturing())
-        if math.prod(size) > KEPT_SIZE or len(_kept) == MOST_KEPT or watched:
+        if math.prod(size) > KEPT_SIZE or len(_kept) >= MOST_KEPT or watched:
             return None
         with torch.inference_mode(False):  # what is made in that mode could not be trained with later
             _kept[key] = make(*key[1:])
@@ -210,6 +257,7 @@ def matrix(theta):
     return F.pad(F.pad(theta, (0, 8 - theta.shape[1])), (0, 1), value=1.0).view(theta.shape[0], 3, 3)
 
 
+@_in_full_precision
 def map_points(matrices, points):
     """Map points of the output to the input: homographies (B, 3, 3), points (B, N, 2) -> (B, N, 2).
 

@@ -1,5 +1,6 @@
 """The warps against kornia, against each other and against points moved by hand."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -135,6 +136,36 @@ def test_a_size_may_be_one_number(digits):
         warps.homography_warp(images, matrices, size=40), warps.homography_warp(images, matrices, size=(40, 40))
     )
     assert warps.affine_warp(images, matrices[:, :2].flatten(1), size=7).shape == (3, 1, 7, 7)
+    assert warps.affine_warp(images, theta=matrices[:, :2].flatten(1), size=np.int64(7)).shape == (3, 1, 7, 7)
+    assert warps.homography_warp(images=images, matrices=matrices, size=[7, 6]).shape == (3, 1, 7, 6)
+
+
+@pytest.mark.parametrize("size", [(8,), (8, 8, 8), 8.0, (8.0, 8), "8", np.ones(2, int), True, (True, 8), ()], ids=repr)
+def test_a_size_that_is_none_is_refused_in_words(size):
+    images, matrices = torch.rand(2, 1, 5, 5), torch.eye(3).expand(2, 3, 3)
+    with pytest.raises(ValueError, match=r"size must be a whole number or two, \(height, width\), not "):
+        warps.homography_warp(images, matrices, size=size)
+
+
+@pytest.mark.parametrize("name", ["affine_warp", "homography_warp"])
+def test_what_is_no_tensor_is_refused_in_words(name):
+    images, warp = torch.rand(1, 1, 5, 5), getattr(warps, name)
+    with pytest.raises(TypeError, match="transforms must be a tensor, not a list"):
+        warp(images, [[1.0, 0, 0, 0, 1, 0]])
+    with pytest.raises(TypeError, match="images must be a tensor, not a ndarray"):
+        warp(images.numpy(), torch.rand(1, 6))
+
+
+def test_threads_keep_no_more_than_the_bound():
+    """However many of them make a tensor at the same time, a later one adds none."""
+    warps._kept.clear()
+    matrices = torch.eye(3)[None]
+    for n in range(warps.MOST_KEPT + 3):
+        warps._kept["from another thread", n] = torch.zeros(1)
+    full = dict(warps._kept)
+    warps.homography_warp(torch.rand(1, 1, 9, 9), matrices)
+    assert warps._kept == full
+    warps._kept.clear()
 
 
 @pytest.mark.parametrize("size", [(28, 28), (70, 70)])
