@@ -35,7 +35,7 @@ from stn.checkpoint import (
 from stn.data import epoch_order, epoch_seed, load, metrics_of
 from stn.metrics import N_SHOWN, TransformerMeasures, batches, confusion, has_transformer, homographies
 from stn.mnist import DataError
-from stn.step import is_local, loss_of, trainable, unchanged
+from stn.step import has_hooks, is_local, loss_of, trainable, unchanged
 
 STEPS_BETWEEN_LOOKS = 50  # from one look at the loss, and one call of `on_progress`, to the next
 
@@ -88,11 +88,19 @@ def train(
         torch.empty(0, device=device)
     except (RuntimeError, TypeError, AssertionError) as error:  # the last one: torch has been built without CUDA
         raise RunError(f"{experiment_name}: device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):  # its first images decide the sizes
+    if lazy_names(model):  # its first images decide the sizes
         check_outputs(model.to(device), data, device, experiment_name)
+        if names := lazy_names(model):
+            raise RunError(f"{experiment_name}: {', '.join(names)} have no size: their layers are never called")
     own = {"run": run, "seed": seed, "recipe": recipe, "plain": plain}
     settings = settings_of(model, experiment_name, arguments, n_epochs, data.description, device, **own)
     return train_run(model, settings, data, out, device, overwrite, question, log_images, on_progress)
+
+
+def lazy_names(model):
+    """List the names of the parameters and buffers whose sizes the first images decide."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return [name for name, tensor in named if is_lazy(tensor)]
 
 
 def build(experiment, seed):
@@ -251,7 +259,8 @@ def new_training(model, data, settings, fast=None):
     """
     name, n = settings.experiment_name, len(data.train_labels)
     with as_run_error(name, "a training step cannot be recorded (see `repeatable` in the docstring of train)"):
-        training = (fast.new_training if fast else PlainTraining)(model, data, settings.recipe)
+        new = fast.new_training if fast and not has_hooks(model) else PlainTraining
+        training = new(model, data, settings.recipe)
     for size in sorted({min(n, BATCH_SIZE), n % BATCH_SIZE} - {0}, reverse=True):
         what = f"a training step on a batch of {size} image{'s' if size > 1 else ''} fails"
         with unchanged(model, training), as_run_error(name, what):

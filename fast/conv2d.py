@@ -21,12 +21,14 @@ How fast that is, beside the ordinary layers and the peak of a core: docs/result
 import sys
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import compress
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd import forward_ad
 
+import models
 from coordconv import AddCoords, CoordConv2d, coordinates, is_unchanged, kept
 
 TO_GROUPS = (0, 2, 3, 4, 1)  # (G, V, C, H, W) -> (G, C, H, W, V)
@@ -45,23 +47,34 @@ def kernels():
 
 
 def accelerate(model):
-    """Let `model` compute its pairs of convolutions by `convolve_and_pool` below, and return it.
+    """Let a network and those within it compute their pairs of convolutions by `convolve_and_pool` below.
 
-    It is for networks that compute them by a method `convolve_and_pool`, as those of models.py do; others stay as they
-    are.
+    It is for networks that compute them by `models.convolve_and_pool`, as those of models.py do. Others, and networks
+    with a `convolve_and_pool` of their own, stay as they are. Return the model.
     """
-    if hasattr(type(model), "convolve_and_pool"):
-        model.convolve_and_pool = convolve_and_pool
+    for module in can_accelerate(model):
+        module.convolve_and_pool = convolve_and_pool
     return model
+
+
+def can_accelerate(model):
+    """List the networks in `model` that have the plain `convolve_and_pool` of models.py."""
+    plain = models.convolve_and_pool
+    return [module for module in model.modules() if getattr(module, "convolve_and_pool", None) is plain]
 
 
 @contextmanager
 def accelerated(model, wanted=True):
-    """Accelerate `model` for a while, if that is wanted; afterwards it consists of ordinary layers again."""
+    """Accelerate `model` for a while, if that is wanted; afterwards it consists of ordinary layers again.
+
+    A copy of it that is made meanwhile stays accelerated.
+    """
+    chosen = can_accelerate(model) if wanted else []
     try:
         yield accelerate(model) if wanted else model
     finally:
-        vars(model).pop("convolve_and_pool", None)
+        for module in chosen:
+            vars(module).pop("convolve_and_pool", None)
 
 
 def convolve_and_pool(conv1, conv2, x):
@@ -72,9 +85,7 @@ def convolve_and_pool(conv1, conv2, x):
     values in a pooling window are equal the gradient goes to the first one, as in the plain form.
     """
     if not can_compute(conv1, conv2, x):
-        for conv in (conv1, conv2):
-            x = F.relu(F.max_pool2d(conv(x), 2))
-        return x
+        return models.convolve_and_pool(conv1, conv2, x)
     groups = layer(conv2, layer(conv1, in_groups(x)))
     result = groups.permute(TO_BATCH).flatten(0, 1)
     return result[: len(x)] if len(x) < len(result) else result
@@ -119,7 +130,8 @@ def is_known(conv, channels, dtype):
         and conv.weight.shape[1] == channels + coordinates
         and conv.weight.shape[2] == conv.weight.shape[3]
         and conv.bias.shape == conv.weight.shape[:1]
-        and channels > 0 < conv.weight.numel()
+        and channels > 0
+        and conv.weight.numel() > 0
     )
 
 
@@ -174,11 +186,16 @@ class ConvPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight, plane, places = ctx.saved_tensors
-        if not torch.is_grad_enabled():
+        again = torch.is_grad_enabled()  # this gradient is to be differentiated once more (create_graph)
+        batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # several gradients at once (is_grads_batched)
+        if not again and not batched:
             return torch.ops.stn.conv_pool_grad(grad, x, weight, places, ctx.needs_input_grad[0])
-        # This gradient is to be differentiated once more (create_graph): by torch's own operations.
-        inputs = [given for given, wanted in zip((x, weight, plane), ctx.needs_input_grad, strict=True) if wanted]
-        grads = iter(torch.autograd.grad(plain_layer(x, weight, plane), inputs, grad, create_graph=True))
+        with torch.enable_grad():  # by torch's own operations, which can do both
+            # Views, since x may depend on the same weight in an earlier pass, which is not to be counted here.
+            inputs = [given.view_as(given) for given in (x, weight, plane)]
+            y = plain_layer(*inputs)
+        chosen = compress(inputs, ctx.needs_input_grad)
+        grads = iter(torch.autograd.grad(y, [*chosen], grad, create_graph=again))
         return tuple(next(grads) if wanted else None for wanted in ctx.needs_input_grad)
 
 

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import get_total_norm
 
 from lab.settings import BATCH_SIZE
-from stn.step import is_local, loss_of, trainable, unchanged
+from stn.step import bindings, is_local, loss_of, trainable, unchanged
 
 # Operations that are called faster as a method of their first argument, which takes the same arguments.
 SAME_AS_METHOD = (
@@ -74,8 +74,14 @@ class FastTraining:
         return loss.detach()
 
     def recorded(self, batch):
-        """Return the operations of a step, forward to update, as one function without autograd and modules."""
+        """Return the operations of a step, forward to update, as one function without autograd and modules.
+
+        None if they cannot be repeated.
+        """
+        before = bindings(self.model)
         self.unrecorded_step(batch)  # what is computed once and kept for later must not become part of every step
+        if any(store[name] is not tensor for store, named in before for name, tensor in named.items()):
+            return None  # a step that binds a buffer anew would do that once, in being recorded
         graph = make_fx(lambda indices: self.unrecorded_step(indices))(batch)
         for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.alias.default):
             node.replace_all_uses_with(node.args[0])

@@ -16,7 +16,7 @@ import records
 import torch
 from conftest import ROOT, results_of, write_results
 from filelock import FileLock
-from helpers import TRIAL, Linear, Unrecorded, forbid, run, write_idx
+from helpers import TRIAL, Interruption, Linear, Unrecorded, forbid, interrupt, run, write_idx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stress_kill import points, without_times
@@ -664,6 +664,20 @@ def test_a_lazy_network_is_trained(digits, tmp_path):
         run(digits, tmp_path / "three", model=lambda: nn.Sequential(nn.LazyConv3d(2, 3)))
 
 
+def test_a_lazy_layer_that_is_never_called_is_named(digits, tmp_path):
+    class Unused(Linear):
+        def __init__(self):
+            super().__init__()
+            self.spare = nn.LazyLinear(10)
+
+        def forward(self, x):
+            return self[2](self[1](self[0](x)))
+
+    with pytest.raises(RunError, match=r"spare\.weight, spare\.bias have no size: .* never called"):
+        run(digits, tmp_path, model=Unused)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_compiled_network_is_trained_by_the_same_recipe(digits, tmp_path, in_place):
     """As without compiling up to rounding, the localisation network's own rate included."""
@@ -686,6 +700,19 @@ def test_a_compiled_network_is_trained_by_the_same_recipe(digits, tmp_path, in_p
     torch.testing.assert_close(*weights, rtol=1e-2, atol=1e-4)
     moved = [(part["loc_fc2.bias"] - torch.tensor(Net.transform_identity)).norm().item() for part in weights]
     assert moved[1] == pytest.approx(moved[0], rel=0.1)  # its own rate is a tenth
+
+
+def test_a_compiled_network_goes_on_after_an_interruption_to_the_same_bits(digits, tmp_path, monkeypatch):
+    def compiled():
+        return torch.compile(Net(), backend="eager")
+
+    few = first(digits, 150)
+    whole = run(few, tmp_path / "whole", n_epochs=2, model=compiled)
+    with monkeypatch.context() as patch:
+        interrupt(patch, train, "train_epoch", at_call=2)
+        with pytest.raises(Interruption):
+            run(few, tmp_path / "interrupted", n_epochs=2, model=compiled)
+    assert without_times(run(few, tmp_path / "interrupted", n_epochs=2, model=compiled)) == without_times(whole)
 
 
 def test_a_network_may_keep_what_it_made_at_the_first_look(digits, tmp_path):

@@ -7,8 +7,9 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Linear
+from helpers import Linear, run
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import train
 from fast.step import FastTraining
@@ -143,6 +144,86 @@ def test_preparing_leaves_no_trace_in_a_network(digits, form):
         training.step(batch)
     assert network.calls == 10
     assert network.layers[1].num_batches_tracked == 10
+
+
+class Rebinding(Linear):
+    """Counts its steps in a buffer that it binds anew, and makes another buffer in the first one."""
+
+    repeatable = True
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("last", None)
+
+    def forward(self, x):
+        if self.training:
+            self.steps, self.last = self.steps + 1, x.mean()
+        return super().forward(x)
+
+
+def test_a_buffer_that_a_network_binds_anew_is_put_back_and_counts_every_step(digits, tmp_path):
+    network = new(Rebinding)
+    training = train.PlainTraining(network, digits, Recipe())
+    with unchanged(network, training):
+        network.train()
+        training.step(torch.arange(64))
+    assert (float(network.steps), network.last) == (0, None)
+    run(digits, tmp_path, n_epochs=1, model=lambda: network)
+    assert network.steps == math.ceil(len(digits.train_labels) / 64)
+
+
+def first_320(digits):
+    """Five batches in double precision, and a little noise, against ties in pooling: only rounding can differ."""
+    torch.manual_seed(5)
+    images = [part.double() for part in (digits.train_images[:320], digits.test_images)]
+    images[0] += 0.01 * torch.randn_like(images[0])
+    return digits._replace(train_images=images[0], test_images=images[1], train_labels=digits.train_labels[:320])
+
+
+def watch(network, called):
+    """Hooks of every kind, the names of whose calls are collected."""
+    note = lambda name: lambda *_: called.append(name)  # noqa: E731
+    network.conv1.register_forward_hook(note("forward"))
+    network.fc1.register_forward_pre_hook(note("before"))
+    network.fc2.register_full_backward_hook(note("backward"))
+    network.fc2.weight.register_hook(note("gradient"))
+    network.fc1.weight.register_post_accumulate_grad_hook(note("accumulated"))
+
+
+def test_hooks_are_called_in_every_step_of_a_run(digits, tmp_path):
+    """And a run with them ends where one without ends, up to rounding."""
+    few, called = first_320(digits), []
+    watched, plain = new(Net).double(), new(Net).double()
+    watch(watched, called)
+    for network, name in ((watched, "exp_98_run_01_watched"), (plain, "exp_99_run_01_trial")):
+        train.train(network, name, 1, data=few, out=tmp_path)
+    for name in ("backward", "gradient", "accumulated"):
+        assert called.count(name) >= 5, name
+    for name in ("forward", "before"):
+        assert called.count(name) >= 5 + math.ceil(len(few.test_labels) / 1000), name
+    for ours, expected in zip(watched.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
+
+
+CHANGES = {
+    "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_network_with_changed_layers_is_trained_as_by_the_plain_loop(digits, tmp_path, change):
+    few, states = first_320(digits), []
+    for plain in (False, True):
+        network = new(Net).double()
+        for layer in (network.conv2, network.loc_conv1, network.fc1):
+            CHANGES[change](layer)
+        train.train(network, "exp_99_run_01_trial", 1, data=few, out=tmp_path / str(plain), plain=plain)
+        states.append(network.state_dict().values())
+    for ours, expected in zip(*states, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("form", FORMS)
