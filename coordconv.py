@@ -101,7 +101,7 @@ class AddCoords(nn.Module):
     def channels(self, x):
         """Return the channels that belong to x, (1, rank [+ 1], *size). They may be shared: do not write into them."""
         if x.dim() not in (self.rank + 1, self.rank + 2):
-            raise ValueError(f"expected {self.rank} spatial dimensions and a batch or not, got shape {tuple(x.shape)}")
+            raise ValueError(f"expected {self.rank} spatial dimensions, with or without a batch, not {tuple(x.shape)}")
         return kept(coordinates, x.shape[-self.rank :], self.with_r, like=x)
 
     def forward(self, x):

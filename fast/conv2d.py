@@ -213,25 +213,28 @@ def arrays(*tensors):
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
+def new_arrays(*tensors):
+    """The same for tensors that are new: nothing has a gradient or gaps."""
+    return [tensor.numpy() for tensor in tensors]
+
+
 def pooled_shape(x, weight):
     """Return the shape (G, O, h, w, V) of what the operations below make of x. Raise RuntimeError if they cannot."""
-    fits = x.dim() == 5 and weight.dim() == 4 and weight.numel() > 0 and x.shape[1] == weight.shape[1]
-    fits = fits and weight.shape[2] == weight.shape[3] < min(x.shape[2:4])
-    torch._check(fits, lambda: f"a weight {tuple(weight.shape)} does not fit images in groups {tuple(x.shape)}")
-    h, w = ((side - weight.shape[2] + 1) // 2 for side in x.shape[2:4])
-    return x.shape[0], weight.shape[0], h, w, x.shape[4]
+    shape, (n_out, channels, k, k2) = x.shape, weight.shape if weight.dim() == 4 else (0, 0, 0, 0)
+    if len(shape) != 5 or n_out * channels * k == 0 or channels != shape[1] or not k == k2 < min(shape[2:4]):
+        raise RuntimeError(f"a weight {tuple(weight.shape)} does not fit images in groups {tuple(shape)}")
+    return shape[0], n_out, (shape[2] - k + 1) // 2, (shape[3] - k + 1) // 2, shape[4]
 
 
 def check(x, *others):
     """Raise RuntimeError unless x has V images to a group, and the others, (tensor, shape, dtype), are as they say."""
-    known = (torch.float32, torch.float64)
-    torch._check(x.dtype in known, lambda: f"images are of {known[0]} or {known[1]} here, not of {x.dtype}")
-    torch._check(x.shape[4] == kernels().V, lambda: f"a group has {kernels().V} images here, not {x.shape[4]}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise RuntimeError(f"images are of torch.float32 or torch.float64 here, not of {x.dtype}")
+    if x.shape[4] != kernels().V:
+        raise RuntimeError(f"a group has {kernels().V} images here, not {x.shape[4]}")
     for tensor, shape, dtype in others:
-        torch._check(
-            (tensor.shape, tensor.dtype, tensor.device.type) == (shape, dtype, "cpu"),
-            lambda: f"{tuple(shape)} of {dtype} is needed, not {tuple(tensor.shape)} of {tensor.dtype}",  # noqa: B023
-        )
+        if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_cpu:
+            raise RuntimeError(f"{tuple(shape)} of {dtype} is needed, not {tuple(tensor.shape)} of {tensor.dtype}")
 
 
 def conv_pool(x, weight, plane):
@@ -245,7 +248,7 @@ def conv_pool(x, weight, plane):
     n = code.tile(n_out, code.MOST_CHANNELS)
     z, places = x.new_empty(pooled), x.new_empty(pooled, dtype=torch.int8)
     bias, y = x.new_empty(n_out, 2 * h, 2 * w), x.new_empty(n, 2, 2, w, v)
-    code.forward(x.dtype, n)(*arrays(x, weight, plane, z, places, bias, y))
+    code.forward(x.dtype, n)(*arrays(x, weight, plane), *new_arrays(z, places, bias, y))
     return z, places
 
 
@@ -253,7 +256,7 @@ def conv_pool_grad(grad, x, weight, places, for_x):
     """The gradients to x (None if it is not asked for), weight and plane, from that to the pooled map."""
     code, pooled = kernels(), pooled_shape(x, weight)
     _, n_out, h, w, v = pooled
-    channels, k = weight.shape[1:3]
+    _, channels, k, _ = weight.shape
     check(x, (weight, weight.shape, x.dtype), (grad, pooled, x.dtype), (places, pooled, torch.int8))
     n, n_x = code.tile(n_out, max(1, code.MOST_WEIGHTS // k)), code.tile(channels, code.MOST_CHANNELS)
     p = 4 if n_x == 1 and 2 * w + k > 4 else 2  # more sums at a time, where the image is wide enough for it
@@ -261,7 +264,7 @@ def conv_pool_grad(grad, x, weight, places, for_x):
     grad_plane = x.new_zeros(n_out, 3)
     y, s = x.new_zeros(n_out, 2 * h + 2, 2 * w + 2 * p - 2, v), x.new_empty(k, n, v)
     t, position = x.new_empty(3, v), x.new_empty(3)
-    given, made = arrays(grad, x, weight, places), arrays(grad_x, grad_weight, grad_plane, y, s, t, position)
+    given, made = arrays(grad, x, weight, places), new_arrays(grad_x, grad_weight, grad_plane, y, s, t, position)
     code.backward(x.dtype, k, n, n_x, p)(*given, for_x, *made)
     return grad_x if for_x else None, grad_weight, grad_plane
 

@@ -89,6 +89,7 @@ def test_dtype_device_and_size_follow_the_input():
 def test_coordinates_are_made_once_and_survive_inference_mode(monkeypatch):
     made = []
     monkeypatch.setattr(coordconv, "coordinates", lambda *key: made.append(key) or coordinates(*key))
+    monkeypatch.setattr(coordconv, "_kept", {})
     layer = CoordConv2d(1, 1, 3)
     with torch.inference_mode():
         layer(torch.rand(1, 1, 6, 61))
@@ -107,5 +108,5 @@ def test_wrong_rank_is_named():
     with pytest.raises(ValueError, match="rank must be 1, 2 or 3, not 4"):
         AddCoords(4)
     for shape in ((3, 8), (1, 3, 8, 8, 8)):
-        with pytest.raises(ValueError, match=r"2 spatial dimensions, got shape \(.*3, 8"):
+        with pytest.raises(ValueError, match=r"2 spatial dimensions, with or without a batch, not \(.*3, 8"):
             CoordConv2d(3, 4, 3)(torch.rand(shape))
