@@ -27,8 +27,8 @@ LONGEST = 1024  # pixels of the longer side of the copy that the network sees
 ZOOMS = (1.0, 1.5, 2.25)  # of the squares; at 1 a square holds the whole photograph
 STEP = 40  # pixels of a scene from one square to the next, at most; a card need not be in the middle of one
 CANDIDATES = 3  # places that get a second look
-SHARPEST = 11  # maximum upscaling of the straightened card, to 1012×638 pixels
-LONGEST_OUTLINE = 1200  # pixels of the longer side of the picture with the outline
+SHARPEST = 11  # pixels of the straightened card for one of the scene's, at most: 1012×638
+LONGEST_OUTLINE = 1200  # pixels of the picture of the outline
 ORANGE = "#E69F00"
 
 
@@ -206,10 +206,10 @@ def in_floats(scenes):
 
 
 def straightened(photo, card):
-    """Return the straightened card of a photograph (PIL), as large as it is there, but at most 1012×638 pixels."""
+    """Return the card of a photograph (PIL), upright, as large as it lies there and at most 1012×638 pixels."""
     sides = np.linalg.norm(card.corners - np.roll(card.corners, -1, 0), axis=1)
     scale = max(sides[::2].max() / CARD_WIDTH, sides[1::2].max() / CARD_HEIGHT)
-    smaller = max(1, int(scale / SHARPEST))  # average before the warp if many pixels become one
+    smaller = max(1, int(scale / SHARPEST))  # averaged before, where many pixels become one
     width, height = (round(side * np.clip(scale, 1, SHARPEST)) for side in (CARD_WIDTH, CARD_HEIGHT))
     # From pixels of the card to those of the photograph, both from the outer edge.
     normalised = np.array([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]])
