@@ -339,9 +339,8 @@ def network_diagram(
 
     image: the size of what it is given. n_digits: how many it reads.
     """
-    figure = Figure(figsize=(8, 2.2))
-    axes = figure.add_subplot()
-    axes.set(xlim=(0, 16), ylim=(0, 4))
+    figure = Figure(figsize=(9, 1.7))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 18), ylim=(0, 3.4))  # a unit is half an inch, in both directions
     axes.axis("off")
 
     def block(x, y, width, text, colour, absent=False):
@@ -350,20 +349,20 @@ def network_diagram(
         text_colour = GREY if absent else "black"
         axes.text(x + width / 2, y + 0.5, text, ha="center", va="center", fontsize=9, color=text_colour)
 
-    def arrow(start, end, absent=False):
-        style = {"color": GREY if absent else "black", "linestyle": "--" if absent else "-"}
-        axes.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "->", **style})
+    def arrow(start, end, absent=False, bend=None):
+        style = {"color": GREY if absent else "black", "linestyle": "--" if absent else "-", "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "->", "connectionstyle": bend, **style})
 
-    block(0.2, 1, 1.7, f"image\n{image}", PLAIN)
     parts = "no localisation" if bypass else f"localisation\n{localisation}"
-    block(3.2, 2.8, 3.6, parts, COLOURS[localisation], bypass)
-    block(7.3, 1, 2.6, "no warp" if bypass else warp, WARP, bypass)
-    block(10.8, 1, 3.1, f"classifier\n{classifier}", COLOURS[classifier])
-    block(14.5, 1, 1.3, f"{'digit' if n_digits == 1 else f'{n_digits} digits'}\n0–9", PLAIN)
-    arrow((2.0, 1.8), (3.1, 3.2), bypass)
-    arrow((6.9, 3.2), (8.6, 2.1), bypass)
-    arrow((2.0, 1.5), (7.2, 1.5))
-    arrow((10.0, 1.5), (10.7, 1.5))
-    arrow((14.0, 1.5), (14.4, 1.5))
+    block(0.2, 0.2, 1.8, f"image\n{image}", PLAIN)
+    block(2.8, 2.2, 3.8, parts, COLOURS[localisation], bypass)
+    block(6.8, 0.2, 3.2, "no warp" if bypass else warp, WARP, bypass)
+    block(10.9, 0.2, 3.8, f"classifier\n{classifier}", COLOURS[classifier])
+    block(15.6, 0.2, 1.8, f"{'digit' if n_digits == 1 else f'{n_digits} digits'}\n0–9", PLAIN)
+    arrow((1.1, 1.28), (2.72, 2.7), bypass, "angle,angleA=90,angleB=0")
+    arrow((6.68, 2.7), (8.4, 1.28), bypass, "angle,angleA=0,angleB=90")
+    arrow((2.08, 0.7), (6.72, 0.7))
+    arrow((10.08, 0.7), (10.82, 0.7))
+    arrow((14.78, 0.7), (15.52, 0.7))
     axes.set_title(title, fontsize=10)
     return figure

@@ -1,4 +1,4 @@
-"""Tables of runs, in Markdown, from records (see lab/results.py) and from nothing else."""
+"""Tables of runs in Markdown, made from records (see lab/results.py) only."""
 
 import statistics
 
@@ -20,8 +20,8 @@ from lab.comparison import (
 from lab.published import ORIGINAL_ACCURACY
 from lab.results import ONE_RUN_EACH, last, last_five, percentages, wrong_images
 
-ENOUGH = 0.05  # points, of the interval to each side that a user is told the number of runs for
-DEEP = 0.5  # points, of a fall worth telling
+ENOUGH = 0.05  # target half-width of the confidence interval, in points (see --within)
+DEEP = 0.5  # the smallest fall, in points, that is listed
 
 
 # Cells and rows
@@ -33,9 +33,9 @@ def markdown_table(header, rows):
 
 
 def column(values_by_row, sign=""):
-    """Tell the values of each row, a list of lists, as text: (how, [text of each row]).
+    """Format a column, a list of values for each row: return (how, [text of each row]).
 
-    By the mean with its 95 % interval, or, where a row is skewed, all rows by the median with the range.
+    Each text is the mean with its 95 % interval or, if any row is skewed, the median with the range.
     """
     values_by_row = [list(values) for values in values_by_row]
     skewed = any(stats.is_skewed(values) for values in values_by_row if values)
@@ -59,11 +59,12 @@ def p_text(p):
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-# Experiments, a row each. Columns are (title, function of {run: condensed results}); lists of numbers `column` tells.
+# Tables with a row per experiment. A column is (title, function of {run: condensed results}); the function returns text
+# or a list of numbers that `column` formats.
 
 
 def experiments_table(rows, *columns):
-    """rows: {label: {run: condensed results}}."""
+    """Return the table of `rows`, {label: {run: condensed results}}, with these columns."""
     header, cells = [""], [list(rows)]
     for title, tell in columns:
         found = [tell(runs) for runs in rows.values()]
@@ -80,12 +81,12 @@ def of_runs(value):
 
 
 def shared(key):
-    """What all runs have in common."""
+    """Return a column of a value that all runs of a row have in common."""
     return lambda runs: next(iter(runs.values()))[key]
 
 
 def of_measure(name, factor=1):
-    """A measure of the transformers of all runs, times a factor; none where a network has no such measure."""
+    """Return a column of a transformer's measure in all runs, times a factor; runs without it are left out."""
 
     def tell(runs):
         found = (run["transformer"] or {} for run in runs.values())
@@ -95,12 +96,12 @@ def of_measure(name, factor=1):
 
 
 def of_steps(tell):
-    """tell: called with the changes between the last epochs, of all runs; without any the cell is empty."""
+    """Return a column of tell(the changes between the last epochs of all runs); without changes a cell is empty."""
     return lambda runs: tell(sizes) if (sizes := last_steps(runs)) else ""
 
 
 def measured(name, digits):
-    """The mean over runs of a measure of their transformers; "before → after" where there are two."""
+    """Return a column of a transformer's measure, as the mean over runs; "before → after" if there are both."""
 
     def tell(runs):
         measures = [run["transformer"] for run in runs.values() if run["transformer"]]

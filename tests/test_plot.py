@@ -10,6 +10,7 @@ import records
 import torch
 from conftest import ROOT, record_of, write_results
 from matplotlib.image import imread
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 import plot
@@ -119,6 +120,20 @@ def test_diagrams_show_the_row(experiment):
     in_classifier = "coordconf_classifier" in experiment.title
     assert ("classifier\n2 × CoordConv" in shown) == in_classifier
     assert ("localisation\n2 × CoordConv" in shown) == ("coordconf_localistation" in experiment.title)
+
+
+@pytest.mark.parametrize("exp_id", ["exp_02", "exp_03", "exp_19", "exp_31", "exp_39", None])
+def test_the_text_of_a_diagram_stays_in_its_boxes_and_these_fill_the_figure(exp_id):
+    figure = plot.diagram(ALL[exp_id]) if exp_id else figures.network_diagram("")
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    boxes = [patch.get_window_extent() for patch in axes.patches]
+    labels = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    for box, label in zip(boxes, labels, strict=True):
+        assert (box.x0 < label.x0, label.x1 < box.x1, box.y0 < label.y0, label.y1 < box.y1) == (True,) * 4
+    drawn, whole = Bbox.union(boxes), figure.bbox
+    assert drawn.height > 0.85 * whole.height
+    assert drawn.width > 0.9 * whole.width
 
 
 def test_confusion_matrix_writes_every_count():

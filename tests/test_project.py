@@ -144,40 +144,8 @@ def test_the_core_without_the_rooms_trains_the_seven(tmp_path, idx_folder):
     assert re.findall("^exp_.*?(?= )", listed, re.MULTILINE) == [f"exp_0{n}" for n in range(1, 8)]
 
 
-ROTATED = '''
-"""MNIST, turned by up to 90 degrees: a data set of one's own, in a file of its own."""
-
-from lab.catalogue import DatasetSpec, Study
-from lab.settings import Experiment
-
-STUDY = Study(
-    sets={"rotated": (Experiment("exp_100", "rotated", "Net", 2, "Does it learn to turn digits?", data="rotated"),)},
-    datasets=(
-        DatasetSpec(
-            "rotated", "{digits}, rotated", "rotated", "studies.rotated:rotated", {"degrees": 90},
-            figure_prefix="Rotated", sources=("studies/rotated.py",),
-        ),
-    ),
-)
-
-
-def rotated(clean):
-    import torch
-
-    from stn import warps
-
-    def turned(images, seed):
-        angles = (2 * torch.rand(len(images), generator=torch.Generator().manual_seed(seed)) - 1) * torch.pi / 2
-        cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
-        return warps.affine_warp(images, torch.stack([cos, -sin, zero, sin, cos, zero], 1), "background")
-
-    return clean._replace(
-        train_images=turned(clean.train_images, 1),
-        test_images=turned(clean.test_images, 2),
-        description=clean.description | {"degrees": 90},
-        clean=clean,
-    )
-'''
+PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_experiments.md").read_text(), re.DOTALL)
+ROTATED = next(program for program in PROGRAMS if "DatasetSpec(" in program)  # studies/rotated.py of that page
 
 
 def test_a_new_data_set_is_a_new_file_only(tmp_path, idx_folder):

@@ -1,11 +1,11 @@
-"""A number on a card that lies somewhere in a photograph: found, straightened and read; one recipe for all."""
+"""Networks that find a card in a drawn scene, straighten it and read its number; all are trained by one recipe."""
 
 from lab.catalogue import DatasetSpec, Study
 from lab.settings import Experiment, Recipe
 
 N_DIGITS = 6  # of a number
 CARDS = {"cards_strength": 1.0, "digits": N_DIGITS}
-# Chosen on held-out training cards; see docs/method.md.
+# Chosen on held-out training cards, see docs/log.md.
 FINDING = Recipe("adam", learning_rate=0.002, localisation_rate=0.001, localisation_norm=1.0, decay=True)
 LOCALISATION = {"use_coordconf_localisation": True}
 CARD_AFFINE, CARD_PROJECTIVE = "Net_Card", "Net_Card_Homography"

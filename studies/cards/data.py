@@ -1,7 +1,7 @@
-"""Scenes with cards as a data set: new ones in every epoch, their distortions growing at first, and a fixed test set.
+"""The data set of scenes with cards: new training scenes in every epoch, and a fixed test set.
 
-The numbers of the training cards are of MNIST's training digits, those of the test cards of its test digits: other
-writers, on other backgrounds.
+The distortions of the training scenes grow over the first epochs. Training cards have MNIST's training digits, test
+cards its test digits, which are by other writers, and other backgrounds.
 """
 
 from functools import partial
@@ -14,16 +14,19 @@ from studies.cards.geometry import strips
 from studies.cards.rendering import draw, small_digits, textures
 
 N_TRAIN, N_TEST = 6000, 5000
-TEST_SEED = 0  # runs have other seeds
+TEST_SEED = 0  # of the test set; runs have other seeds
 GROWTH = 5  # epochs until the distortions have their full strength
-HELD_OUT = 50_000  # training digits from this one on are those of the held-out cards
+HELD_OUT = 50_000  # held-out cards have the training digits from this index on
 
 
 def cards(clean, straight=False, held_out=False):
-    """Return scenes with cards, made of the digits of the Dataset `clean`; undisturbed ones before the first epoch.
+    """Return the Dataset of scenes with cards whose numbers are digits of the Dataset `clean`.
 
-    straight: strips that the true homographies have straightened, instead of scenes: what a reader could see at best.
-    held_out: test on training digits, which are not trained on then: to choose a recipe. Raise DataError.
+    Its training scenes are undistorted before the first epoch.
+
+    straight: have strips, cut out by the true homographies, instead of scenes. They stand for perfect localisation.
+    held_out: test on training digits, which are then not trained on. This is for choosing a recipe.
+    Raise DataError without Numba.
     """
     description = {**clean.description, **CARDS} | ({"straight": True} if straight else {})
     if held_out:
@@ -43,19 +46,19 @@ def cards(clean, straight=False, held_out=False):
 
 
 def straight_cards(clean):
-    """Return strips that the true homographies have straightened: what a reader could see at best."""
+    """Return the Dataset of strips that are cut out by the true homographies, see `cards`."""
     return cards(clean, straight=True)
 
 
 def sources_of(clean, split, backgrounds):
-    """Return what scenes are drawn from: the small digits of a split of `clean`, their labels, and backgrounds."""
+    """Return the small digits of a split of `clean`, their labels, and backgrounds: the sources of scenes."""
     images, labels = getattr(clean, f"{split}_images"), getattr(clean, f"{split}_labels")
     pixels = torch.cat([as_bytes(clean.pixels(part)) for part in images[:, 0].cpu().split(1000)])
     return small_digits(pixels.numpy()), labels.cpu().numpy(), textures(backgrounds)
 
 
 def scenes(sources, n, seed, strength, straight=False):
-    """Draw n `Scenes` from `sources_of` a data set; straight ones hold strips as images."""
+    """Draw n `Scenes` from the result of `sources_of`; if `straight`, their images are strips."""
     found = draw(*sources, n, seed, strength)
     if straight:
         parts = zip(found.images.split(500), found.homographies.split(500), strict=True)
@@ -68,7 +71,7 @@ def as_bytes(images):
 
 
 def draw_epoch(sources, straight, data, seed, epoch):
-    """Make the training scenes of `data` those of an epoch."""
+    """Replace the training scenes of `data` by those of an epoch."""
     found = scenes(sources, N_TRAIN, epoch_seed(seed, epoch, stream=2), min(1.0, epoch / GROWTH), straight)
     for old, new in zip((data.train_images, data.train_labels, data.train_homographies), found, strict=True):
         old.copy_(new)

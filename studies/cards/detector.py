@@ -1,9 +1,9 @@
-"""A card found in a photograph of any size, straightened from its full resolution, and the number on it.
+"""Find a card in a photograph of any size, straighten it in full resolution, and read its number.
 
-A network that finds cards looks at square scenes of 128×128 pixels (see geometry.py), in which the card fills about
-three quarters of the width. A photograph is looked at as a whole and, since its card may be smaller, in overlapping
-squares from nearer; then once more where the card is. Homographies are those of warps.py, from the straightened scene
-to the photograph: both span [-1, 1].
+A network sees square scenes of 128×128 pixels (see geometry.py), in which the card fills about three quarters of the
+width. It sees the photograph as a whole and, because the card may be smaller, in overlapping squares from nearer; then
+it looks once more where the card is. Homographies are those of warps.py, from the straightened scene to the photograph;
+both span [-1, 1].
 """
 
 from typing import NamedTuple
@@ -17,39 +17,39 @@ from stn import warps
 from studies.cards import geometry
 from studies.cards.geometry import CARD_HEIGHT, CARD_WIDTH, SCENE
 
-# Below this confidence there is no card: the lowest hundredth that at most 1 % of 1,000 scenes, and of 1,000 larger
-# photographs, reach without a card, on backgrounds of the training split. `chosen_threshold` chooses it for the default
-# network.
+# Below this confidence the answer is "no card found". It is the smallest threshold, in steps of 0.01, with at most 1 %
+# of false alarms on 1,000 scenes without a card and on 1,000 larger photographs without one, both on training
+# backgrounds. `chosen_threshold` computes it, here for the default network.
 THRESHOLD = 0.73
-FALSE_ALARMS = 0.01
-LEAST = 48  # pixels of the shorter side: on less no number could be read
-LONGEST = 1024  # pixels of the copy that is looked at
-ZOOMS = (1.0, 1.5, 2.25)  # from how near a photograph is looked at
-STEP = 40  # pixels of a scene from one square to the next, at most: what lies off the middle is found, too
-CANDIDATES = 3  # of the cards found at first, to be looked at once more
+FALSE_ALARMS = 0.01  # the largest share
+LEAST = 48  # pixels of the shorter side; on fewer a number is not legible
+LONGEST = 1024  # pixels of the longer side of the copy that the network sees
+ZOOMS = (1.0, 1.5, 2.25)  # of the squares; at 1 a square holds the whole photograph
+STEP = 40  # pixels of a scene from one square to the next, at most; a card need not be in the middle of one
+CANDIDATES = 3  # places that get a second look
 SHARPEST = 11  # pixels of the straightened card for one of the scene's, at most: 1012×638
 LONGEST_OUTLINE = 1200  # pixels of the picture of the outline
 ORANGE = "#E69F00"
 
 
 class Card(NamedTuple):
-    """The likeliest card in a photograph, be there one or not."""
+    """The likeliest card in a photograph, whether there is one or not."""
 
     number: str  # six digits
     probabilities: np.ndarray  # (6,), of these digits
-    sure: float  # of the digits: the geometric mean of those
+    sure: float  # the geometric mean of these probabilities
     agreement: float  # of two looks, see `agreement`
     homography: np.ndarray  # (3, 3) float64, from the straightened scene to the photograph
     corners: np.ndarray  # (4, 2), (x, y) in pixels of the photograph, clockwise from the card's upper left
 
     @property
     def confidence(self):
-        """The product of both: below THRESHOLD there is no card."""
+        """The product of `sure` and `agreement`; below THRESHOLD there is no card."""
         return self.sure * self.agreement
 
 
 def read_photograph(source):
-    """Return an image file, or a PIL image, in full resolution: upright, RGB. Raise ImageError."""
+    """Open an image file, or take a PIL image, in full resolution, upright and in RGB. Raise ImageError."""
     photo, _ = upright(source, lambda image, _: in_colours(image))
     if min(photo.size) < LEAST:
         size = "×".join(map(str, photo.size))
@@ -58,17 +58,17 @@ def read_photograph(source):
 
 
 def in_colours(image):
-    """Turn a PIL image, RGB or of mode F in [0, 1], into one that is RGB."""
+    """Convert a PIL image, of mode F in [0, 1] or of another mode, to RGB."""
     if image.mode == "F":
         image = Image.fromarray((np.asarray(image) * 255 + 0.5).astype(np.uint8))
     return image.convert("RGB")
 
 
 def alignment(network):
-    """Return what aligns the frame of a `Trained` network with the card, (3, 3): see stn/card_measures.py.
+    """Return the homography that aligns the frame of a `Trained` network with the card, (3, 3), see metrics.py.
 
-    A network that was told where corners are needs none. For another one it is fitted on training scenes, which takes
-    some seconds. Raise RunError if the network finds nothing, or DataError.
+    For a network that was trained with corner labels it is the identity. For any other it is fitted on training scenes,
+    which takes some seconds. Raise RunError if the network has no transformer, or DataError.
     """
     from lab.settings import RunError
 
@@ -105,10 +105,10 @@ def find_card(photo, model, alignment):
 
 
 def agreement(earlier, corners):
-    """Return how well two looks at a card agree on its corners, (4, 2) each: 1 where they are the same.
+    """Return how well two looks at a card agree on its corners, (4, 2) each: 1 if they are the same.
 
-    It falls with the mean distance of the corners, to 0 where that is half of the card's diagonal. Without a card the
-    network sees another one each time. It is 0, too, if the later corners are not those of a convex shape.
+    It falls with the mean distance of the corners and is 0 from half of the card's diagonal on, because without a card
+    the network sees a different one each time. It is also 0 if the later corners are not convex.
     """
     if not is_outline(corners):
         return 0.0
@@ -117,7 +117,7 @@ def agreement(earlier, corners):
 
 
 def is_outline(corners):
-    """Tell whether corners (4, 2) are those of a convex shape, clockwise as they are seen."""
+    """Return whether corners (4, 2) are convex and in clockwise order on the screen."""
     if not np.isfinite(corners).all():
         return False
     (x, y), (next_x, next_y) = (np.roll(corners, 1, 0) - corners).T, (np.roll(corners, -1, 0) - corners).T
@@ -125,9 +125,9 @@ def is_outline(corners):
 
 
 def read(scenes, places, model):
-    """Read scenes (N, 1, 128, 128): homographies (N, 3, 3), probabilities (N, 10, 6), confidences (N,), all float64.
+    """Read scenes (N, 1, 128, 128); return homographies (N, 3, 3), probabilities (N, 10, 6), confidences (N,), float64.
 
-    places: (N, 3, 3), from each scene to the photograph.
+    places: (N, 3, 3), the map from each scene to the photograph.
     """
     found = model.homography(scenes)
     probabilities = model.classify(geometry.strips(scenes, found)).double().exp()
@@ -135,9 +135,9 @@ def read(scenes, places, model):
 
 
 def look_around(grey):
-    """Return a photograph (PIL, grey) as scenes (N, 1, 128, 128), and their places in it, (N, 3, 3).
+    """Cut a photograph (PIL, grey) into scenes (N, 1, 128, 128); return them and their maps to it, (N, 3, 3).
 
-    The first scene holds all of it, the others are squares from nearer. Around a photograph is its mean grey.
+    The first scene holds the whole photograph, the others are squares from nearer. Bars have its mean grey.
     """
     scenes, places = [], []
     for zoom in ZOOMS:
@@ -156,16 +156,16 @@ def look_around(grey):
 
 
 def starts(size):
-    """Return where squares of 128 pixels begin, of so many pixels in a row; a shorter row lies in the middle."""
+    """Return the first pixels of the squares of 128 pixels that cover `size` pixels; a shorter row is centred."""
     if size <= SCENE:
         return [(size - SCENE) // 2]
     return np.linspace(0, size - SCENE, 1 + -(-(size - SCENE) // STEP)).round().astype(int).tolist()
 
 
 def look_at(grey, homographies):
-    """Return scenes (N, 1, 128, 128), in the middle of each a card at its nominal size, and their places, (N, 3, 3).
+    """Cut out scenes (N, 1, 128, 128) with a card in the middle, in its nominal size; return them and their maps.
 
-    homographies: (N, 3, 3), of the cards in the photograph (PIL, grey).
+    homographies: (N, 3, 3), of the cards in the photograph (PIL, grey). The maps (N, 3, 3) are to the photograph.
     """
     whole = np.array(grey.size)
     scenes, places = np.empty((len(homographies), SCENE, SCENE), np.uint8), []
@@ -186,7 +186,7 @@ def look_at(grey, homographies):
 
 
 def place_of(left, top, width, height, whole_width, whole_height):
-    """Return the map from a rectangle to the whole that it is a part of, (3, 3), both normalised."""
+    """Return the map from a part of an image, a rectangle, to the whole image, (3, 3), both normalised."""
     across, down = width / whole_width, height / whole_height
     return np.array(
         [[across, 0, 2 * left / whole_width + across - 1], [0, down, 2 * top / whole_height + down - 1], [0, 0, 1]]
@@ -194,7 +194,7 @@ def place_of(left, top, width, height, whole_width, whole_height):
 
 
 def resized(grey, size, box=None):
-    """Resize a PIL image, or a box of it: what is made smaller is averaged."""
+    """Resize a PIL image, or a box of it; average areas where it becomes smaller."""
     left, top, right, bottom = box or (0, 0, *grey.size)
     smaller = right - left > size[0] or bottom - top > size[1]
     return grey.resize(size, Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR, (left, top, right, bottom))
@@ -242,7 +242,10 @@ def outlined(photo, card):
 
 
 def chosen_threshold(*kinds):
-    """Return the lowest hundredth that at most 1 % of the confidences of each kind reach, of images without a card."""
+    """Return the smallest threshold, in steps of 0.01, with at most 1 % of false alarms in each of `kinds`.
+
+    kinds: arrays of confidences, each of one kind of images without a card.
+    """
     hundredths = np.arange(101) / 100
     rare = (all(np.mean(confidences >= least) <= FALSE_ALARMS for confidences in kinds) for least in hundredths)
     return next((float(least) for least, enough in zip(hundredths, rare, strict=True) if enough), 1.0)

@@ -1,7 +1,7 @@
-"""Where a card lies in a scene, and where its number lies on the card.
+"""The geometry of scenes: where a card lies in a scene, and where the number lies on the card.
 
-A scene is a square grey photograph; in the straightened scene the card lies upright in its middle. The homographies are
-those of warps.py: from a point of the straightened scene to the point of the scene, both spanning [-1, 1].
+A scene is a square grey photograph. In the straightened scene the card lies upright in the middle. Homographies follow
+the convention of warps.py: they map points of the straightened scene to points of the scene; both span [-1, 1].
 """
 
 import numpy as np
@@ -17,11 +17,11 @@ NUMBER_X, NUMBER_Y = 8, 36  # upper left of the number's field, in pixels of the
 NUMBER_WIDTH = CELL + (N_DIGITS - 1) * PITCH
 STRIDE = 28 * PITCH // CELL  # from one cell of 28×28 to the next in a strip, the straightened number
 STRIP = (28, 28 + (N_DIGITS - 1) * STRIDE)
-NEAR_X, NEAR_Y = 0.8, 0.55  # how much of a straightened scene is seen from nearer: the card fills nine tenths
+NEAR_X, NEAR_Y = 0.8, 0.55  # the share of a straightened scene that later passes see: the card fills nine tenths
 
 
 def nominal_corners():
-    """The card's corners in pixels from the middle, (4, 2), clockwise from the upper left."""
+    """Return the card's corners in pixels from the middle, (4, 2), clockwise from the upper left."""
     return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (CARD_WIDTH / 2, CARD_HEIGHT / 2)
 
 
@@ -41,7 +41,7 @@ FIELD = (  # its centre is counted from the card's
 def homographies_to(corners):
     """Return the homographies (n, 3, 3) that map the card's nominal corners to these (n, 4, 2), both normalised.
 
-    The unit square's has a closed form (Heckbert 1989): no solver, whose last digits depend on the machine.
+    For the unit square there is a closed form (Heckbert 1989). The last digits of a solver depend on the machine.
     """
     p, q, r, s = np.moveaxis(corners, 1, 0)
     (ax, ay), (bx, by), (cx, cy) = (q - r).T, (s - r).T, (p - q + r - s).T
@@ -59,12 +59,12 @@ def homographies_to(corners):
 
 
 def places_in_the_middle(dtype, device):
-    """Return the card's nominal corners, (1, 4, 2) normalised, and the map from a strip to its place there, (3, 3)."""
+    """Return the card's nominal corners, (1, 4, 2), and the map from a strip to the straightened scene, (3, 3)."""
     return torch.tensor(CORNERS, dtype=dtype, device=device), torch.tensor(FIELD, dtype=dtype, device=device)
 
 
 def closer(dtype, device):
-    """Return the map from a view that the card in the middle fills, with a margin, to the scene, and its inverse."""
+    """Return the map from a near view, which the card fills with a margin, to the straightened scene; its inverse."""
     near = torch.tensor([NEAR_X, NEAR_Y, 1], dtype=dtype, device=device)
     return near.diag(), near.reciprocal().diag()
 
@@ -84,6 +84,6 @@ def card_corners(homographies):
 
 
 def strips(images, homographies):
-    """Straighten the numbers: scenes (N, 1, H, W) and homographies (N, 3, 3) -> (N, 1, 28, 133)."""
+    """Cut out the straightened numbers: scenes (N, 1, H, W), homographies (N, 3, 3) -> strips (N, 1, 28, 133)."""
     _, field = constants(places_in_the_middle, homographies)
     return warps.homography_warp(images, homographies @ field, size=STRIP)

@@ -1,7 +1,8 @@
-"""The loops of `cards`, compiled by Numba. (Importing this file imports Numba.)
+"""The loops of rendering.py, compiled by Numba. (Importing this file imports Numba.)
 
-Everything is float32, in loops over a row that LLVM turns into vectors; no sum depends on their width, so the bytes are
-the same on every machine. Rows are sliced in the innermost functions: in `render` each slice would count references.
+All numbers are float32, in loops over a row that LLVM vectorises. No sum depends on the width of the vectors, so the
+bytes are the same on every machine. Rows are sliced in the innermost functions, because each slice in `render` would
+count references.
 """
 
 import numpy as np
@@ -88,7 +89,7 @@ def mean(frame, top, bottom, left, right):
 
 @njit(**OPTIONS)
 def interval(edges, y, left, right):
-    """From which pixel of a row to which (exclusive) something may be: inside of all its edges, or half a unit off."""
+    """Return the first and last pixel (exclusive) of a row that may be inside all edges, or half a unit outside."""
     first, last = float(left), float(right)
     for k in range(len(edges)):
         slope, here = float(edges[k, 0]), edges[k, 1] * float(y) + edges[k, 2] + 0.5
@@ -103,10 +104,10 @@ def interval(edges, y, left, right):
 
 @njit(**OPTIONS)
 def locate(work, places, first, last, row, m, edges):
-    """Find where in the card the pixels of a row lie, and which share of each it covers.
+    """Compute the position in the card of each pixel of a row, and the share of the pixel that the card covers.
 
-    `places` becomes the upper left of four pixels of the card, `work` how far to the right and below of it, and the
-    share.
+    For each pixel, write into `places` the index of the upper left of the four card pixels around its position, and
+    into `work` the distance to the right of that pixel, the distance below it, and the share.
     """
     us, vs, covers, y = work[0], work[1], work[2], F(row)
     ux, vx, wx = m[0, 0], m[1, 0], m[2, 0]
@@ -129,7 +130,7 @@ def locate(work, places, first, last, row, m, edges):
 
 @njit(**OPTIONS)
 def paste(frame, y, first, last, card, work, places):
-    """Lay the card over a row."""
+    """Blend the card into a row."""
     row, us, vs, covers = frame[y + PAD, PAD + first : PAD + last], work[0], work[1], work[2]
     for j in range(len(row)):
         p = np.uint64(places[j])
@@ -141,7 +142,7 @@ def paste(frame, y, first, last, card, work, places):
 
 @njit(**OPTIONS)
 def touch(frame, row, first, last, m, look):
-    """Lay a finger over a row."""
+    """Blend a finger into a row."""
     y, out, start = F(row), frame[row + PAD, PAD + first : PAD + last], F(first)
     ux, vx, wx = m[0, 0], m[1, 0], m[2, 0]
     uy, vy, wy = m[0, 1] * y + m[0, 2], m[1, 1] * y + m[1, 2], m[2, 1] * y + m[2, 2]
@@ -162,7 +163,7 @@ def touch(frame, row, first, last, m, look):
 
 @njit(**OPTIONS)
 def shine(frame, y, light):
-    """Light a row from one side."""
+    """Multiply a row by a linear gradient of light."""
     row, lx, ly = frame[y + PAD, PAD : PAD + SCENE], light[0], light[1] * F(y) + light[2]
     for x in range(SCENE):
         row[x] *= lx * F(np.int32(x)) + ly
@@ -170,7 +171,7 @@ def shine(frame, y, light):
 
 @njit(**OPTIONS)
 def shade(frame, y, shadow, depth):
-    """Darken what lies in the shadow."""
+    """Darken the part of a row that lies in the shadow."""
     row, sx, sy = frame[y + PAD, PAD : PAD + SCENE], shadow[0], shadow[1] * F(y) + shadow[2]
     if sy <= ZERO and sx * F(SCENE) + sy <= ZERO:
         return
@@ -181,7 +182,7 @@ def shade(frame, y, shadow, depth):
 
 @njit(**OPTIONS)
 def surround(frame, top, bottom, left, right):
-    """Continue what is seen beyond its edges."""
+    """Replicate the edges of the visible box into the padding around it."""
     for y in range(top + PAD, bottom + PAD):
         for k in range(PAD):
             frame[y, left + k] = frame[y, left + PAD]
@@ -193,7 +194,7 @@ def surround(frame, top, bottom, left, right):
 
 @njit(**OPTIONS)
 def finish(image, y, frame, noise, look):
-    """Blur and disturb a row, and round it to bytes."""
+    """Blur a row, add noise, and round it to bytes."""
     out, dx, dy = image[y, look.left : look.right], look.blur_x, look.blur_y
     left, right = PAD + look.left, PAD + look.right
     here = frame[y + PAD, left:right]
@@ -208,8 +209,9 @@ def finish(image, y, frame, noise, look):
 def render(images, digits, chosen, bank, noise, maps, edges, fingers, looks, with_card):
     """Draw the images (n, 128, 128).
 
-    The maps (n, 3, 3) are from pixels of the scene to those of the card; edges (n, 4, 3) are the distances from the
-    card's sides, positive inside, and fingers (n, 3, 3) lines around the finger, likewise but in other units.
+    maps (n, 3, 3): from pixels of the scene to those of the card.
+    edges (n, 4, 3): lines a·x + b·y + c along the card's sides; their values are distances in pixels, positive inside.
+    fingers (n, 3, 3): such lines around the finger, in other units.
     """
     frame = np.empty((SCENE + 2 * PAD, SCENE + 2 * PAD), np.float32)
     card = np.empty(CARD_HEIGHT * CARD_WIDTH, np.float32)
@@ -244,5 +246,5 @@ def render(images, digits, chosen, bank, noise, maps, edges, fingers, looks, wit
             finish(images[i], y, frame, noise, look)
 
 
-# Numba looks for changes in this file only.
+# Numba recompiles when this file changes, but not for constants from others, so they are named here.
 render = compiled(render, SCENE, CARD_WIDTH, CARD_HEIGHT, N_DIGITS, N_LINES, CELL, PITCH, NUMBER_X, NUMBER_Y)

@@ -1,7 +1,7 @@
-"""How well cards are found and their numbers read: numbers for results.json, and pictures.
+"""Measure and draw how well cards are found and their numbers read.
 
-Nobody tells a network where a card lies in its straightened scene, if numbers alone are taught. So one constant
-homography, fitted on training cards, aligns that frame with the card before corners and outlines are measured.
+Trained on digits only, a network is free to choose its own frame for the card. So one constant homography, fitted on
+training cards, aligns that frame with the card before corners and outlines are measured.
 """
 
 import numpy as np
@@ -26,14 +26,14 @@ def measure_transformer(model, data):
 
     The numbers:
 
-    digits_read: of all digits, in %. (Numbers read whole are the run's accuracy.)
-    iou, iou_95: the outline's intersection over union with the card, in the card's own frame (SmartDoc 2015), in the
-        mean; and the share of scenes where it is 0.95 or more.
+    digits_read: the share of all digits that are read, in %. (The share of whole numbers is the run's accuracy.)
+    iou, iou_95: the mean intersection over union of outline and card, in the card's own frame (SmartDoc 2015), and the
+        share of scenes where it is at least 0.95.
     corner_error, corner_error_p95: the mean distance of the four corners from the true ones, in % of the card's
         diagonal: median and 95th percentile.
     by_strength: lists of the strengths, and of numbers_read and digits_read (%), iou and corner_error at each.
 
-    Of strips that are straight already only what is read is told. The homographies are the network's own, not aligned.
+    For strips there are only numbers_read and digits_read. The homographies are the network's own, not aligned.
     """
     model.eval()
     straight = data.test_images.shape[2:] == geometry.STRIP
@@ -52,7 +52,7 @@ def measure_transformer(model, data):
 
 @torch.inference_mode()
 def measured(model, images, labels, truth, alignment):
-    """Return the numbers of one set of scenes, see `measure_transformer`; truth: the true homographies (N, 3, 3)."""
+    """Return the measures of one set of scenes, see `measure_transformer`; truth: the true homographies (N, 3, 3)."""
     right = torch.cat([model(batch).argmax(1) for batch in batches(images)]) == labels
     numbers = {"numbers_read": 100 * float(right.all(1).double().mean())}
     numbers["digits_read"] = 100 * float(right.double().mean())
@@ -68,9 +68,9 @@ def measured(model, images, labels, truth, alignment):
 
 
 def alignment_of(model, data):
-    """Fit the constant homography from the card's nominal place to where the network's own frame has it, (3, 3).
+    """Fit the constant homography from the card's nominal position to its position in the network's frame, (3, 3).
 
-    It takes the median place of each corner in training scenes of full strength.
+    It is fitted to the median position of each corner in training scenes of full strength.
     """
     drawn = scenes(sources_of(data.clean, "train", "train"), N_ALIGNED, ALIGNMENT_SEED, 1.0)
     device = data.test_images.device
@@ -83,8 +83,8 @@ def alignment_of(model, data):
 def iou(outlines):
     """Return the intersection over union of cards and outlines, (N,) float64.
 
-    outlines (N, 3, 3) map the card's nominal place to where its outline lies in the card's own frame. One that crosses
-    the horizon has no overlap.
+    outlines (N, 3, 3) map the card's nominal position to the outline's position in the card's own frame. An outline
+    that crosses the horizon has no overlap.
     """
     corners = geometry.card_corners(outlines)
     nominal, _ = geometry.constants(geometry.places_in_the_middle, corners)
@@ -109,7 +109,7 @@ def polygon_area(points):
 
 @torch.inference_mode()
 def draw_transforms(model, data, title):
-    """Draw the first test scenes with the outlines that were found, and the strips that are read, with the digits."""
+    """Draw the first test scenes with their predicted outlines, and the strips with the digits that are read."""
     model.eval()
     images, labels = data.test_images[:N_SHOWN], data.test_labels[:N_SHOWN].tolist()
     strips = model.transform(images)
@@ -120,7 +120,7 @@ def draw_transforms(model, data, title):
 
 
 def draw_warps(data, transforms, title, padding):
-    """Draw the first test scenes, the outlines of homographies (N, 3, 3), and the strips that these straighten."""
+    """Draw the first test scenes, the outlines of homographies (N, 3, 3), and the strips that these cut out."""
     transforms = transforms[:N_SHOWN]
     images = data.test_images[: len(transforms)]
     return drawn(images, transforms, geometry.strips(images / 255, transforms), [("", True)] * len(images), title)
@@ -136,5 +136,5 @@ def drawn(images, transforms, strips, texts, title):
 
 
 def picture(model, data):
-    """Return the same as a picture (H, W, 3) of bytes, for TensorBoard."""
+    """Return the figure of `draw_transforms` as an image (H, W, 3) of bytes, for TensorBoard."""
     return figures.as_picture(draw_transforms(model, data, ""))

@@ -1,4 +1,4 @@
-"""Networks that find a card in a photograph as those of models.py find a digit, and read the number on it."""
+"""Networks that find a card in a scene, as those of models.py find a digit, and read the number on it."""
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +9,14 @@ from studies.cards import geometry
 
 
 class Net_Card(Net_CoordConv):
-    """Finds a card in a scene (see geometry.py) and reads its number: (B, 1, 128, 128) bytes -> (B, 10, 6).
+    """Find a card in a scene (see geometry.py) and read its number: bytes (B, 1, 128, 128) -> log-probs (B, 10, 6).
 
-    The transform, affine here, maps points of the straightened scene, where the card lies in the middle, to the scene.
-    The localisation network looks at the scene at a quarter of its size, then, with more passes, from nearer at what is
-    straightened so far. The classifier of the study reads each of the six cells of a strip of the straightened scene.
-    Strips that are straight already, (B, 1, 28, 133), are only read.
+    The transform, here affine, maps points of the straightened scene, with the card in its middle, to the scene. The
+    localisation network looks at the scene at a quarter of its size; further passes look, from nearer, at what is
+    straightened so far. The classifier of the study reads the six cells of a strip of the straightened scene. Strips,
+    (B, 1, 28, 133), are read without a transform.
 
-    taught_corners: the weight of a second loss, on where the corners of the card are found, after every pass.
+    taught_corners: the weight of a second loss, on the positions of the card's corners after every pass.
     """
 
     localisation = ((16, 5), (32, 5), 64)
@@ -27,7 +27,7 @@ class Net_Card(Net_CoordConv):
         self.taught_corners = taught_corners
 
     def homographies(self, x):
-        return super().homographies(F.avg_pool2d(as_floats(x), 2))  # half as large is large enough to look at
+        return super().homographies(F.avg_pool2d(as_floats(x), 2))  # half the size is enough for localisation
 
     def look(self, x):
         """Shrink scenes of half their size to what the localisation network sees, (B, 1, 32, 32)."""
@@ -66,10 +66,10 @@ class Net_Card_Homography(Net_Card):
 
 
 def as_floats(x):
-    """Return bytes as numbers from 0 to 1, and those as they are."""
+    """Convert bytes to numbers from 0 to 1; return other tensors unchanged."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def standardised(x):
-    """Give each image (B, 1, H, W) the mean 0 and, unless it is nearly even, the standard deviation 1."""
+    """Give each image (B, 1, H, W) a mean of 0 and, unless it is nearly uniform, a standard deviation of 1."""
     return F.layer_norm(x, x.shape[1:], eps=1e-4)

@@ -1,4 +1,4 @@
-"""Photographs of a card that carries a number of six MNIST digits, drawn in memory from a seed (see geometry.py)."""
+"""Draw scenes in memory, from a seed: photographs of a card with a number of six MNIST digits (see geometry.py)."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -21,14 +21,14 @@ from studies.cards.geometry import (
 )
 
 ROTATION, SCALE, CORNER, SHIFT = 25.0, 0.15, 3.3, 11.0  # degrees, share, pixels (sigma), pixels: at strength 1
-MARGIN = 2  # pixels from the card to the edge of what is seen
-NARROWEST = 0.72  # of the side: what is seen of a photograph that is not square
+MARGIN = 2  # pixels from the card to the edge of the photograph
+NARROWEST = 0.72  # the smallest ratio of the shorter to the longer side of a photograph
 PHOTOS = {"train": ("brick", "coffee", "chelsea"), "test": ("grass", "gravel", "retina")}
 TEXTURE = 256  # pixels, the side of a background
 NOISE = 256  # pixels, the side of the stored noise; 32 is one sigma
 N_LINES = 4  # of print
-LARGEST = 1e9  # of the numbers that place a card: their products are finite in float32
-LOOK = np.dtype(  # of a scene; grey is from 0 to 255, light is a factor, lines are a·x + b·y + c in pixels
+LARGEST = 1e9  # bound for the coefficients of maps and lines, so that their products are finite in float32
+LOOK = np.dtype(  # a scene's appearance: grey is 0 to 255, light a factor, lines are a·x + b·y + c in pixels
     [(name, np.int32) for name in ("texture", "texture_x", "texture_y", "flipped", "top", "bottom", "left", "right")]
     + [(name, np.int32) for name in ("noise_x", "noise_y", "blur_x", "blur_y")]
     + [(name, np.float32) for name in ("brightness", "contrast", "paper", "ink", "border", "box", "head", "print")]
@@ -48,10 +48,11 @@ class Scenes(NamedTuple):
 
 
 def draw(digits, labels, bank, n, seed, strength=1.0, with_card=True):
-    """Draw n scenes with the digits (M, 16, 16) uint8 of these labels (M,), on textures of `bank`. Raise DataError.
+    """Draw n `Scenes` with digits (M, 16, 16) uint8 of labels (M,), on textures (K, 256, 256) uint8 of `bank`.
 
-    A function of its arguments: fewer scenes are the first ones of more, and a seed gives the same cards, on the same
-    backgrounds, at every strength. At strength 0 the card lies at its nominal place, undisturbed.
+    The result depends on the arguments only. The first scenes do not depend on n, and a seed gives the same cards on
+    the same backgrounds at every strength. At strength 0 the card lies at its nominal position, undistorted.
+    Raise DataError without Numba.
     """
     homographies, seen = places(n, seed, strength)
     chosen = choices(n, seed, len(digits))
@@ -61,15 +62,15 @@ def draw(digits, labels, bank, n, seed, strength=1.0, with_card=True):
 
 
 def choices(n, seed, n_digits):
-    """Return which of so many digits the n numbers have: (n, 6)."""
+    """Sample the digits of n numbers, as indices below n_digits: (n, 6) int64."""
     uniform = np.random.default_rng((seed, 0)).random((n, N_DIGITS))
     return (uniform * n_digits).astype(np.int64)
 
 
 def places(n, seed, strength):
-    """Return the homographies, (n, 3, 3) float32, and what is seen of each scene: its top, bottom, left, right, (n, 4).
+    """Sample homographies (n, 3, 3) float32, and the visible box of each scene: top, bottom, left, right, (n, 4).
 
-    The latter are in pixels, the lower right ones exclusive.
+    The box is in pixels; bottom and right are exclusive. Outside it are the bars of photographs that are not square.
     """
     uniform = np.random.default_rng((seed, 1)).random((n, 7))
     noise = np.random.default_rng((seed, 2)).standard_normal((n, 4, 2))
@@ -100,12 +101,12 @@ def places(n, seed, strength):
 
 
 def exact(values):
-    """Round to a multiple of 2**-30, so that a last digit in which machines differ does not matter."""
+    """Round to a multiple of 2**-30, which removes the last digits, in which machines differ."""
     return np.rint(values * 2**30) / 2**30
 
 
 def convex(corners):
-    """Tell which quadrilaterals (n, 4, 2) are convex by a wide margin: 0.3 of a rectangle at each corner."""
+    """Return which quadrilaterals (n, 4, 2) are clearly convex, (n,): at each corner at least 0.3 of a card's area."""
     sides = np.roll(corners, -1, 1) - corners
     before = np.roll(sides, 1, 1)
     area = before[..., 0] * sides[..., 1] - before[..., 1] * sides[..., 0]
@@ -113,7 +114,7 @@ def convex(corners):
 
 
 def looks(n, seed, strength, n_textures, seen):
-    """Return what n scenes look like but for digits and place: records (n,) of LOOK."""
+    """Sample the appearance (texture, light, blur, finger …) of n scenes: records (n,) of LOOK."""
     look = np.zeros(n, LOOK)
     columns = iter(np.random.default_rng((seed, 3)).random((n, 40)).T)
 
@@ -166,10 +167,10 @@ def looks(n, seed, strength, n_textures, seen):
 
 
 def finger(side, along, slant, reach, radius):
-    """Return the centre of a finger's round tip, from the card's first pixel, and its way outwards: x, y, dx, dy, (n,).
+    """Return the centre of a finger's round tip, in pixels of the card, and its direction outwards: x, y, dx, dy, (n,).
 
-    It comes over the top, right, bottom or left side (0 to 3), `along` from 0 to 1, and reaches so many pixels into the
-    card: fewer where it would touch the number's field.
+    side: where it comes in: top, right, bottom or left (0 to 3). along: the position on that side, from 0 to 1.
+    reach: how many pixels it reaches into the card. It is shortened where it would touch the field of the number.
     """
     across = (side == 0) | (side == 2)
     length = np.where(across, CARD_WIDTH, CARD_HEIGHT)
@@ -185,9 +186,9 @@ def finger(side, along, slant, reach, radius):
 
 
 def render(digits, chosen, bank, homographies, look, with_card=True):
-    """Draw scenes, (n, 128, 128) uint8, from all that is known of them.
+    """Draw scenes, (n, 128, 128) uint8, from their digits, textures, homographies and appearance.
 
-    Raise DataError without Numba, and ValueError for what the compiled loops, which check nothing, could not draw.
+    Raise DataError without Numba, and ValueError for arguments out of range, which the compiled loops do not check.
     """
     check_drawable(digits, chosen, bank, homographies, look)
     matrices, half = homographies.astype(np.float64), SCENE / 2
@@ -205,7 +206,7 @@ def render(digits, chosen, bank, homographies, look, with_card=True):
 
 
 def compiled_render():
-    """Return the compiled loops. (Late, since importing Numba takes time.) Raise DataError without Numba."""
+    """Import the compiled loops, late because importing Numba takes time. Raise DataError without Numba."""
     try:
         from studies.cards.kernels import render
     except ImportError as error:
@@ -224,7 +225,7 @@ def card_lines(matrices):
 
 
 def finger_lines(maps, look):
-    """Return three lines a·x + b·y + c in the scene, (n, 3, 3), positive wherever the finger is."""
+    """Return three lines a·x + b·y + c in the scene, (n, 3, 3), all positive where the finger is."""
     x, y, dx, dy = (look[f"finger_{name}"][:, None].astype(np.float64) for name in ("x", "y", "dx", "dy"))
     right, down = maps[:, 0] - x * maps[:, 2], maps[:, 1] - y * maps[:, 2]  # of the tip, times the denominator
     along, across = dx * right + dy * down, dx * down - dy * right
@@ -233,7 +234,7 @@ def finger_lines(maps, look):
 
 
 def check_drawable(digits, chosen, bank, homographies, look):
-    """Raise ValueError unless every place that `render` reads and writes lies within these arrays."""
+    """Raise ValueError unless every element that `render` reads or writes is inside these arrays."""
     n = len(look)
     for name, array, dtype, shape in (
         ("digits", digits, np.uint8, (max(1, len(digits)), CELL, CELL)),
@@ -258,12 +259,12 @@ def check_drawable(digits, chosen, bank, homographies, look):
 
 
 def product(a, b):
-    """Multiply matrices of three columns, and rows, in a fixed order, which a BLAS does not promise."""
+    """Multiply (…, m, 3) and (…, 3, n) matrices, summing in a fixed order, which a BLAS does not promise."""
     return sum(a[..., :, k, None] * b[..., None, k, :] for k in range(3))
 
 
 def inverses(matrices):
-    """Return adjugates (n, 3, 3) with last entry 1: the inverses of homographies."""
+    """Return the inverses of homographies (n, 3, 3): their adjugates, scaled so that the last entry is 1."""
     a, b, c = np.moveaxis(matrices, 1, 0)
 
     def cross(u, v):
@@ -275,7 +276,7 @@ def inverses(matrices):
 
 
 def small_digits(pixels):
-    """Average the areas of images (N, 28, 28) uint8 that make a pixel each of 16×16: (N, 16, 16) uint8, exactly."""
+    """Shrink images (N, 28, 28) uint8 to (N, 16, 16) uint8 by area averaging, exactly."""
     small = np.empty((len(pixels), CELL, CELL), np.uint8)
     for start in range(0, len(pixels), 1000):
         part = quarters(pixels[start : start + 1000].astype(np.uint16))
@@ -285,7 +286,7 @@ def small_digits(pixels):
 
 
 def quarters(values):
-    """Sum groups of 7/4 numbers of the last axis, 28 -> 16, in quarters."""
+    """Shrink the last axis from 28 to 16: weighted sums of 7/4 numbers each, in units of a quarter."""
     a, b, c, d, e, f, g = np.moveaxis(values.reshape(*values.shape[:2], 4, 7), 3, 0)
     sums = np.stack([4 * a + 3 * b, b + 4 * c + 2 * d, 2 * d + 4 * e + f, 3 * f + 4 * g], 3)
     return sums.reshape(*values.shape[:2], 16)
@@ -293,16 +294,16 @@ def quarters(values):
 
 @lru_cache
 def stored_noise():
-    """Gaussian noise (256, 256) int8, 32 is one sigma."""
+    """Return Gaussian noise, (256, 256) int8; 32 is one sigma."""
     noise = np.random.default_rng(0).standard_normal((NOISE, NOISE))
     return np.rint(32 * noise).clip(-127, 127).astype(np.int8)
 
 
 @lru_cache
 def textures(split):
-    """Return the backgrounds of "train" or "test", (K, 256, 256) uint8: no kind of them is in both.
+    """Return the backgrounds of "train" or "test", (K, 256, 256) uint8; the two have no kind of texture in common.
 
-    Each has mean 127.5 and standard deviation 51 before what is beyond 0 and 255 is cut off.
+    Each has mean 127.5 and standard deviation 51 before it is clipped to 0 and 255.
     """
     grey = []
     for name in PHOTOS[split]:
@@ -322,7 +323,7 @@ def textures(split):
 
 
 def smooth(rng, cells):
-    """Smooth noise (256, 256) from 0 to 255 with so many random values along each side."""
+    """Return smooth noise (256, 256) from 0 to 255 with `cells` random values along each side."""
     values = Image.fromarray(rng.integers(0, 256, (cells, cells), np.uint8))
     return np.asarray(values.resize((TEXTURE, TEXTURE), Image.Resampling.BICUBIC)).astype(np.int64)
 

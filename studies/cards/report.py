@@ -9,7 +9,7 @@ from lab.tables import RUNS, chosen_table, of_measure, of_runs
 from studies.cards import CARD, FAMILIES
 
 IDS = tuple(row.id for row in CARD)
-UPPER_END = "exp_41"  # what the reader makes of cards that are straightened perfectly
+UPPER_END = "exp_41"  # reads cards that are straightened by the true homography
 STRENGTH = "strength of the distortion"
 READING = (
     *(RUNS, ("numbers read whole, %", of_runs(last)), ("digits read, %", of_measure("digits_read"))),
@@ -20,7 +20,7 @@ READING = (
 
 
 def card_table(record, table):
-    """Every experiment with cards; the numbers read in % of those behind the true homography, too."""
+    """Tabulate every experiment with cards, and the numbers that it reads in % of those that `UPPER_END` reads."""
     upper = by_seed(of_experiment(record, table[UPPER_END]), last)
 
     def of_upper_end(runs):
@@ -30,7 +30,7 @@ def card_table(record, table):
 
 
 def strength_curves(record, table):
-    """List what is measured on cards at each strength, medians over runs: (title, [(exp_id, strengths, values)])."""
+    """List each measure over the strength, as medians over runs: (title, [(exp_id, strengths, values)])."""
     titles = {"numbers_read": "numbers read whole, %", "digits_read": "digits read, %", "iou": "IoU"}
     titles["corner_error"] = "corner error, % of the diagonal"
     panels = {title: [] for title in titles.values()}

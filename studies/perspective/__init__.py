@@ -1,4 +1,4 @@
-"""MNIST in strong perspective, where a homography could pay; one recipe for all."""
+"""MNIST in strong perspective, where a homography could help; all networks are trained by one recipe."""
 
 from lab.catalogue import DatasetSpec, Study
 from lab.settings import Experiment, Recipe
@@ -6,8 +6,8 @@ from lab.settings import Experiment, Recipe
 SIGMA = 3.5  # pixels, of the noise that moves corners (see data.py)
 CROPPED = {"perspective_sigma": SIGMA}
 WHOLE_IMAGES = CROPPED | {"canvas": 2}  # times 28 pixels
-# Some gradients of the localisation network are a hundred times longer than most, and one can throw the digits out of
-# sight; how the numbers were chosen is told in docs/method.md.
+# The gradient is clipped because some gradients of the localisation network are a hundred times longer than most, and
+# one can move the digits out of the image. docs/log.md says how the numbers were chosen.
 ADAM = Recipe("adam", learning_rate=0.002, localisation_rate=0.0004, localisation_norm=1.0, decay=True)
 BACKGROUND = {"padding": "background"}  # what lies outside of an image is background, not grey (see stn/warps.py)
 LOCALISATION = {"use_coordconf_localisation": True}

@@ -1,7 +1,7 @@
 """MNIST in perspective: the four corners of each image, and the image as a whole, are moved by Gaussian noise.
 
-The protocol is that of the IC-STN paper (arXiv 1612.03897). Training images are drawn anew in every epoch, the test set
-is one fixed draw. `perspective` cuts the images at their frame of 28×28, `whole` draws the same on a canvas around it.
+The protocol is that of the IC-STN paper (arXiv 1612.03897). Every epoch distorts the training images anew; the test set
+is one fixed draw. `perspective` crops the images to their frame of 28×28, `whole` draws the same on a canvas around it.
 """
 
 from functools import partial
@@ -32,9 +32,10 @@ def perspective(clean):
 
 
 def whole(clean):
-    """Return the Dataset `clean` in the same perspective, on a canvas, so that nothing is cut off.
+    """Return the Dataset `clean` in the same perspective, on a canvas, so that nothing is cropped.
 
-    All canvases of an epoch would take 750 MB: they are drawn batch by batch. Undistorted before the first epoch.
+    Canvases are drawn batch by batch, because all of an epoch would take 750 MB. They are undistorted before the first
+    epoch.
     """
     n_train, n_test = len(clean.train_images), len(clean.test_images)
     test_images = clean.test_images.new_empty(n_test, 1, *(side * CANVAS for side in clean.test_images.shape[2:]))
@@ -51,31 +52,31 @@ def whole(clean):
 
 
 def draw_distortions(data, seed, epoch):
-    """Make `data.distortions` those of an epoch."""
+    """Replace `data.distortions` by those of an epoch."""
     data.distortions.copy_(perspective_homographies(len(data.distortions), seed, epoch, data.train_images.shape[2:]))
 
 
 def draw_canvases(images, homographies, black):
     """Warp images (B, 1, 28, 28) by homographies (B, 3, 3), destination to source, onto canvases (B, 1, 56, 56).
 
-    By our own warp: kornia's shows a mirrored ghost of what is behind the observer, which on a canvas may be in sight.
+    This uses our warp, because kornia's shows a mirrored ghost of what is behind the observer, and on a canvas that may
+    be visible.
     """
     size = tuple(side * CANVAS for side in images.shape[2:])
     return homography_warp(images - black, to_canvas(homographies, CANVAS), size=size) + black
 
 
 def draw_epoch(data, seed, epoch):
-    """Make `data.train_images` those of an epoch."""
+    """Replace `data.train_images` by those of an epoch."""
     homographies = perspective_homographies(len(data.train_images), seed, epoch, data.train_images.shape[2:])
     distort(data.clean.train_images, homographies, data.train_images)
 
 
 def perspective_homographies(n_images, seed, epoch, size=(28, 28)):
-    """Return the distortions of one epoch, (n_images, 3, 3): a function of seed, epoch and place in the set.
+    """Return the distortions of one epoch, (n_images, 3, 3) float32 on the CPU.
 
-    size: height and width of the images, in pixels.
-
-    Destination (the distorted image) to source, in the coordinates of warps.py, float32 on the CPU.
+    They map the distorted image (destination) to the source, in the coordinates of warps.py. Each depends only on seed,
+    epoch and the index of its image. size: height and width of the images, in pixels.
     """
     from kornia.geometry.transform import get_perspective_transform  # late: not needed for MNIST as it is
 
@@ -89,7 +90,8 @@ def perspective_homographies(n_images, seed, epoch, size=(28, 28)):
 def distort(images, homographies, out):
     """Write images (N, 1, 28, 28), warped by homographies (N, 3, 3) from destination to source, into `out`.
 
-    That has their size or, (N, 1, 56, 56), a canvas's. Outside of the image it is as dark as the set's darkest pixel.
+    `out` has their size, or that of a canvas, (N, 1, 56, 56). What lies outside an image is as dark as the darkest
+    pixel of all.
     """
     from kornia.geometry import transform
 

@@ -1,4 +1,4 @@
-"""What a transformer does to digits in perspective: as to others, and whether it undoes the distortion."""
+"""Measure what a transformer does to digits in perspective, and whether it undoes the distortion."""
 
 import torch
 
@@ -18,11 +18,11 @@ PAIRS = 2000  # test images of which a second distorted copy is made
 
 
 def measure_transformer(model, data):
-    """Measure as `stn.metrics.measure_transformer` does, and two numbers more:
+    """Measure as `stn.metrics.measure_transformer` does, and add two numbers:
 
-    corner_distance_before, _after: two differently distorted copies of the same digit, as they are and through the
-        network: how far apart the digit's corners land in them, in pixels. It is 0 if the network undoes the
-        distortions (or shrinks everything to a point: look at the ink, too). Median over the first digits.
+    corner_distance_before, _after: the mean distance, in pixels, between the positions of the same corners of a digit
+        in two differently distorted copies of it, before and after the network. It is 0 if the network undoes the
+        distortions, but also if it shrinks everything to a point, so compare the ink. Median over the first digits.
     """
     measures = measure_digits(model, data)
     if measures is None:
@@ -48,10 +48,10 @@ def corner_distances(model, data, transforms):
 
 
 def corner_distance(first, second, size):
-    """Return how far apart the same corners land in two images, in pixels: (N, 3, 3), (N, 3, 3) -> (N,), means of four.
+    """Return the mean distance, in pixels, between where two distorted copies map the digit's corners, (N,).
 
-    Both homographies map points of such an image (destination) to the undistorted digit, whose corners are meant and
-    which has this size, (height, width).
+    first, second: homographies (N, 3, 3) from each copy (destination) to the undistorted digit. size: height and width
+    of the digit's image.
     """
     landed = (frames(torch.linalg.inv_ex(homographies).inverse, size) for homographies in (first, second))
     return torch.sub(*landed).norm(dim=2).mean(1)

@@ -10,15 +10,15 @@ IC_STN_ERROR = {"exp_12": 6.60, "exp_14": 4.94, "exp_29": 1.23}  # in %, of that
 
 
 def of_paper(runs):
-    """The error of the network of the IC-STN paper that is like that of these runs, where there is one."""
+    """Return the error of the corresponding network in the IC-STN paper, "" if there is none."""
     error = IC_STN_ERROR.get(next(iter(runs.values()))["experiment_name"].partition("_run_")[0])
     return f"{error:.2f}" if error else ""
 
 
 def at_equal_size(runs):
-    """The mean corner distance after the transformer if that left the digits as large as they were.
+    """Return the mean corner distance after the transformer, scaled as if it left the size of the digits unchanged.
 
-    Without the runs whose transformer has lost the digits from sight.
+    Runs whose transformer has moved the digits out of the image are left out.
     """
     measures = [run["transformer"] for run in runs.values() if run["transformer"] and run["transformer"]["ink_area"]]
     distances = [found["corner_distance_after"] / found["ink_area"] ** 0.5 for found in measures]
