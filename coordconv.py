@@ -10,11 +10,11 @@ This file needs nothing but PyTorch, 2.10 or newer: copy it into a project of yo
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-KEPT_SIZE, MOST_KEPT = 64 * 64, 32  # positions of the largest size whose tensors are kept, and of how many
-_kept = {}
+CACHED_SIZE, CACHE_LENGTH = 64 * 64, 32  # positions of the largest size whose tensors are kept, and of how many
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of a module
+_cache = {}
 
 
 def coordinates(size, with_r=False, dtype=torch.float32, device=None):
@@ -45,7 +45,7 @@ def _axis(n, dtype, device):
     return ((2 * places - last).to(torch.promote_types(dtype, torch.float32)) / last.clamp(min=1)).to(dtype)
 
 
-def kept(make, size, *rest, like):
+def cached(make, size, *rest, like):
     """Return make(size, *rest, dtype, device) as for the tensor `like`, made once for each of a few small sizes.
 
     Nothing is kept where sizes are not known yet, in compiling, tracing and exporting, nor what was made under a mode
@@ -55,14 +55,14 @@ def kept(make, size, *rest, like):
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) not in (torch.Tensor, nn.Parameter):
         return make(size, *rest, like.dtype, like.device)
     key = make, tuple(size), *rest, like.dtype, like.device
-    if key not in _kept:
+    if key not in _cache:
         watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None
         watched = watched or (like.is_cuda and torch.cuda.is_current_stream_capturing())
-        if math.prod(size) > KEPT_SIZE or len(_kept) >= MOST_KEPT or watched:
+        if math.prod(size) > CACHED_SIZE or len(_cache) >= CACHE_LENGTH or watched:
             return make(*key[1:])
         with torch.inference_mode(False):  # what is made in that mode could not be trained with later
-            _kept[key] = make(*key[1:])
-    return _kept[key]
+            _cache[key] = make(*key[1:])
+    return _cache[key]
 
 
 def is_unchanged(layer, kind):
@@ -70,11 +70,11 @@ def is_unchanged(layer, kind):
 
     Only then may its result be computed from its parameters instead of by calling it. Hooks, parametrizations, pruning,
     weight_norm, spectral_norm, a compiled form, another `forward` and parameters of another class all make it False.
+    A class of PyTorch's whose methods were replaced is not seen.
     """
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     return (
         type(layer) is kind
-        and not any(hooks)
+        and not any(getattr(layer, kind_of_hooks) for kind_of_hooks in HOOKS)
         and not nn.modules.module._has_any_global_hook()
         and layer._compiled_call_impl is None
         and not {"forward", "_conv_forward", "weight", "bias"} & vars(layer).keys()
@@ -102,7 +102,7 @@ class AddCoords(nn.Module):
         """Return the channels that belong to x, (1, rank [+ 1], *size). They may be shared: do not write into them."""
         if x.dim() not in (self.rank + 1, self.rank + 2):
             raise ValueError(f"expected {self.rank} spatial dimensions, with or without a batch, not {tuple(x.shape)}")
-        return kept(coordinates, x.shape[-self.rank :], self.with_r, like=x)
+        return cached(coordinates, x.shape[-self.rank :], self.with_r, like=x)
 
     def forward(self, x):
         channels = self.channels(x)
@@ -159,8 +159,7 @@ class _CoordConv(nn.Module):
             return self.conv(self.addcoords(x))
         conv, channels = self.conv, self.addcoords.channels(x)
         on_x, on_coordinates = conv.weight.split([x.shape[1], channels.shape[1]], dim=1)
-        where = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
-        return self.functional(x, on_x, **where) + self.functional(channels, on_coordinates, conv.bias, **where)
+        return conv._conv_forward(x, on_x, None) + conv._conv_forward(channels, on_coordinates, conv.bias)
 
     def _can_share(self, x):
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -169,25 +168,26 @@ class _CoordConv(nn.Module):
         return (
             is_unchanged(conv, self.convolution)
             and is_unchanged(addcoords, AddCoords)
-            and (conv.groups, conv.padding_mode) == (1, "zeros")
+            and conv.groups == 1
             and x.dim() == self.rank + 2
-            and x.shape[1] + addcoords.extra_channels == conv.weight.shape[1]
+            and x.dtype == conv.weight.dtype
+            and 0 < x.shape[1] == conv.weight.shape[1] - addcoords.extra_channels
         )
 
 
 class CoordConv1d(_CoordConv):
     """`nn.Conv1d` over (B, in_channels, L) and its coordinate; same arguments, and `with_r` for the radius."""
 
-    rank, convolution, functional = 1, nn.Conv1d, staticmethod(F.conv1d)
+    rank, convolution = 1, nn.Conv1d
 
 
 class CoordConv2d(_CoordConv):
     """`nn.Conv2d` over (B, in_channels, H, W) and its coordinates; same arguments, and `with_r` for the radius."""
 
-    rank, convolution, functional = 2, nn.Conv2d, staticmethod(F.conv2d)
+    rank, convolution = 2, nn.Conv2d
 
 
 class CoordConv3d(_CoordConv):
     """`nn.Conv3d` over (B, in_channels, D, H, W) and its coordinates; same arguments, and `with_r` for the radius."""
 
-    rank, convolution, functional = 3, nn.Conv3d, staticmethod(F.conv3d)
+    rank, convolution = 3, nn.Conv3d

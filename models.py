@@ -60,7 +60,7 @@ class Net(nn.Module):
     convolve_and_pool = staticmethod(convolve_and_pool)  # in training on a CPU, fast/ puts its own in place
     transform_identity = warps.AFFINE_IDENTITY
     localisation = ((8, 7), (10, 5), 32)  # channels and kernels of its convolutions, then hidden units
-    looks_at = None  # the size of what the localisation network sees, (height, width), where it is not `image_size`
+    localisation_size = None  # (height, width) of what the localisation network sees, where it is not `image_size`
 
     def __init__(
         self,
@@ -75,17 +75,17 @@ class Net(nn.Module):
     ):
         super().__init__()
         warps.check_padding(padding)
-        if passes < 1:
-            raise ValueError(f"at least one pass is needed, not {passes!r}")
-        if canvas < 1:
-            raise ValueError(f"a canvas is at least 1 time as large as the image, not {canvas!r}")
+        if not isinstance(passes, int) or passes < 1:
+            raise ValueError(f"passes must be a whole number, at least 1, not {passes!r}")
+        if not isinstance(canvas, int) or canvas < 1:
+            raise ValueError(f"canvas must be a whole number, at least 1, not {canvas!r}")
         self.padding = padding
         self.passes = passes
         self.canvas = canvas
         self.image_size = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
         if not bypass_localisation:
             (first, kernel1), (second, kernel2), hidden = self.localisation
-            features = second * n_pixels(self.looks_at or self.image_size, (kernel1, kernel2))
+            features = second * n_pixels(self.localisation_size or self.image_size, (kernel1, kernel2))
         # The classifier comes first: with the same seed it starts with the same weights with and without a transformer.
         self.conv1 = classifier_conv(1, 10, kernel_size=5)
         self.conv2 = classifier_conv(10, 20, kernel_size=5)
@@ -114,7 +114,7 @@ class Net(nn.Module):
         """
         if not torch.jit.is_tracing() and params.shape[1:] != (len(self.transform_identity),):
             raise ValueError(f"parameters must be (B, {len(self.transform_identity)}), not {tuple(params.shape)}")
-        return warps.matrix(params)
+        return warps.to_homography(params)
 
     def homography(self, x):
         """Return the transform of each image, (B, 1, 28, 28) -> (B, 3, 3), destination to source (see stn/warps.py).
@@ -123,26 +123,27 @@ class Net(nn.Module):
         inverse the other way. An affine one has (0, 0, 1) as its last row; without a transformer it is the identity.
         """
         if self.bypass_localisation:
-            return torch.eye(3, dtype=self.fc1.weight.dtype, device=x.device).expand(x.shape[0], 3, 3)
+            dtype = x.dtype if x.is_floating_point() else None
+            return torch.eye(3, dtype=dtype, device=x.device).expand(x.shape[0], 3, 3)
         return self.homographies(x)[-1]
 
     def homographies(self, x):
         """List the transforms after each pass, [(B, 3, 3), ...]; see `homography`."""
-        found = [self.params_to_homography(self.localise(self.look(x)))]
+        found = [self.params_to_homography(self.localise(self.localisation_input(x)))]
         for _ in range(self.passes - 1):
             found.append(self.refine(x, found[-1]))
         return found
 
     def refine(self, x, homographies):
         """Look at the images as they are warped so far, and return the transforms composed with the answer."""
-        step = self.params_to_homography(self.localise(self.view(x, homographies)))
+        step = self.params_to_homography(self.localise(self.warp(x, homographies)))
         return warps.compose(homographies, step)
 
-    def look(self, x):
+    def localisation_input(self, x):
         """Return what the localisation network sees before any warp: the middle of a canvas."""
-        return warps.middle(x, self.canvas)
+        return warps.crop_centre(x, self.canvas)
 
-    def view(self, x, homographies):
+    def warp(self, x, homographies):
         """Return the images, warped by homographies (B, 3, 3), as the next pass or the classifier sees them."""
         size = tuple(side // self.canvas for side in x.shape[2:])
         return warps.homography_warp(x, warps.from_canvas(homographies, self.canvas), self.padding, size)
@@ -150,11 +151,11 @@ class Net(nn.Module):
     def transform(self, x):
         """Warp the images as the classifier sees them: (B, 1, 28, 28) -> (B, 1, 28, 28)."""
         if self.bypass_localisation:
-            return self.look(x)
+            return self.localisation_input(x)
         plain = getattr(self.params_to_homography, "__func__", None) is Net.params_to_homography
         if plain and self.passes == self.canvas == 1 and self.transform_identity == warps.AFFINE_IDENTITY:
             return warps.affine_warp(x, self.localise(x), self.padding)  # the same, in fewer operations
-        return self.view(x, self.homography(x))
+        return self.warp(x, self.homography(x))
 
     def classify(self, x):
         """Read the images: (B, 1, 28, 28) -> log-probabilities (B, 10)."""

@@ -35,7 +35,7 @@ from stn.checkpoint import (
 from stn.data import epoch_order, epoch_seed, load, metrics_of
 from stn.metrics import N_SHOWN, TransformerMeasures, batches, confusion, has_transformer, homographies
 from stn.mnist import DataError
-from stn.step import has_hooks, is_local, loss_of, trainable, unchanged
+from stn.step import is_local, loss_of, trainable, unchanged
 
 STEPS_BETWEEN_LOOKS = 50  # from one look at the loss, and one call of `on_progress`, to the next
 
@@ -259,8 +259,7 @@ def new_training(model, data, settings, fast=None):
     """
     name, n = settings.experiment_name, len(data.train_labels)
     with as_run_error(name, "a training step cannot be recorded (see `repeatable` in the docstring of train)"):
-        new = fast.new_training if fast and not has_hooks(model) else PlainTraining
-        training = new(model, data, settings.recipe)
+        training = (fast.new_training if fast else PlainTraining)(model, data, settings.recipe)
     for size in sorted({min(n, BATCH_SIZE), n % BATCH_SIZE} - {0}, reverse=True):
         what = f"a training step on a batch of {size} image{'s' if size > 1 else ''} fails"
         with unchanged(model, training), as_run_error(name, what):

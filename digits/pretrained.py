@@ -73,7 +73,7 @@ class Trained(NamedTuple):
         self.that_reads("digits")
         mean, std = self.results["data"]["mean"], self.results["data"]["std"]
         x = torch.as_tensor(np.asarray(images, np.float32)).unsqueeze(1).sub(mean).div(std)
-        x = warps.around(x, self.model.canvas)
+        x = warps.pad_to_canvas(x, self.model.canvas)
         seen = self.model.transform(x)
         frames = None
         if metrics.has_transformer(self.model):

@@ -29,7 +29,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 import models
-from coordconv import AddCoords, CoordConv2d, coordinates, is_unchanged, kept
+from coordconv import AddCoords, CoordConv2d, cached, coordinates, is_unchanged
 
 TO_GROUPS = (0, 2, 3, 4, 1)  # (G, V, C, H, W) -> (G, C, H, W, V)
 TO_BATCH = (0, 4, 1, 2, 3)  # and back
@@ -81,7 +81,7 @@ def convolve_and_pool(conv1, conv2, x):
     """The same function as `models.convolve_and_pool`, up to rounding: (B, C, H, W) -> (B, O, h, w).
 
     The compiled loops compute it where they know both layers and the images, otherwise the layers are called as they
-    are: other layers, other dtypes and devices, and all that traces, transforms or watches what is computed. Where
+    are: other layers, other dtypes and devices, layers with hooks, and under autocast, tracing and torch.func. Where
     values in a pooling window are equal the gradient goes to the first one, as in the plain form.
     """
     if not can_compute(conv1, conv2, x):
@@ -97,9 +97,7 @@ def can_compute(conv1, conv2, x):
         return False
     if x.device.type != "cpu" or x.layout != torch.strided or x.dim() != 4 or not len(x):
         return False
-    if torch.is_autocast_enabled("cpu") or torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
-    if forward_ad._current_level >= 0 or x.is_neg():
+    if torch.is_autocast_enabled("cpu") or is_transformed(x) or x.is_neg():
         return False
     channels, *size = x.shape[1:]
     for conv in (conv1, conv2):
@@ -110,6 +108,14 @@ def can_compute(conv1, conv2, x):
         if min(size) < 1:
             return False
     return kernels() is not None
+
+
+def is_transformed(x):
+    """Tell whether torch.func, forward-mode derivatives or `is_grads_batched` follow what is computed of x."""
+    func = torch._C._functorch
+    return (
+        func.peek_interpreter_stack() is not None or func.is_legacy_batchedtensor(x) or forward_ad._current_level >= 0
+    )
 
 
 def is_known(conv, channels, dtype):
@@ -161,7 +167,7 @@ def layer(conv, x):
     plane = F.pad(bias[:, None], (0, 2))
     if weight.shape[1] > channels:
         weight, on_coordinates = weight.split([channels, 2], dim=1)
-        plane = torch.addmm(plane, on_coordinates.flatten(1), kept(coordinate_planes, (height, width), k, like=x))
+        plane = torch.addmm(plane, on_coordinates.flatten(1), cached(coordinate_planes, (height, width), k, like=x))
     if torch.is_grad_enabled():
         return ConvPool.apply(x, weight, plane)
     return torch.ops.stn.conv_pool(x, weight, plane)[0]
@@ -169,8 +175,8 @@ def layer(conv, x):
 
 def coordinate_planes(size, k, dtype, device):
     """The coordinates under the kernel at the first place, and how they grow to the next row and column, (2·K·K, 3)."""
-    seen = F.unfold(coordinates(size, dtype=torch.float64, device=device), k)[0]
-    first, right, below = seen[:, 0], seen[:, 1], seen[:, size[1] - k + 1]
+    corner = coordinates(size, dtype=torch.float64, device=device)[:, :, : k + 1, : k + 1]
+    first, right, below, _ = F.unfold(corner, k)[0].unbind(1)
     return torch.stack([first, below - first, right - first], dim=1).to(dtype)
 
 
@@ -187,8 +193,7 @@ class ConvPool(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, plane, places = ctx.saved_tensors
         again = torch.is_grad_enabled()  # this gradient is to be differentiated once more (create_graph)
-        batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # several gradients at once (is_grads_batched)
-        if not again and not batched:
+        if not again and not is_transformed(grad):
             return torch.ops.stn.conv_pool_grad(grad, x, weight, places, ctx.needs_input_grad[0])
         with torch.enable_grad():  # by torch's own operations, which can do both
             # Views, since x may depend on the same weight in an earlier pass, which is not to be counted here.

@@ -10,9 +10,11 @@ import copy
 from itertools import compress
 
 import torch
+from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import get_total_norm
 
+from coordconv import HOOKS
 from lab.settings import BATCH_SIZE
 from stn.step import bindings, is_local, loss_of, trainable, unchanged
 
@@ -24,9 +26,17 @@ SAME_AS_METHOD = (
 
 
 def can_record(model):
-    """Tell whether `model` may be recorded (`repeatable`, see `train.train`) and is not compiled."""
-    compiled = any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in model.modules())
-    return getattr(model, "repeatable", False) and not compiled
+    """Tell whether `model` may be recorded (`repeatable`, see `train.train`), is not compiled and has no hooks."""
+    modules = [*model.modules()]
+    compiled = any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in modules)
+    hooks = nn.modules.module._has_any_global_hook() or any(getattr(m, kind) for m in modules for kind in HOOKS)
+    hooks = hooks or any(parameter._backward_hooks for parameter in model.parameters())
+    return getattr(model, "repeatable", False) and not compiled and not hooks and not accumulate_hooks(model)
+
+
+def accumulate_hooks(model):
+    """Tell whether a parameter has hooks that are called when its gradient is accumulated."""
+    return any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
 
 
 class FastTraining:
@@ -64,7 +74,7 @@ class FastTraining:
     def unrecorded_step(self, batch):
         """Make a step on the images of given indices (B,); return its mean loss, a scalar."""
         loss = loss_of(self.model, *self.data.batch(batch))
-        grads = torch.autograd.grad(loss, self.parameters, materialize_grads=True)  # 0 for one without a part in it
+        grads = self.gradients(loss)
         with torch.no_grad():
             if self.recipe.localisation_norm:
                 grads = clip(grads, self.local, self.recipe.localisation_norm)
@@ -72,6 +82,14 @@ class FastTraining:
             for parameter, update, rate in zip(self.parameters, updates, self.rates, strict=True):
                 parameter.addcmul_(update, self.lr_scale, value=-rate)
         return loss.detach()
+
+    def gradients(self, loss):
+        """List the gradients of the parameters, 0 for one without a part in the loss."""
+        if not accumulate_hooks(self.model):
+            return torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        self.model.zero_grad()
+        loss.backward()
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
 
     def recorded(self, batch):
         """Return the operations of a step, forward to update, as one function without autograd and modules.

@@ -56,7 +56,7 @@ class Dataset(NamedTuple):
 
     def middle(self, images):
         """Cut out of images of this set what a network sees before any warp: (B, 1, 28, 28)."""
-        return warps.middle(images, self.canvas)
+        return warps.crop_centre(images, self.canvas)
 
     def pixels(self, images):
         """Turn normalised images of this set into pixels from 0, black, to 1."""

@@ -74,7 +74,7 @@ def ink_kept(pairs):
     """
     kept = ink = 0
     for images, homographies in pairs:
-        numerators, denominators = warps.sources(torch.linalg.inv_ex(homographies).inverse, *images.shape[2:])
+        numerators, denominators = warps.source_points(torch.linalg.inv_ex(homographies).inverse, *images.shape[2:])
         inside = ((numerators / denominators).abs() <= 1).all(2)  # infinity and NaN are not
         kept, ink = kept + (images.flatten(1) * inside).sum(), ink + images.sum()
     return float(kept / ink)
@@ -123,7 +123,7 @@ def measure_transformer(model, data):
     ink_before, ink_after = mean_over_images(before[0], labels) * data.canvas**2, mean_over_images(after[0], labels)
     statistics = [tuple(map(data.middle, before)), after]
     variances = [float(mean_over_images(variance, labels)) for _, variance in statistics]
-    bounded = torch.cat([warps.bounded(batch, *size) for batch in batches(transforms)])
+    bounded = torch.cat([warps.has_bounded_denominator(batch, *size) for batch in batches(transforms)])
     numbers = {
         "within_class_variance_before": variances[0],
         "within_class_variance_after": variances[1],

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 
 def loss_of(model, images, labels, *truth):
@@ -21,15 +20,7 @@ def trainable(model):
 
 def is_local(name):
     """Tell whether a parameter of this name belongs to the localisation network, which has a rate of its own."""
-    return name.startswith("loc_")
-
-
-def has_hooks(model):
-    """Tell whether anything watches or changes what the modules or the parameters of a network compute."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    of_modules = (getattr(module, kind) for module in model.modules() for kind in kinds)
-    of_parameters = ((p._backward_hooks, p._post_accumulate_grad_hooks) for p in model.parameters())
-    return nn.modules.module._has_any_global_hook() or any(of_modules) or any(map(any, of_parameters))
+    return any(part.startswith("loc_") for part in name.split("."))  # also within a network that wraps ours
 
 
 def bindings(model):
@@ -53,8 +44,10 @@ def unchanged(model, training):
     finally:
         training.load_state_dict(state)
         for store, named in before:
-            store.clear()
-            store.update(named)
+            for name, tensor in named.items():
+                if store[name] is not tensor:
+                    store[name] = tensor
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
-                tensor.copy_(value)
+                if not torch.equal(tensor, value):  # one that is expanded could not be written
+                    tensor.copy_(value)

@@ -180,10 +180,10 @@ def add_transforms(writer, transforms, epoch, size):
     size: height and width of the images, in pixels.
     """
     height, width = size
-    factors = warps.factors(transforms)
+    factors = warps.decompose(transforms)
     if (transforms[:, 2, :2] == 0).all():  # affine
         factors = {name: values for name, values in factors.items() if "perspective" not in name}
-    for name, share in warps.shares(factors).items():
+    for name, share in warps.component_shares(factors).items():
         writer.add_scalar(f"Transform share/{name}", 100 * share.nanmean().item(), epoch)
     units = {
         "rotation": ("degrees", torch.rad2deg),

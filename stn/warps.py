@@ -17,7 +17,7 @@ This file needs nothing but PyTorch, 2.10 or newer: copy it into a project of yo
 
 import math
 import operator
-from functools import wraps
+from functools import reduce, wraps
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +30,8 @@ CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image, 
 # away, and where it is negative, behind the observer. At 0.1 it is ten times as far away as the numerators say.
 SMALLEST_DENOMINATOR = 0.1
 AUTOCAST = ("cpu", "cuda", "xpu", "mps")  # devices that have it
-KEPT_SIZE, MOST_KEPT = 64 * 64, 32  # pixels of the largest output whose grid is kept, and how many tensors
-_kept = {}
+CACHED_SIZE, CACHE_LENGTH = 64 * 64, 32  # pixels of the largest output whose grid is kept, and the number of grids
+_cache = {}
 
 
 def _in_full_precision(function):
@@ -87,7 +87,9 @@ def _as_size(size, images):
 def _as_side(side):
     if isinstance(side, bool):
         raise TypeError
-    return side if isinstance(side, int | torch.SymInt | torch.Tensor) else operator.index(side)
+    if isinstance(side, int | torch.SymInt) or torch.jit.is_tracing():  # a side is a tensor in tracing
+        return side
+    return operator.index(side)
 
 
 def _matched(images, transforms, shape):
@@ -117,9 +119,10 @@ def affine_warp(images, theta, padding="zeros", size=None):
     One image may be warped by many maps, and many images by one. Raise ValueError for other shapes or paddings.
     """
     images, theta, size = _checked(images, theta, (6,), padding, size)
-    grids = kept(affine_grids, *size, like=theta)
-    rows = theta.view(theta.shape[0], 2, 3) if grids is None else None
-    grid = theta @ grids if rows is None else torch.stack(at_pixels(rows, *size), 2)
+    if is_small(*size, like=theta):
+        grid = theta @ cached(affine_grids, *size, like=theta)
+    else:
+        grid = torch.stack(at_pixels(theta.view(theta.shape[0], 2, 3), *size), 2)
     return sample(images, grid.view(theta.shape[0], *size, 2), padding)
 
 
@@ -132,16 +135,16 @@ def homography_warp(images, matrices, padding="zeros", size=None):
     ValueError for other shapes or paddings.
     """
     images, matrices, size = _checked(images, matrices, (3, 3), padding, size)
-    return sample(images, bounded_sources(matrices, *size).view(matrices.shape[0], *size, 2), padding)
+    return sample(images, sampling_points(matrices, *size).view(matrices.shape[0], *size, 2), padding)
 
 
-def bounded_sources(matrices, height, width):
+def sampling_points(matrices, height, width):
     """Map every pixel to its source, by a denominator that is bounded from below: (B, 3, 3) -> (B, H·W, 2)."""
-    if kept(affine_grids, height, width, like=matrices) is None:  # by few tensors of this size, also for the gradient
+    if not is_small(height, width, matrices):  # by few tensors of this size, also for the gradient
         x, y, third = at_pixels(matrices, height, width)
         inverse = third.clamp(min=SMALLEST_DENOMINATOR).reciprocal()
         return torch.stack([x * inverse, y * inverse], 2)
-    numerators, denominators = sources(matrices, height, width)
+    numerators, denominators = source_points(matrices, height, width)
     return numerators / denominators.clamp(min=SMALLEST_DENOMINATOR)
 
 
@@ -155,14 +158,14 @@ def to_canvas(matrices, canvas):
     return torch.cat([matrices[:, :, :2] * canvas, matrices[:, :, 2:]], 2) if canvas > 1 else matrices
 
 
-def middle(canvases, canvas):
+def crop_centre(canvases, canvas):
     """Cut the images out of canvases so many times as large: (..., H, W) -> (..., H / canvas, W / canvas)."""
     height, width = (side // canvas for side in canvases.shape[-2:])
     top, left = height * (canvas - 1) // 2, width * (canvas - 1) // 2
     return canvases[..., top : top + height, left : left + width] if canvas > 1 else canvases
 
 
-def around(images, canvas):
+def pad_to_canvas(images, canvas):
     """Lay images (B, C, H, W) in the middle of canvases so many times as large, as dark as their darkest pixels."""
     if canvas == 1:
         return images
@@ -174,16 +177,16 @@ def around(images, canvas):
 
 
 @_in_full_precision
-def compose(outer, inner):
-    """Return the homographies that map by `inner` and then by `outer`: (B, 3, 3), (B, 3, 3) -> (B, 3, 3)."""
-    return outer @ inner
+def compose(*homographies):
+    """Multiply homographies, each (B, 3, 3): the product maps a point by the last one first."""
+    return reduce(torch.matmul, homographies)
 
 
 @_in_full_precision
-def sources(matrices, height, width):
+def source_points(matrices, height, width):
     """Map every pixel to its homogeneous source: (B, 3, 3) -> x and y, (B, H·W, 2), and the third, (B, H·W, 1)."""
-    grids = kept(affine_grids, height, width, like=matrices)
-    if grids is not None:
+    if is_small(height, width, matrices):
+        grids = cached(affine_grids, height, width, like=matrices)
         numerators = (matrices[:, :2].flatten(1) @ grids).view(matrices.shape[0], height * width, 2)
         denominators = matrices[:, 2] @ grids[:3, ::2]  # these three rows are x, y and 1 of every pixel
         return numerators, denominators.unsqueeze(2)
@@ -198,9 +201,9 @@ def at_pixels(rows, height, width):
     return [(a[:, k] * x + (b[:, k] * y + c[:, k])).flatten(1) for k in range(rows.shape[1])]
 
 
-def bounded(matrices, height, width):
+def has_bounded_denominator(matrices, height, width):
     """Tell which homographies have a denominator that `homography_warp` bounds: (B, 3, 3) -> (B,)."""
-    return (sources(matrices, height, width)[1] < SMALLEST_DENOMINATOR).any(1).squeeze(1)
+    return (source_points(matrices, height, width)[1] < SMALLEST_DENOMINATOR).any(1).squeeze(1)
 
 
 def sample(images, grid, padding):
@@ -227,27 +230,36 @@ def pixel_centres(n, like):
     return ((2 * places + 1) / n - 1).to(like.dtype)
 
 
-def kept(make, *size, like):
-    """Return make(*size, dtype, device) as for the tensor `like`, made once; None where it is not to be kept.
+def is_small(height, width, like):
+    """Tell whether an output is small enough for `affine_grids`; False where its size is not known yet.
 
-    It is not for large sizes, nor where sizes are not known yet, in compiling, tracing and exporting. Nothing is kept
-    that was made under a mode that sees operations before they are done, or in the memory of a CUDA graph. What is kept
-    stays, since a CUDA graph may have recorded where it lies.
+    It is not in compiling, tracing and exporting, nor for another kind of tensor, such as a fake one.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) not in (torch.Tensor, torch.nn.Parameter):
-        return None
+    known = not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return known and type(like) in (torch.Tensor, torch.nn.Parameter) and height * width <= CACHED_SIZE
+
+
+def cached(make, *size, like):
+    """Return make(*size, dtype, device) as for the tensor `like`, made once for each of a few small sizes.
+
+    Nothing is kept in compiling, tracing and exporting, nor what was made under a mode that sees operations before they
+    are done, or in the memory of a CUDA graph. What is kept stays, since a CUDA graph may have recorded where it lies.
+    """
     key = make, *size, like.dtype, like.device
-    if key not in _kept:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) not in (torch.Tensor, torch.nn.Parameter):
+        return make(*key[1:])
+    if key not in _cache:
         watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None
         watched = watched or (like.is_cuda and torch.cuda.is_current_stream_capturing())
-        if math.prod(size) > KEPT_SIZE or len(_kept) >= MOST_KEPT or watched:
-            return None
+        if math.prod(size) > CACHED_SIZE or len(_cache) >= CACHE_LENGTH or watched:
+            return make(*key[1:])
         with torch.inference_mode(False):  # what is made in that mode could not be trained with later
-            _kept[key] = make(*key[1:])
-    return _kept[key]
+            _cache[key] = make(*key[1:])
+    return _cache[key]
 
 
-def matrix(theta):
+@_in_full_precision
+def to_homography(theta):
     """Fill matrices row by row, (B, 6) or (B, 8) -> (B, 3, 3): affine maps, or homographies whose last entry is 1.
 
     Raise ValueError for other shapes.
@@ -268,7 +280,7 @@ def map_points(matrices, points):
     return mapped[..., :2] / mapped[..., 2:]
 
 
-def factors(matrices):
+def decompose(matrices):
     """Take homographies (B, 3, 3) apart into simple maps: {name of a parameter: its values (B,)}.
 
     A homography, scaled so that its last entry is 1, is
@@ -298,7 +310,7 @@ def factors(matrices):
     }
 
 
-def shares(factors):
+def component_shares(factors):
     """Return the share of each part in the transforms, {name of a part: (B,)}: they sum to 1, or are 0 for an identity.
 
     A part weighs as much as it moves the points of the image by itself: the root mean square of their way, over the
@@ -336,6 +348,7 @@ def map_pixels(matrices, points, size, source_size):
     return to_pixels(map_points(matrices, to_normalised(points, *size)), *source_size)
 
 
+@_in_full_precision
 def pixel_homography(matrices, size, source_size):
     """Convert homographies (B, 3, 3) to those from pixels of the output to pixels of the input, (B, 3, 3).
 

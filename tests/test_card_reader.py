@@ -148,7 +148,7 @@ def test_each_pass_looks_from_nearer_at_the_scene_as_it_is_straightened_so_far(m
 
     def answer(seen):
         mean, variance = seen.mean((2, 3), keepdim=True), seen.var((2, 3), correction=0, keepdim=True)
-        return warps.matrix(network.localise((seen - mean) / (variance + 1e-4).sqrt()))
+        return warps.to_homography(network.localise((seen - mean) / (variance + 1e-4).sqrt()))
 
     half = exact.reshape(40, 1, 64, 2, 64, 2).mean((3, 5))
     found = [answer(half.reshape(40, 1, 32, 2, 32, 2).mean((3, 5)))]

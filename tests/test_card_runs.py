@@ -125,7 +125,7 @@ def test_tensorboard_has_scenes_at_the_start_and_the_end_and_no_mean_digits(even
 
 
 def test_tensorboards_pixels_are_those_of_scenes(events, few_cards, trained):
-    factors = warps.factors(metrics.homographies(trained, few_cards().test_images))
+    factors = warps.decompose(metrics.homographies(trained, few_cards().test_images))
     for axis in "xy":
         histogram = events.Histograms(f"Transform/translation {axis} (pixels)")[-1].histogram_value
         assert histogram.num == 60

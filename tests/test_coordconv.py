@@ -2,10 +2,12 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import coordconv
 from coordconv import AddCoords, CoordConv1d, CoordConv2d, CoordConv3d, coordinates
@@ -89,7 +91,7 @@ def test_dtype_device_and_size_follow_the_input():
 def test_coordinates_are_made_once_and_survive_inference_mode(monkeypatch):
     made = []
     monkeypatch.setattr(coordconv, "coordinates", lambda *key: made.append(key) or coordinates(*key))
-    monkeypatch.setattr(coordconv, "_kept", {})
+    monkeypatch.setattr(coordconv, "_cache", {})
     layer = CoordConv2d(1, 1, 3)
     with torch.inference_mode():
         layer(torch.rand(1, 1, 6, 61))
@@ -110,3 +112,27 @@ def test_wrong_rank_is_named():
     for shape in ((3, 8), (1, 3, 8, 8, 8)):
         with pytest.raises(ValueError, match=r"2 spatial dimensions, with or without a batch, not \(.*3, 8"):
             CoordConv2d(3, 4, 3)(torch.rand(shape))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_layer_of_no_channels_sees_its_coordinates_alone(rank):
+    layer = LAYERS[rank](0, 4, 3)
+    images = torch.rand(2, 0, *(8, 7, 6)[:rank])
+    assert torch.equal(layer(images), layer.conv(layer.addcoords(images)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_images_of_another_dtype_are_refused_in_torchs_own_words(dtype):
+    images = torch.rand(2, 3, 8, 8).to(dtype)
+    with pytest.raises(RuntimeError) as torchs:
+        nn.Conv2d(3, 4, 3)(images)
+    with pytest.raises(RuntimeError, match=re.escape(str(torchs.value))):
+        CoordConv2d(3, 4, 3)(images)
+
+
+def test_convolutions_are_called_where_others_count_them(monkeypatch):
+    """As profilers do that replace the functions of torch.nn.functional."""
+    called, convolve = [], F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda *arguments, **named: called.append(1) or convolve(*arguments, **named))
+    CoordConv2d(3, 4, 3)(torch.rand(2, 3, 8, 8))
+    assert called

@@ -10,12 +10,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from coordconv import CoordConv2d
+from coordconv import CoordConv2d, coordinates
 from fast import conv2d, conv2d_kernels
 from fast.step import FastTraining
 from lab.settings import TUTORIAL
@@ -114,7 +115,7 @@ def test_tied_values_pass_their_gradient_to_the_same_pixel_as_in_the_plain_form(
     x = torch.full((2, 1, 28, 28), value, dtype=torch.float64)
     ours, plain = (values_and_gradients(form, layers, x) for form in (conv2d.convolve_and_pool, convolve_and_pool))
     for a, b in zip(ours, plain, strict=True):
-        torch.testing.assert_close(a.sum(), b.sum())
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize(("size", "k", "channels", "n_out"), [(8, 3, 2, 3), (9, 2, 1, 4), (7, 1, 3, 2)])
@@ -151,6 +152,16 @@ def test_a_weight_that_is_not_finite_is_seen_in_the_result(value):
     with torch.no_grad():
         layers[0].weight[3, 0, 2, 2] = value
     assert not conv2d.convolve_and_pool(*layers, torch.randn(3, 1, 28, 28)).isfinite().all()
+
+
+def test_coordinates_of_a_large_image_take_little_memory():
+    """Three numbers for each weight are read off a corner, not off all places of the kernel."""
+    planes = {n: conv2d.coordinate_planes((n, n + 3), 7, torch.float64, None) for n in (8, 2000)}
+    unfolded = F.unfold(coordinates((40, 50), dtype=torch.float64), 7)[0]
+    first, right, below = unfolded[:, 0], unfolded[:, 1], unfolded[:, 50 - 7 + 1]
+    expected = torch.stack([first, below - first, right - first], 1)
+    torch.testing.assert_close(conv2d.coordinate_planes((40, 50), 7, torch.float64, None), expected)
+    assert planes[8].shape == planes[2000].shape == (2 * 49, 3)
 
 
 def test_a_first_use_in_inference_mode_does_not_spoil_training(digits):

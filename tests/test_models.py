@@ -46,7 +46,7 @@ def test_trainable_parameters_are_the_reference_counts_and_all_get_a_gradient(ex
     model = perturb(build(catalogue.find_network(experiment.model), **experiment.arguments)).train()
     n_parameters = sum(p.numel() for p in model.parameters())
     assert n_parameters == TRAINABLE_PARAMETERS.get(experiment.id, n_parameters) < 39_000
-    images = warps.around(digits.train_images[:64], experiment.arguments.get("canvas", 1))
+    images = warps.pad_to_canvas(digits.train_images[:64], experiment.arguments.get("canvas", 1))
     F.nll_loss(model(images), digits.train_labels[:64]).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -128,7 +128,7 @@ def test_each_pass_sees_the_image_as_it_is_warped_so_far(model, digits):
 
     def localise(x):
         seen.append(x)
-        answers.append(warps.matrix(original(x)))
+        answers.append(warps.to_homography(original(x)))
         return original(x)
 
     network.localise = localise
@@ -142,13 +142,22 @@ def test_each_pass_sees_the_image_as_it_is_warped_so_far(model, digits):
     assert not torch.allclose(first @ second, second @ first, atol=1e-3)
 
 
-WRONG = {"grey": {"padding": "grey"}, "at least one pass": {"passes": 0}, "at least 1 time": {"canvas": 0}}
+WRONG = {"padding": "grey"}, {"passes": 0}, {"passes": 1.5}, {"canvas": 0}, {"canvas": 1.5}
 
 
-@pytest.mark.parametrize(("why", "wrong"), WRONG.items(), ids=str)
-def test_what_a_transformer_cannot_be_is_refused(why, wrong):
-    with pytest.raises(ValueError, match=why):
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_what_a_transformer_cannot_be_is_refused(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} must be .*, not {value!r}"):
         Net_CoordConv_Homography(**wrong)
+
+
+@pytest.mark.parametrize("change", [nn.Sequential, lambda layer: nn.LazyLinear(50)])
+def test_without_a_transformer_no_parameter_is_read_for_the_identity(change, digits):
+    network = Net_CoordConv(bypass_localisation=True)
+    network.fc1 = change(network.fc1)
+    assert torch.equal(network.homography(digits.test_images[:2].double())[1], torch.eye(3, dtype=torch.float64))
+    assert network.homography(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).dtype == torch.float32
 
 
 ON_CANVAS = [{}, {"passes": 3}, {"bypass_localisation": True}]
@@ -161,31 +170,31 @@ def test_on_an_empty_canvas_a_network_does_what_it_does_without(model, arguments
     options = {"padding": "background", **arguments}
     without, on_canvas = (perturb(build(model, **options, canvas=canvas)).double() for canvas in (1, 2))
     images = digits.test_images[:16].double()
-    canvases = warps.around(images, 2)
+    canvases = warps.pad_to_canvas(images, 2)
     assert canvases.shape == (16, 1, 56, 56)
     for method in ("homography", "transform", "forward"):
         torch.testing.assert_close(getattr(on_canvas, method)(canvases), getattr(without, method)(images))
-    assert torch.equal(on_canvas.look(canvases), images)
+    assert torch.equal(on_canvas.localisation_input(canvases), images)
 
 
 def test_a_new_network_sees_the_middle_of_a_canvas_twice(digits):
     """Before any warp, and warped by the identity; what lies around it is in sight of other warps alone."""
     network = build(Net_CoordConv_Homography, padding="background", canvas=2).double()
     canvases = torch.rand(4, 1, 56, 56, dtype=torch.float64)
-    torch.testing.assert_close(network.look(canvases), canvases[:, :, 14:42, 14:42])
-    torch.testing.assert_close(network.transform(canvases), network.look(canvases))
-    from_the_left = warps.matrix(torch.tensor([[1.0, 0, -1, 0, 1, 0]], dtype=torch.float64)).expand(4, 3, 3)
-    torch.testing.assert_close(network.view(canvases, from_the_left), canvases[:, :, 14:42, :28])
+    torch.testing.assert_close(network.localisation_input(canvases), canvases[:, :, 14:42, 14:42])
+    torch.testing.assert_close(network.transform(canvases), network.localisation_input(canvases))
+    from_the_left = warps.to_homography(torch.tensor([[1.0, 0, -1, 0, 1, 0]], dtype=torch.float64)).expand(4, 3, 3)
+    torch.testing.assert_close(network.warp(canvases, from_the_left), canvases[:, :, 14:42, :28])
 
 
 @pytest.mark.parametrize("model", [Net_CoordConv, Net_CoordConv_Homography])
 @pytest.mark.parametrize("arguments", ON_CANVAS, ids=str)
 def test_without_a_canvas_the_operations_are_those_of_a_network_that_knows_none(model, arguments, digits):
     class Before(model):
-        def look(self, x):
+        def localisation_input(self, x):
             return x
 
-        def view(self, x, homographies):
+        def warp(self, x, homographies):
             return warps.homography_warp(x, homographies, self.padding)
 
         def transform(self, x):
@@ -193,7 +202,7 @@ def test_without_a_canvas_the_operations_are_those_of_a_network_that_knows_none(
                 return x
             if self.passes == 1 and self.transform_identity == warps.AFFINE_IDENTITY:
                 return warps.affine_warp(x, self.localise(x), self.padding)
-            return self.view(x, self.homography(x))
+            return self.warp(x, self.homography(x))
 
     def code(kind):
         training = FastTraining(build(kind, **arguments), digits, TUTORIAL)
@@ -295,7 +304,7 @@ def test_a_network_for_images_of_another_size(size, model, arguments, digits):
     expected = warps.homography_warp(images, transforms, "background")
     torch.testing.assert_close(network.transform(images), expected)
     assert network(images).shape == (16, 10)
-    canvases = warps.around(images, 2)
+    canvases = warps.pad_to_canvas(images, 2)
     for method in ("homography", "transform", "forward"):
         torch.testing.assert_close(getattr(on_canvas, method)(canvases), getattr(network, method)(images))
     gradients = []
@@ -386,7 +395,7 @@ def test_a_transform_that_is_put_into_a_network_is_the_one_that_warps(digits):
             return turn @ super().params_to_homography(params)
 
     network = build(Net)
-    network.params_to_homography = lambda params: turn @ warps.matrix(params)
+    network.params_to_homography = lambda params: turn @ warps.to_homography(params)
     for each in (network, build(Quarter)):
         torch.testing.assert_close(each.transform(images), images.rot90(1, (2, 3)), rtol=0, atol=1e-4)
 

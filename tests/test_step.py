@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Linear, run
+from helpers import Interruption, Linear, interrupt, run
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -15,7 +15,7 @@ import train
 from fast.step import FastTraining
 from lab.settings import Recipe
 from models import Net, Net_CoordConv_Homography
-from stn.step import trainable, unchanged
+from stn.step import is_local, trainable, unchanged
 from studies.perspective.data import whole
 
 FORMS = {"plain": train.PlainTraining, "fast": FastTraining}
@@ -204,6 +204,69 @@ def test_hooks_are_called_in_every_step_of_a_run(digits, tmp_path):
         assert called.count(name) >= 5 + math.ceil(len(few.test_labels) / 1000), name
     for ours, expected in zip(watched.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_a_hook_between_two_starts_of_a_run_changes_nothing(digits, tmp_path, monkeypatch):
+    """One for Grad-CAM, say: the run goes on, to the bits of one without."""
+    few, results = first_320(digits), []
+    for hook in (False, True):
+        network, out = new(Net), tmp_path / str(hook)
+        with monkeypatch.context() as patch:
+            interrupt(patch, train, "train_epoch", at_call=2)
+            with pytest.raises(Interruption):
+                run(few, out, n_epochs=2, model=lambda network=network: network.double())
+        again = new(Net).double()
+        if hook:
+            again.conv1.register_forward_hook(lambda *_: None)
+            again.fc1.weight.register_post_accumulate_grad_hook(lambda _: None)
+        results.append(run(few, out, n_epochs=2, model=lambda again=again: again))
+    for ours, expected in zip(*(found["history"] for found in results), strict=True):
+        assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("watched", ["everywhere", "a layer", "a parameter"])
+def test_what_has_hooks_is_not_recorded(digits, watched):
+    network = new(Net)
+    hook = {
+        "everywhere": lambda: nn.modules.module.register_module_forward_hook(lambda *_: None),
+        "a layer": lambda: network.fc1.register_forward_pre_hook(lambda *_: None),
+        "a parameter": lambda: network.fc1.weight.register_hook(lambda _: None),
+    }[watched]()
+    assert FastTraining(network, digits, Recipe()).repeat is None
+    hook.remove()
+    assert FastTraining(network, digits, Recipe()).repeat is not None
+
+
+def test_a_buffer_that_is_expanded_is_left_alone(digits):
+    class Expanded(Linear):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("grid", torch.zeros(1, 784).expand(5, 784))
+
+        def forward(self, x):
+            return self[2](self[1](self[0](x) + self.grid[0]))
+
+    network = new(Expanded)
+    training = train.PlainTraining(network, digits, Recipe())
+    with unchanged(network, training):
+        training.step(torch.arange(64))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+def test_a_traced_network_is_trained(digits, tmp_path):
+    traced = torch.jit.trace(new(Net).eval(), digits.test_images[:2])
+    assert run(digits, tmp_path, n_epochs=1, model=lambda: traced)["n_epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.Sequential, nn.DataParallel, lambda network: nn.Sequential(torch.compile(network))]
+)
+def test_a_localisation_network_within_another_network_has_its_own_rate(digits, wrap):
+    recipe = Recipe(localisation_rate=0.001)
+    for form in FORMS.values():
+        training = form(wrap(new(Net)), digits, recipe)
+        assert sum(is_local(name) for name, _ in trainable(training.model)) == 8
+    assert len(train.PlainTraining(wrap(new(Net)), digits, recipe).localiser) == 8
 
 
 CHANGES = {

@@ -97,7 +97,7 @@ def test_scalars_of_classes_and_speed(logged, digits):
 
 def test_the_transforms_parameters(logged, digits):
     model, _, events = logged
-    factors = warps.factors(metrics.homographies(model, digits.test_images))
+    factors = warps.decompose(metrics.homographies(model, digits.test_images))
     assert sorted(events.Tags()["histograms"]) == sorted(
         [
             *("Transform/rotation (degrees)", "Transform/scale x", "Transform/scale y", "Transform/shear"),
@@ -113,7 +113,7 @@ def test_the_transforms_parameters(logged, digits):
         14 * factors["translation x"].max().item(), rel=1e-5
     )
     total = 0
-    for name, share in warps.shares(factors).items():
+    for name, share in warps.component_shares(factors).items():
         value = events.Scalars(f"Transform share/{name}")[-1].value
         assert value == pytest.approx(100 * share.mean().item(), rel=1e-3)
         total += value

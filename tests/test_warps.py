@@ -28,7 +28,7 @@ def warp(images, theta, padding="zeros"):
     """By 6 or by 8 parameters."""
     if theta.shape[1] == 6:
         return warps.affine_warp(images, theta, padding)
-    return warps.homography_warp(images, warps.matrix(theta), padding)
+    return warps.homography_warp(images, warps.to_homography(theta), padding)
 
 
 @pytest.mark.parametrize("padding", warps.PADDINGS)
@@ -53,7 +53,7 @@ def test_homography_without_perspective_is_affine(digits, padding):
     theta = homographies(8)
     theta[:, 6:] = 0
     torch.testing.assert_close(warp(images, theta, padding), warp(images, theta[:, :6], padding))
-    assert torch.equal(warps.matrix(theta), warps.matrix(theta[:, :6]))
+    assert torch.equal(warps.to_homography(theta), warps.to_homography(theta[:, :6]))
 
 
 @pytest.mark.parametrize("size", [(28, 28), (20, 33)], ids=str)
@@ -62,7 +62,7 @@ def test_homography_equals_kornia(size):
     images = torch.rand(16, 2, *size, dtype=torch.float64)
     theta = homographies(16, 0.1)
     matrix = torch.cat([theta, torch.ones(16, 1, dtype=torch.float64)], 1).view(16, 3, 3)
-    assert torch.equal(warps.matrix(theta), matrix)
+    assert torch.equal(warps.to_homography(theta), matrix)
     for padding in warps.PADDINGS:
         expected = by_kornia(images, matrix, size, padding)
         torch.testing.assert_close(warps.homography_warp(images, matrix, padding), expected)
@@ -71,7 +71,7 @@ def test_homography_equals_kornia(size):
 @pytest.mark.parametrize("padding", warps.PADDINGS)
 def test_an_output_of_another_size_equals_kornia(padding):
     torch.manual_seed(0)
-    images, matrices = torch.rand(8, 2, 40, 33, dtype=torch.float64), warps.matrix(homographies(8, 0.1))
+    images, matrices = torch.rand(8, 2, 40, 33, dtype=torch.float64), warps.to_homography(homographies(8, 0.1))
     expected = by_kornia(images, matrices, (12, 50), padding)
     torch.testing.assert_close(warps.homography_warp(images, matrices, padding, (12, 50)), expected)
     affine = matrices[:, :2].flatten(1)
@@ -85,8 +85,8 @@ def test_an_output_of_another_size_equals_kornia(padding):
 def test_a_large_image_is_warped_as_a_small_one(padding):
     """By operations that need less memory: nothing is kept for it."""
     torch.manual_seed(0)
-    images, matrices = torch.rand(3, 1, 70, 65, dtype=torch.float64), warps.matrix(homographies(3, 0.1))
-    assert warps.KEPT_SIZE < 70 * 65
+    images, matrices = torch.rand(3, 1, 70, 65, dtype=torch.float64), warps.to_homography(homographies(3, 0.1))
+    assert warps.CACHED_SIZE < 70 * 65
     expected = by_kornia(images, matrices, (70, 65), padding)
     torch.testing.assert_close(warps.homography_warp(images, matrices, padding), expected)
     matrices[:, 2] = torch.tensor([0, 0, 1.0], dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_one_image_or_one_transform_serves_a_batch(name):
     torch.manual_seed(0)
     warp, images = getattr(warps, name), torch.rand(3, 2, 9, 8, dtype=torch.float64)
     transforms = homographies(3, 0.1)
-    transforms = transforms[:, :6] if name == "affine_warp" else warps.matrix(transforms)
+    transforms = transforms[:, :6] if name == "affine_warp" else warps.to_homography(transforms)
     for number in range(3):
         one = transforms[number : number + 1]
         torch.testing.assert_close(warp(images, one)[number], warp(images, transforms)[number])
@@ -127,11 +127,11 @@ def test_wrong_arguments_are_refused_in_words(warp):
 def test_a_matrix_is_filled_from_6_or_8_numbers_and_no_others():
     for shape in ((2, 5), (2, 7), (2, 9), (2, 1), (2, 0), (6,), (8,), (2, 3, 3)):
         with pytest.raises(ValueError, match=r"6 or 8 numbers, \(B, 6\) or \(B, 8\), not \("):
-            warps.matrix(torch.zeros(shape))
+            warps.to_homography(torch.zeros(shape))
 
 
 def test_a_size_may_be_one_number(digits):
-    images, matrices = digits.test_images[:3], warps.matrix(homographies(3, 0.1)).float()
+    images, matrices = digits.test_images[:3], warps.to_homography(homographies(3, 0.1)).float()
     assert torch.equal(
         warps.homography_warp(images, matrices, size=40), warps.homography_warp(images, matrices, size=(40, 40))
     )
@@ -140,7 +140,9 @@ def test_a_size_may_be_one_number(digits):
     assert warps.homography_warp(images=images, matrices=matrices, size=[7, 6]).shape == (3, 1, 7, 6)
 
 
-@pytest.mark.parametrize("size", [(8,), (8, 8, 8), 8.0, (8.0, 8), "8", np.ones(2, int), True, (True, 8), ()], ids=repr)
+@pytest.mark.parametrize(
+    "size", [(8,), (8, 8, 8), 8.0, (8.0, 8), "8", np.ones(2, int), True, (True, 8), (), torch.ones(2).long()], ids=repr
+)
 def test_a_size_that_is_none_is_refused_in_words(size):
     images, matrices = torch.rand(2, 1, 5, 5), torch.eye(3).expand(2, 3, 3)
     with pytest.raises(ValueError, match=r"size must be a whole number or two, \(height, width\), not "):
@@ -156,16 +158,22 @@ def test_what_is_no_tensor_is_refused_in_words(name):
         warp(images.numpy(), torch.rand(1, 6))
 
 
-def test_threads_keep_no_more_than_the_bound():
-    """However many of them make a tensor at the same time, a later one adds none."""
-    warps._kept.clear()
-    matrices = torch.eye(3)[None]
-    for n in range(warps.MOST_KEPT + 3):
-        warps._kept["from another thread", n] = torch.zeros(1)
-    full = dict(warps._kept)
-    warps.homography_warp(torch.rand(1, 1, 9, 9), matrices)
-    assert warps._kept == full
-    warps._kept.clear()
+def test_what_is_kept_changes_no_result(digits):
+    """A new network reads at the kinks of bilinear sampling: another rounding there would be another gradient."""
+    images, results = digits.test_images[:8], []
+    for full in (False, True):
+        warps._cache.clear()
+        if full:
+            for n in range(warps.CACHE_LENGTH + 3):  # (more than are ever kept, as several threads could leave)
+                warps._cache["another size", n] = torch.zeros(1)
+        theta = torch.tensor([warps.HOMOGRAPHY_IDENTITY]).repeat(8, 1).requires_grad_()
+        affine = warps.affine_warp(images, theta[:, :6])
+        whole = warps.homography_warp(images, warps.to_homography(theta))
+        (gradient,) = torch.autograd.grad((affine + whole).square().sum(), theta)
+        results.append([affine, whole, gradient])
+        assert len(warps._cache) == (warps.CACHE_LENGTH + 3 if full else 1)
+    warps._cache.clear()
+    assert all(torch.equal(ours, expected) for ours, expected in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("size", [(28, 28), (70, 70)])
@@ -174,11 +182,11 @@ def test_empty_batches_give_empty_results(size):
     for padding in warps.PADDINGS:
         assert warps.homography_warp(images, matrices, padding).shape == (0, 2, *size)
         assert warps.affine_warp(images, torch.rand(0, 6), padding).shape == (0, 2, *size)
-    assert warps.matrix(torch.rand(0, 8)).shape == warps.matrix(torch.rand(0, 6)).shape == (0, 3, 3)
-    assert warps.bounded(matrices, *size).shape == (0,)
+    assert warps.to_homography(torch.rand(0, 8)).shape == warps.to_homography(torch.rand(0, 6)).shape == (0, 3, 3)
+    assert warps.has_bounded_denominator(matrices, *size).shape == (0,)
     assert warps.map_points(matrices, points).shape == warps.map_pixels(matrices, points, size, size).shape == (0, 5, 2)
-    assert all(share.shape == (0,) for share in warps.shares(warps.factors(matrices)).values())
-    assert warps.around(images, 2).shape == (0, 2, 2 * size[0], 2 * size[1])
+    assert all(share.shape == (0,) for share in warps.component_shares(warps.decompose(matrices)).values())
+    assert warps.pad_to_canvas(images, 2).shape == (0, 2, 2 * size[0], 2 * size[1])
 
 
 def test_pixels_of_an_output_of_another_size_map_both_ways():
@@ -187,7 +195,7 @@ def test_pixels_of_an_output_of_another_size_map_both_ways():
     output, source = torch.tensor([[[0.0, 0], [9, 3]]]).double(), torch.tensor([[[-0.25, 0], [4.25, 3]]]).double()
     torch.testing.assert_close(warps.map_pixels(matrices, output, (4, 10), (4, 10)), source)
     torch.testing.assert_close(warps.map_pixels(torch.linalg.inv(matrices), source, (4, 10), (4, 10)), output)
-    matrices, points = warps.matrix(homographies(8, 0.1)), torch.rand(8, 5, 2, dtype=torch.float64) * 20
+    matrices, points = warps.to_homography(homographies(8, 0.1)), torch.rand(8, 5, 2, dtype=torch.float64) * 20
     there = warps.map_pixels(matrices, points, (20, 30), (56, 40))
     torch.testing.assert_close(warps.map_pixels(torch.linalg.inv(matrices), there, (56, 40), (20, 30)), points)
 
@@ -197,9 +205,11 @@ def test_a_homography_in_pixels_maps_as_the_normalised_one():
     enlarged = warps.pixel_homography(torch.eye(3).double()[None], (56, 20), (28, 10))
     by_hand = torch.tensor([[[0.5, 0, -0.25], [0, 0.5, -0.25], [0, 0, 1]]], dtype=torch.float64)
     torch.testing.assert_close(enlarged, by_hand)
-    step = warps.pixel_homography(warps.matrix(torch.tensor([[1, 0, 2 / 10, 0, 1, 0]]).double()), (28, 10), (28, 10))
+    step = warps.pixel_homography(
+        warps.to_homography(torch.tensor([[1, 0, 2 / 10, 0, 1, 0]]).double()), (28, 10), (28, 10)
+    )
     torch.testing.assert_close(step[0], torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 1.0]]).double())
-    matrices, points = warps.matrix(homographies(8, 0.1)), torch.rand(8, 5, 2, dtype=torch.float64) * 20
+    matrices, points = warps.to_homography(homographies(8, 0.1)), torch.rand(8, 5, 2, dtype=torch.float64) * 20
     mapped = transform_points(warps.pixel_homography(matrices, (20, 30), (56, 40)), points)
     torch.testing.assert_close(mapped, warps.map_pixels(matrices, points, (20, 30), (56, 40)))
 
@@ -212,7 +222,7 @@ def test_a_homography_in_pixels_is_what_opencv_takes(padding):
     matrix is in pixels; with align_corners=True, it counts them from the centre of the first one, as OpenCV does.
     """
     torch.manual_seed(0)
-    images, matrices = torch.rand(8, 2, 40, 33, dtype=torch.float64), warps.matrix(homographies(8, 0.1))
+    images, matrices = torch.rand(8, 2, 40, 33, dtype=torch.float64), warps.to_homography(homographies(8, 0.1))
     in_pixels = warps.pixel_homography(matrices, (12, 50), (40, 33))
     expected = warp_perspective(images, torch.linalg.inv(in_pixels), (12, 50), padding_mode=padding, align_corners=True)
     torch.testing.assert_close(warps.homography_warp(images, matrices, padding, (12, 50)), expected)
@@ -252,15 +262,15 @@ def test_a_denominator_near_zero_yields_finite_outputs_and_gradients(digits):
     outputs = warp(images, theta, "background")
     outputs.square().sum().backward()
     assert outputs.isfinite().all()
-    assert warps.bounded(warps.matrix(theta), 28, 28).all()
-    assert not warps.bounded(warps.matrix(homographies(8, 0.1)), 28, 28).any()
+    assert warps.has_bounded_denominator(warps.to_homography(theta), 28, 28).all()
+    assert not warps.has_bounded_denominator(warps.to_homography(homographies(8, 0.1)), 28, 28).any()
     assert theta.grad.isfinite().all()
 
 
 def test_points_map_to_where_the_warp_reads():
     """A single bright pixel of the output's picture is found where map_points says; kornia maps the points alike."""
     theta = homographies(8, 0.1)
-    matrices = warps.matrix(theta)
+    matrices = warps.to_homography(theta)
     points = torch.rand(8, 5, 2, dtype=torch.float64) * 2 - 1
     mapped = warps.map_points(matrices, points)
     torch.testing.assert_close(mapped, transform_points(matrices, points))
@@ -287,7 +297,7 @@ def test_pixels_and_normalised_coordinates():
 
 def test_warps_compose_as_their_matrices_do(digits):
     """Warping twice is reading through the product, first @ second."""
-    first, second = warps.matrix(homographies(2, 0.05)).split(1)
+    first, second = warps.to_homography(homographies(2, 0.05)).split(1)
     ys, xs = torch.meshgrid(torch.linspace(-3, 3, 28), torch.linspace(-3, 3, 28), indexing="ij")
     blob = (-(xs**2) - ys**2).exp().double().view(1, 1, 28, 28)  # smooth: interpolating twice hardly blurs it
     twice = warps.homography_warp(warps.homography_warp(blob, first), second)
@@ -297,7 +307,7 @@ def test_warps_compose_as_their_matrices_do(digits):
 
 
 def products(f):
-    """Multiply the matrices of the docstring of `warps.factors`: eight numbers, each (B,), -> (B, 3, 3)."""
+    """Multiply the matrices of the docstring of `warps.decompose`: eight numbers, each (B,), -> (B, 3, 3)."""
     one, zero = torch.ones_like(f["shear"]), torch.zeros_like(f["shear"])
 
     def matrix(*entries):
@@ -317,10 +327,10 @@ def products(f):
 
 def test_factors_multiply_to_the_homography_again():
     """Strong ones, mirror images among them, and one that is scaled: its last entry is not 1."""
-    matrices = warps.matrix(homographies(100, 0.7))
+    matrices = warps.to_homography(homographies(100, 0.7))
     assert (torch.linalg.det(matrices) < 0).any()
-    torch.testing.assert_close(products(warps.factors(matrices)), matrices)
-    torch.testing.assert_close(products(warps.factors(-3 * matrices)), matrices)
+    torch.testing.assert_close(products(warps.decompose(matrices)), matrices)
+    torch.testing.assert_close(products(warps.decompose(-3 * matrices)), matrices)
 
 
 @pytest.mark.parametrize(
@@ -340,12 +350,12 @@ def test_factors_multiply_to_the_homography_again():
 def test_each_factor_alone(rows, name, value, distance):
     """It has its value, the others have those of the identity, and all the share; the distance by its own grid."""
     matrix = torch.tensor([rows], dtype=torch.float64)
-    factors = warps.factors(matrix)
+    factors = warps.decompose(matrix)
     identity = {key: 1.0 if "scale" in key else 0.0 for key in factors}
     for key, found in factors.items():
         assert found.item() == pytest.approx(value if key == name else identity[key]), key
     part = name.split()[0]
-    assert {key: share.item() for key, share in warps.shares(factors).items()} == {
+    assert {key: share.item() for key, share in warps.component_shares(factors).items()} == {
         key: pytest.approx(float(key == part)) for key in ("translation", "rotation", "scale", "shear", "perspective")
     }
     steps = (torch.arange(400, dtype=torch.float64) + 0.5) / 200 - 1
@@ -355,7 +365,7 @@ def test_each_factor_alone(rows, name, value, distance):
     # Beside a translation of the same distance it has half the share.
     beside = factors | {"translation x": torch.tensor([distance if part != "translation" else 0.0])}
     if part != "translation":
-        assert warps.shares(beside)[part].item() == pytest.approx(0.5, rel=1e-6)
+        assert warps.component_shares(beside)[part].item() == pytest.approx(0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize("canvas", [1, 2, 3])
@@ -363,21 +373,21 @@ def test_a_canvas_goes_on_around_an_image(canvas):
     """What fills an image fills the middle of a canvas; read from there, too, it is that image; sides may be odd."""
     torch.manual_seed(0)
     images = torch.rand(5, 1, 7, 10, dtype=torch.float64)
-    matrices = warps.matrix(torch.tensor(warps.HOMOGRAPHY_IDENTITY) + 0.1 * torch.randn(5, 8)).double()
-    canvases = warps.around(images, canvas)
+    matrices = warps.to_homography(torch.tensor(warps.HOMOGRAPHY_IDENTITY) + 0.1 * torch.randn(5, 8)).double()
+    canvases = warps.pad_to_canvas(images, canvas)
     assert canvases.shape == (5, 1, 7 * canvas, 10 * canvas)
-    assert torch.equal(warps.middle(canvases, canvas), images)
+    assert torch.equal(warps.crop_centre(canvases, canvas), images)
     read = warps.homography_warp(images, matrices, "background")
     if canvas != 2:  # then the middle of an odd number of rows is half a pixel away
         reads = warps.from_canvas(matrices, canvas)
         torch.testing.assert_close(warps.homography_warp(canvases, reads, "background", (7, 10)), read)
         fills = warps.to_canvas(matrices, canvas)
         filled = warps.homography_warp(images, fills, "background", canvases.shape[2:])
-        torch.testing.assert_close(warps.middle(filled, canvas), read)
+        torch.testing.assert_close(warps.crop_centre(filled, canvas), read)
 
 
 def test_an_identity_has_no_shares_and_affine_maps_no_perspective():
-    factors = warps.factors(warps.matrix(torch.tensor([warps.AFFINE_IDENTITY])))
-    assert [share.item() for share in warps.shares(factors).values()] == [0] * 5
+    factors = warps.decompose(warps.to_homography(torch.tensor([warps.AFFINE_IDENTITY])))
+    assert [share.item() for share in warps.component_shares(factors).values()] == [0] * 5
     factors = {name: values for name, values in factors.items() if "perspective" not in name}
-    assert list(warps.shares(factors)) == ["translation", "rotation", "scale", "shear"]
+    assert list(warps.component_shares(factors)) == ["translation", "rotation", "scale", "shear"]

@@ -71,7 +71,7 @@ def closer(dtype, device):
 
 def constants(make, like):
     """Return the constants that make(dtype, device) returns, as for the tensor `like`."""
-    return warps.kept(make, like=like) or make(like.dtype, like.device)
+    return warps.cached(make, like=like)
 
 
 def card_corners(homographies):
@@ -86,4 +86,4 @@ def card_corners(homographies):
 def strips(images, homographies):
     """Cut out the straightened numbers: scenes (N, 1, H, W), homographies (N, 3, 3) -> strips (N, 1, 28, 133)."""
     _, field = constants(places_in_the_middle, homographies)
-    return warps.homography_warp(images, homographies @ field, size=STRIP)
+    return warps.homography_warp(images, warps.compose(homographies, field), size=STRIP)

@@ -20,7 +20,7 @@ class Net_Card(Net_CoordConv):
     """
 
     localisation = ((16, 5), (32, 5), 64)
-    looks_at = (32, 32)
+    localisation_size = (32, 32)
 
     def __init__(self, use_coordconf_localisation=False, bypass_localisation=False, passes=1, taught_corners=0.0):
         super().__init__(use_coordconf_localisation, False, bypass_localisation, passes=passes)
@@ -29,15 +29,15 @@ class Net_Card(Net_CoordConv):
     def homographies(self, x):
         return super().homographies(F.avg_pool2d(as_floats(x), 2))  # half the size is enough for localisation
 
-    def look(self, x):
+    def localisation_input(self, x):
         """Shrink scenes of half their size to what the localisation network sees, (B, 1, 32, 32)."""
         return standardised(F.avg_pool2d(x, 2))
 
     def refine(self, x, homographies):
         """Look from nearer at scenes of half their size, as they are straightened so far, at (B, 1, 32, 32)."""
         near, far = geometry.constants(geometry.closer, x)
-        seen = standardised(warps.homography_warp(x, homographies @ near, size=self.looks_at))
-        return homographies @ near @ self.params_to_homography(self.localise(seen)) @ far
+        seen = standardised(warps.homography_warp(x, warps.compose(homographies, near), size=self.localisation_size))
+        return warps.compose(homographies, near, self.params_to_homography(self.localise(seen)), far)
 
     def transform(self, x):
         """Cut the straightened number out of scenes: bytes (B, 1, 128, 128) -> (B, 1, 28, 133)."""
