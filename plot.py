@@ -6,6 +6,7 @@ reads every <out>/*/results.json and writes, into <out> unless --figures says ot
 
     comparison.md                 means with intervals, paired differences with p-values, how many more runs they need
                                   (for ± 0.05 points, or --within), where the variance comes from, the deepest falls
+    runs.csv, epochs.csv          a row for each run, and for each of its epochs, to go on with in pandas or R
     AccuracyComparison.png        the test accuracy of every run by experiment, with means or medians
     RecipesComparison.png         the tutorial's recipe beside the steady one, if there are runs of both
     Differences.png               paired differences between the seven experiments, if there are pairs
@@ -17,7 +18,8 @@ reads every <out>/*/results.json and writes, into <out> unless --figures says ot
     diagram_<experiment>.png      what each experiment's network looks like
 
 Runs of one experiment that differ in epochs, data, code or machine are not pooled: the largest set is kept and the
-others are named, unless --pool asks for all. Experiments that differ in code or machine are not compared in pairs.
+others are named, unless --pool asks for all. (runs.csv and epochs.csv always have all.) Experiments that differ in code
+or machine are not compared in pairs.
 
     python plot.py --animate exp_16_run_01_perspective_homography_4_passes
 
@@ -37,7 +39,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lab import cli, figures, tables
+from lab import cli, export, figures, tables
 from lab.catalogue import datasets, load_object, spec_of
 from lab.comparison import (
     by_data,
@@ -53,7 +55,7 @@ from lab.comparison import (
 )
 from lab.files import check_room, write_text
 from lab.published import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
-from lab.results import ONE_RUN_EACH, confusion_matrix, last, percentages, read_all
+from lab.results import ONE_RUN_EACH, condensed, confusion_matrix, last, percentages, read_whole
 from lab.settings import RunError, printable
 from lab.stats import Interval, is_skewed, mean_interval
 from run_experiments import ALL, EXPERIMENTS, SETS
@@ -213,19 +215,22 @@ def comparison_figures(record, pool=False):
 
 
 def read_runs(out, pool=False):
-    """Return the record of the runs in a folder; say on stderr which are left out, and which are not compared."""
-    found, complaints = read_all(out)
-    found, same = distinct(found)
+    """Return the record of the runs in a folder that are compared, and {name: content of results.json} of all.
+
+    Say on stderr which are left out, and which are not compared.
+    """
+    contents, complaints = read_whole(out)
+    found, same = distinct({name: condensed(content) for name, content in contents.items()})
     complaints += same
     if not pool:
         found, more = poolable(found)
         complaints += more + obstacles(found, ALL)
     for complaint in complaints:
         print(printable(complaint), file=sys.stderr)
-    return found
+    return found, contents
 
 
-def draw_comparison(record, target, pool=False, within=tables.ENOUGH):
+def draw_comparison(record, contents, target, pool=False, within=tables.ENOUGH):
     """Write what the module's docstring lists into the folder `target`, and print the paths."""
     present = groups(record)
     shown = [row for row in ALL.values() if row in EXPERIMENTS or row.name in present]
@@ -233,8 +238,10 @@ def draw_comparison(record, target, pool=False, within=tables.ENOUGH):
     for name, drawing in drawn.items():
         figures.save(drawing, target / name)
     write_text(target / "comparison.md", tables.comparison_document(record, ALL, pool, within))
-    for name in (*drawn, "comparison.md"):  # at the end: who reads only the first lines (`| head`) has all figures
-        print(target / name)
+    exported = export.write_tables(contents, target)
+    # At the end: who reads only the first lines (`| head`) has all files.
+    for path in (*(target / name for name in (*drawn, "comparison.md")), *exported):
+        print(path)
     if any(map(one_run_each, by_data(record).values())):
         print(ONE_RUN_EACH, file=sys.stderr)
 
@@ -319,7 +326,7 @@ def main():
             parser.error(f"--animate {options.animate}: {error}")
         return 0
     try:
-        found = read_runs(options.out, options.pool)
+        found, contents = read_runs(options.out, options.pool)
     except (OSError, EOFError) as error:
         parser.error(f"--out {options.out}: {error}")
     if not found:
@@ -328,7 +335,7 @@ def main():
     target = Path(options.figures or options.out)
     try:
         check_room(target)
-        draw_comparison(found, target, options.pool, options.within)
+        draw_comparison(found, contents, target, options.pool, options.within)
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")
     return 0

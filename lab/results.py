@@ -139,11 +139,17 @@ def check(content):
 
 
 def read_all(out):
-    """Read all finished runs in the folders of `out`: (record, [complaint about what is passed over]).
+    """Read all finished runs in the folders of `out` as a record: (record, [complaint about what is passed over])."""
+    contents, complaints = read_whole(out)
+    return {name: condensed(content) for name, content in contents.items()}, complaints
+
+
+def read_whole(out):
+    """Read all finished runs in the folders of `out`: ({name: content of results.json}, [complaints]).
 
     The run `test` of train.py, which is always another one, is left out.
     """
-    record, complaints = {}, []
+    contents, complaints = {}, []
     for folder in sorted(path for path in Path(out).iterdir() if path.is_dir()):
         path = folder / "results.json"
         if folder.name == "test" or folder.name.startswith("."):
@@ -155,10 +161,10 @@ def read_all(out):
             complaints.append(f"{folder}: passed over, it has no results.json (unfinished?)")
             continue
         try:
-            record[folder.name] = condensed(read(path))
+            contents[folder.name] = read(path)
         except ValueError as error:
             complaints.append(f"{path}: passed over, it is broken ({error})")
-    return record, complaints
+    return contents, complaints
 
 
 def condensed(results):

@@ -175,7 +175,7 @@ def main():
     if not Path(options.out).is_dir():
         parser.error(f"--out {options.out}: there is no such folder")
     try:
-        found = read_runs(options.out)
+        found, _ = read_runs(options.out)
         if not found:
             print(f"records.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
             return 1
