@@ -58,7 +58,7 @@ STUDY = Study(
 
 def section(page):
     """Write the section of docs/results.md on the swings; page: see tools/page.py."""
-    from lab.comparison import falls  # late: only who writes it waits for SciPy
+    from lab.comparison import falls  # late: only who writes it waits for NumPy
     from lab.tables import SWINGING, chosen_table, falls_table
 
     swings, runs = page.read("swings"), page.read("runs")
