@@ -21,9 +21,9 @@ class DatasetSpec:
     summary: str  # the same in a few words: "in perspective"
     build: str | None = None  # "module:function" that makes this `Dataset` of that of digits; None: it is the digits
     adds: dict = field(default_factory=dict)  # to the description of the digits: what makes it another data set
-    variations: tuple = ()  # keys of a description that do not make it another one
     image_size: tuple = (28, 28)  # height and width, in pixels
     n_digits: int = 1  # in an image
+    held_out: bool = False  # whether it tests on training digits that it does not train on: to choose a recipe
     labels_of_digits: bool = True  # its test images have the labels of the digits' test images, one after the other
     metrics: str = "stn.metrics"  # the module that measures and draws what a transformer does
     beside_published: bool = False  # whether numbers published on these digits may stand beside its own
@@ -87,7 +87,7 @@ def spec_of(description):
     """Return the spec of the data set with this description; of one that nobody knows, one that says so."""
     extra = {key: value for key, value in description.items() if key not in DIGITS}
     for spec in datasets().values():
-        if spec.adds == {key: value for key, value in extra.items() if key not in spec.variations}:
+        if spec.adds == extra:
             return spec
     text = ", ".join(f"{key} {value}" for key, value in extra.items())
     prefix = "".join(letter for letter in text.title() if letter.isalnum())

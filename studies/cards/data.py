@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from stn.data import Dataset, epoch_seed
-from studies.cards import CARDS
+from studies.cards import card_data
 from studies.cards.geometry import strips
 from studies.cards.rendering import draw, small_digits, textures
 
@@ -25,9 +25,8 @@ def cards(clean, straight=False, held_out=False):
     straight: strips that the true homographies have straightened, instead of scenes: what a reader could see at best.
     held_out: test on training digits, which are not trained on then: to choose a recipe. Raise DataError.
     """
-    description = {**clean.description, **CARDS} | ({"straight": True} if straight else {})
+    description = card_data(straight, held_out).describe(clean.description)
     if held_out:
-        description["held_out"] = True
         clean = clean._replace(
             train_images=clean.train_images[:HELD_OUT],
             train_labels=clean.train_labels[:HELD_OUT],
@@ -42,9 +41,9 @@ def cards(clean, straight=False, held_out=False):
     return Dataset(*parts, partial(draw_epoch, own, straight), **places)
 
 
-def straight_cards(clean):
-    """Return strips that the true homographies have straightened: what a reader could see at best."""
-    return cards(clean, straight=True)
+straight_cards = partial(cards, straight=True)
+held_out_cards = partial(cards, held_out=True)
+held_out_straight_cards = partial(cards, straight=True, held_out=True)
 
 
 def sources_of(clean, split, backgrounds):
