@@ -4,6 +4,7 @@ An interval is over runs: where the mean of infinitely many runs like these woul
 """
 
 import math
+import statistics
 from functools import cache
 from typing import NamedTuple
 
@@ -100,6 +101,13 @@ def is_skewed(values):
     deviations = values - np.mean(values)
     skewness = np.mean(deviations**3) / np.mean(deviations**2) ** 1.5 * math.sqrt(n * (n - 1)) / (n - 2)
     return bool(abs(skewness) > SKEWED * math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3))))
+
+
+def with_centres(rows):
+    """Add the mean with its interval to each (label, [values], mark); if a row is skewed, the median to all."""
+    skewed = any(is_skewed(values) for _, values, _ in rows)
+    centre = (lambda values: Interval(statistics.median(values), None, None)) if skewed else mean_interval
+    return [(name, values, centre(values), mark) for name, values, mark in rows]
 
 
 class Comparison(NamedTuple):
