@@ -5,6 +5,7 @@ data set, is new files only.
 """
 
 import importlib
+import inspect
 import pkgutil
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -98,6 +99,17 @@ def spec_of(description):
 def network_module(name):
     """Return the name of the module that has a network's class."""
     return {kind: module for study in studies().values() for kind, module in study.networks.items()}.get(name, "models")
+
+
+def build_network(kind, arguments, spec):
+    """Return a new network of a class, for the images of a data set.
+
+    It is given their size, by the argument `image_size`, if it takes one and they are not 28×28: rows need not.
+    """
+    size = tuple(side // arguments.get("canvas", 1) for side in spec.image_size)
+    if size != MNIST.image_size and "image_size" in inspect.signature(kind).parameters:
+        arguments = {"image_size": size} | arguments
+    return kind(**arguments)
 
 
 def find_network(name):
