@@ -13,6 +13,7 @@ network is not sure enough of it.
 Exit code: 0 all were read, 1 some were not, 2 wrong usage, 130 interrupted (143: by SIGTERM).
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -29,8 +30,8 @@ CARD, OUTLINE = SUFFIXES = (".card.png", ".outline.png")
 def read_photo(path, place, model, alignment, debug=False):
     """Read one photograph, write its card and its outline as `place` with a suffix; return a result, and it in lines.
 
-    debug: also give and draw the likeliest card where none was found. Raise ImageError, or OSError if a picture cannot
-    be written.
+    debug: also give and draw the likeliest card where none was found, as far as its numbers are finite. Raise
+    ImageError, or OSError if a picture cannot be written.
     """
     from studies.cards import detector
 
@@ -42,21 +43,24 @@ def read_photo(path, place, model, alignment, debug=False):
     result |= dict.fromkeys(("probabilities", "corners", "card", "outline"))
     pictures = {"card": detector.straightened, "outline": detector.outlined} if found or debug else {}
     for (name, draw), suffix in zip(pictures.items(), SUFFIXES, strict=False):
-        target = place.with_name(place.name + suffix)
-        with atomic_write(target) as temporary:
-            draw(photo, card).save(temporary, "png", compress_level=1)
-        result[name] = str(target)
-    if found or debug:
-        result |= {
-            "number": card.number,
-            "probabilities": [round(float(value), 4) for value in card.probabilities],
-            "corners": [[round(float(value), 1) for value in corner] for corner in card.corners],
-        }
-    return result, format_result(result, detector.THRESHOLD)
+        if picture := draw(photo, card):
+            target = place.with_name(place.name + suffix)
+            with atomic_write(target) as temporary:
+                picture.save(temporary, "png", compress_level=1)
+            result[name] = str(target)
+    if (found or debug) and all(map(math.isfinite, card.probabilities)):
+        result["number"] = card.number
+        result["probabilities"] = [round(float(value), 4) for value in card.probabilities]
+    if (found or debug) and all(map(math.isfinite, card.corners.flat)):
+        result["corners"] = [[round(float(value), 1) for value in corner] for corner in card.corners]
+    return result, format_result(result, detector.THRESHOLD, found or debug)
 
 
-def format_result(result, threshold):
-    """Format a result in lines: the number, the probability of each digit, and the corners; or why there is none."""
+def format_result(result, threshold, shown):
+    """Format a result in lines: the number, the probability of each digit, and the corners; or why there is none.
+
+    shown: whether to tell of the card.
+    """
     doubts = "digits {digits_sure:.2f} × agreement of two looks {agreement:.2f}".format_map(result)
     image, confidence = printable(result["image"]), int(100 * result["confidence"]) / 100  # rounded down
     if not result["found"]:
@@ -64,12 +68,22 @@ def format_result(result, threshold):
         first = f"{image}: no card found (confidence {confidence:.2f} = {doubts}; {needed})"
     else:
         first = f"{image}: {result['number']}  (confidence {result['confidence']:.2f})"
-    if not result["number"]:
+    if not shown:
         return first
-    pictures = ", ".join(printable(result[key]) for key in ("card", "outline"))
-    digits = "   ".join(f"{digit}: {p:.1%}" for digit, p in zip(result["number"], result["probabilities"], strict=True))
-    corners = "   ".join(f"({x:.1f}, {y:.1f})" for x, y in result["corners"])
-    return f"{first} -> {pictures}\n    {digits}\n    corners, pixels: {corners}"
+    pictures = ", ".join(printable(result[key]) for key in ("card", "outline") if result[key])
+    lines = [f"{first} -> {pictures}" if pictures else first]
+    if result["number"]:
+        pairs = zip(result["number"], result["probabilities"], strict=True)
+        lines.append("   ".join(f"{digit}: {p:.1%}" for digit, p in pairs))
+    else:
+        lines.append("the digits have no finite probabilities")
+    if not result["corners"]:
+        lines.append("the likeliest card has corners that are not finite, so it is not drawn")
+    else:
+        lines.append("corners, pixels: " + "   ".join(f"({x:.1f}, {y:.1f})" for x, y in result["corners"]))
+        if not result["card"]:
+            lines.append("the likeliest card is too large to be straightened")
+    return "\n    ".join(lines)
 
 
 def main():

@@ -6,6 +6,7 @@ reads every <out>/*/results.json and writes, into <out> unless --figures says ot
 
     comparison.md                 means with intervals, paired differences with p-values, how many more runs they need
                                   (for ± 0.05 points, or --within), where the variance comes from, the deepest falls
+    runs.csv, epochs.csv          a row for each run, and for each of its epochs, to go on with in pandas or R
     AccuracyComparison.png        the test accuracy of every run by experiment, with means or medians
     RecipesComparison.png         the tutorial's recipe beside the steady one, if there are runs of both
     Differences.png               paired differences between the seven experiments, if there are pairs
@@ -17,7 +18,8 @@ reads every <out>/*/results.json and writes, into <out> unless --figures says ot
     diagram_<experiment>.png      what each experiment's network looks like
 
 Runs of one experiment that differ in epochs, data, code or machine are not pooled: the largest set is kept and the
-others are named, unless --pool asks for all. Experiments that differ in code or machine are not compared in pairs.
+others are named, unless --pool asks for all. (runs.csv and epochs.csv always have all.) Experiments that differ in code
+or machine are not compared in pairs.
 
     python plot.py --animate exp_16_run_01_perspective_homography_4_passes
 
@@ -30,15 +32,14 @@ Exit code 1 if there is no result at all, 2 for wrong usage.
 
 import json
 import re
-import statistics
 import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
 
-from lab import cli, figures, tables
-from lab.catalogue import datasets, load_object, spec_of
+from lab import cli, export, figures, tables
+from lab.catalogue import datasets, load_object, spec_of, studies
 from lab.comparison import (
     by_data,
     comparisons,
@@ -52,26 +53,18 @@ from lab.comparison import (
     poolable,
 )
 from lab.files import check_room, write_text
-from lab.published import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
-from lab.results import ONE_RUN_EACH, confusion_matrix, last, percentages, read_all
+from lab.published import CLAIM, ORIGINAL_ACCURACY
+from lab.results import ONE_RUN_EACH, condensed, confusion_matrix, last, percentages, read_whole
 from lab.settings import RunError, printable
-from lab.stats import Interval, is_skewed, mean_interval
-from run_experiments import ALL, EXPERIMENTS, SETS
+from lab.stats import with_centres
+from run_experiments import ALL, EXPERIMENTS
 
 # torch is imported late, by the functions that draw digits: the comparison does not wait for it.
 
 ROOT = Path(__file__).resolve().parent
 CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
-CLAIM = (TUTORIAL_ACCURACY, "the tutorial's claim")  # a line in the figures
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
-# What the seven ask, under two recipes; without a transformer they are one.
-ASKED = ("no transformer", "no transformer, CoordConv", "transformer", "CoordConv in the classifier")
-ASKED += ("in the localisation network", "in both")
-RECIPES = {
-    "the tutorial's recipe": ("exp_03", "exp_04", "exp_02", "exp_05", "exp_06", "exp_07"),
-    "the steady recipe": tuple(row.id for row in SETS.get("steady", ())),
-}
 
 
 # what is drawn
@@ -97,14 +90,7 @@ def value_rows(record):
     found = {name: [*map(last, runs.values())] for name, runs in groups(record).items()}
     plain = all(map(is_plain_mnist, record.values()))
     marks = ORIGINAL_ACCURACY if plain else {}
-    return told([(label(name), values, marks.get(name)) for name, values in found.items()])
-
-
-def told(rows):
-    """Add the mean with its interval to each (label, [values], mark); if a row is skewed, the median to all."""
-    skewed = any(is_skewed(values) for _, values, _ in rows)
-    centre = (lambda values: Interval(statistics.median(values), None, None)) if skewed else mean_interval
-    return [(name, values, centre(values), mark) for name, values, mark in rows]
+    return with_centres([(label(name), values, marks.get(name)) for name, values in found.items()])
 
 
 def accuracy_figure(record, title=""):
@@ -112,35 +98,6 @@ def accuracy_figure(record, title=""):
     line = CLAIM if all(map(is_plain_mnist, record.values())) else None
     title = title and f" ({title})".replace("$", r"\$")  # not a formula
     return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title}", line))
-
-
-def recipe_panels(*records):
-    """Return what the seven ask under both recipes as panels of `figures.values_by_row`; [] unless both are there.
-
-    records: one for each recipe; where nothing localises both have runs of their own.
-    """
-    panels = []
-    for record, (recipe, exp_ids) in zip(records, RECIPES.items(), strict=True):
-        runs = {exp_id: of_experiment(record, ALL[exp_id]).values() for exp_id in exp_ids}
-        if not any(runs[exp_id] for exp_id in exp_ids[2:]):
-            return []
-        found = zip(ASKED, runs.items(), strict=True)
-        rows = [
-            (f"{what}\n({exp_id})", [*map(last, of_one)], ORIGINAL_ACCURACY.get(ALL[exp_id].name))
-            for what, (exp_id, of_one) in found
-            if of_one
-        ]
-        panels.append((told(rows), f"{ACCURACY}, last epoch, {recipe}", CLAIM))
-    return panels
-
-
-def recipes_figure(panels):
-    """Draw the panels on one axis, which ends where only single runs of the tutorial's recipe lie; None without any."""
-    if not panels:
-        return None
-    tutorial, steady = ([value for _, values, _, _ in rows for value in values] for rows, _, _ in panels)
-    least = min(*steady, *ORIGINAL_ACCURACY.values(), float(np.quantile(tutorial, 0.1))) - 0.05
-    return figures.values_by_row(*panels, least=least)
 
 
 def differences_figure(record, pairs, pool=False):
@@ -152,7 +109,7 @@ def differences_figure(record, pairs, pool=False):
     if not rows:
         return None
     xlabel, one = "change of the test accuracy in points, last epoch", next(iter(record.values()))
-    return figures.values_by_row((told(rows), xlabel, (0, "no difference")), images=one["test_total"] / 100)
+    return figures.values_by_row((with_centres(rows), xlabel, (0, "no difference")), images=one["test_total"] / 100)
 
 
 def curves_figure(record, values, ylabel, limits=None):
@@ -198,14 +155,12 @@ def comparison_figures(record, pool=False):
         pairs = (pair for name in spec.figure_families for pair in families()[name])
         family = [pair for pair in pairs if pair[1] not in spec.figure_omits]
         drawn[f"{prefix}AccuracyComparison.png"] = accuracy_figure(part, title if title != "MNIST" else "")
-        both = recipe_panels(part, part) if title == "MNIST" else []
-        drawn[f"{prefix}RecipesComparison.png"] = recipes_figure(both)
         drawn[f"{prefix}Differences.png"] = differences_figure(part, family, pool)
         drawn[f"{prefix}AccuracyCurves.png"] = accuracy_curves(part)
         drawn[f"{prefix}TrainLossCurves.png"] = curves_figure(part, train_losses, LOSS)
         drawn[f"{prefix}ConfusionComparison.png"] = confusion_figure(part)
-        extra = load_object(spec.extra_figures)(part, ALL) if spec.extra_figures else {}
-        drawn |= {f"{prefix}{name}": drawing for name, drawing in extra.items()}
+        for path in filter(None, (spec.extra_figures, *(study.extra_figures for study in studies().values()))):
+            drawn |= {f"{prefix}{name}": drawing for name, drawing in load_object(path)(part, ALL).items()}
         baselines = [runs[1] for exp_id in ("exp_01", "exp_02") if 1 in (runs := of_experiment(part, ALL[exp_id]))]
         curves = [(run["experiment_name"], train_losses(run)) for run in baselines]
         drawn[f"{prefix}train_loss.png"] = figures.loss_curves(curves, LOSS) if curves else None
@@ -213,19 +168,22 @@ def comparison_figures(record, pool=False):
 
 
 def read_runs(out, pool=False):
-    """Return the record of the runs in a folder; say on stderr which are left out, and which are not compared."""
-    found, complaints = read_all(out)
-    found, same = distinct(found)
+    """Return the record of the runs in a folder that are compared, and {name: content of results.json} of all.
+
+    Say on stderr which are left out, and which are not compared.
+    """
+    contents, complaints = read_whole(out)
+    found, same = distinct({name: condensed(content) for name, content in contents.items()})
     complaints += same
     if not pool:
         found, more = poolable(found)
         complaints += more + obstacles(found, ALL)
     for complaint in complaints:
         print(printable(complaint), file=sys.stderr)
-    return found
+    return found, contents
 
 
-def draw_comparison(record, target, pool=False, within=tables.ENOUGH):
+def draw_comparison(record, contents, target, pool=False, within=tables.ENOUGH):
     """Write what the module's docstring lists into the folder `target`, and print the paths."""
     present = groups(record)
     shown = [row for row in ALL.values() if row in EXPERIMENTS or row.name in present]
@@ -233,8 +191,10 @@ def draw_comparison(record, target, pool=False, within=tables.ENOUGH):
     for name, drawing in drawn.items():
         figures.save(drawing, target / name)
     write_text(target / "comparison.md", tables.comparison_document(record, ALL, pool, within))
-    for name in (*drawn, "comparison.md"):  # at the end: who reads only the first lines (`| head`) has all figures
-        print(target / name)
+    exported = export.write_tables(contents, target)
+    # At the end: who reads only the first lines (`| head`) has all files.
+    for path in (*(target / name for name in (*drawn, "comparison.md")), *exported):
+        print(path)
     if any(map(one_run_each, by_data(record).values())):
         print(ONE_RUN_EACH, file=sys.stderr)
 
@@ -319,7 +279,7 @@ def main():
             parser.error(f"--animate {options.animate}: {error}")
         return 0
     try:
-        found = read_runs(options.out, options.pool)
+        found, contents = read_runs(options.out, options.pool)
     except (OSError, EOFError) as error:
         parser.error(f"--out {options.out}: {error}")
     if not found:
@@ -328,7 +288,7 @@ def main():
     target = Path(options.figures or options.out)
     try:
         check_room(target)
-        draw_comparison(found, target, options.pool, options.within)
+        draw_comparison(found, contents, target, options.pool, options.within)
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")
     return 0

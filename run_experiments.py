@@ -1,7 +1,7 @@
 """Run the experiments of the study, as many at a time as there are cores.
 
     python run_experiments.py                         the seven experiments, into experiments/
-    python run_experiments.py --list                  what they are
+    python run_experiments.py --list                  what they are, and what came out
     python run_experiments.py --only exp_03 exp_06    some of them
     python run_experiments.py --set homography        another: steady, homography, perspective, stability, long, card
     python run_experiments.py --runs 5                five runs of each, with different seeds
@@ -262,10 +262,31 @@ def default_jobs(options, n_jobs):
 # the command line
 
 
+def list_experiments(out):
+    """Print each experiment, its question, and what came out: in the folder `out`, or else in results/."""
+    from lab import outcomes
+
+    ours, complaints = outcomes.of_folder(out)
+    if complaints:
+        more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+        print(printable(f"run_experiments.py: {complaints[0]}{more}"), file=sys.stderr)
+    for name, experiments in SETS.items():
+        print(f"--set {name}")
+        found = outcomes.of_records(name) | ours
+        for row in experiments:
+            print(f"{row.id}  {row.title}, {row.epochs} epochs\n        {row.question}")
+            if row.name in found:
+                print(f"        {printable(found[row.name])}")
+
+
 def parse_arguments(arguments=None):
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
-    add("--list", action="store_true", help="list the experiments and the question that each asks, then stop")
+    add(
+        "--list",
+        action="store_true",
+        help="list the experiments, the question that each asks and what came out, then stop",
+    )
     add("--set", choices=SETS, default="original", help="which experiments (default: original, the seven)")
     add("--only", nargs="+", choices=ALL, metavar="EXP", help="run these, by id (exp_03 exp_06), of whichever set")
     add("--runs", type=int, default=1, metavar="N", help="runs 01 to N of each; the run decides the seed")
@@ -322,10 +343,7 @@ def main():
     options = parse_arguments()
     if options.list:
         cli.end_with_the_reader()
-        for name, experiments in SETS.items():
-            print(f"--set {name}")
-            for experiment in experiments:
-                print(f"{experiment.id}  {experiment.title}, {experiment.epochs} epochs\n        {experiment.question}")
+        list_experiments(options.out)
         return 0
     try:
         os.getcwd()

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.nn.parameter import is_lazy
 
 from lab import cli, figures, folder, results
-from lab.catalogue import find_network, spec_of
+from lab.catalogue import build_network, datasets, find_network, spec_of
 from lab.files import Damaged, unwritable, write_json
 from lab.progress import Display
 from lab.settings import BATCH_SIZE, SEED, THREADS, TUTORIAL, Recipe, RunError, Settings, fingerprint
@@ -106,7 +106,7 @@ def lazy_names(model):
 def build(experiment, seed):
     """Return a new network of an `Experiment`; the seed decides its initial weights."""
     torch.manual_seed(seed)
-    return find_network(experiment.model)(**experiment.arguments)
+    return build_network(find_network(experiment.model), experiment.arguments, datasets()[experiment.data])
 
 
 def settings_of(model, experiment_name, arguments, n_epochs, data, device, plain=False, **own):

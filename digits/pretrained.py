@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lab import results
-from lab.catalogue import find_network, spec_of
+from lab.catalogue import MNIST, build_network, find_network, spec_of
 from lab.files import Damaged, sha256
 from lab.folder import ROOT, read_settings
 from lab.settings import RunError, fingerprint
@@ -55,13 +55,16 @@ class Trained(NamedTuple):
 
     @property
     def reads(self):
-        """What the network reads: "digits", or the numbers on "cards"."""
-        return "cards" if spec_of(self.results["data"]).n_digits > 1 else "digits"
+        """What the network reads: "digits", the numbers on "cards", or images of a size that no script makes."""
+        if spec_of(self.results["data"]).n_digits > 1:
+            return "cards"
+        height, width = self.model.image_size
+        return "digits" if (height, width) == MNIST.image_size else f"images of {height}×{width} pixels"
 
     def that_reads(self, what):
         """Return this network if it reads "digits", or "cards", as it should. Raise RunError if it does not."""
         if self.reads != what:
-            script = "predict.py" if self.reads == "digits" else "extract_id.py"
+            script = {"digits": "predict.py", "cards": "extract_id.py"}.get(self.reads, "train.py and plot.py alone")
             raise RunError(f"{self.name} reads {self.reads}, not {what}: it is for {script}")
         return self
 
@@ -111,7 +114,7 @@ def built(name, content, weights):
     if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
         raise RunError(f"{name} is a {content['model']}, which neither models.py nor a study has")
     try:
-        model = kind(**content["arguments"]).eval()
+        model = build_network(kind, content["arguments"], spec_of(content["data"])).eval()
         told = {"structure": structure(model)} | content  # earlier versions have not told it
         fits = (weights_signature(model), structure(model)) == (told["weights_signature"], told["structure"])
     except (TypeError, ValueError):  # arguments that it does not take

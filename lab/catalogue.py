@@ -5,6 +5,7 @@ data set, is new files only.
 """
 
 import importlib
+import inspect
 import pkgutil
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,9 +22,9 @@ class DatasetSpec:
     summary: str  # the same in a few words: "in perspective"
     build: str | None = None  # "module:function" that makes this `Dataset` of that of digits; None: it is the digits
     adds: dict = field(default_factory=dict)  # to the description of the digits: what makes it another data set
-    variations: tuple = ()  # keys of a description that do not make it another one
     image_size: tuple = (28, 28)  # height and width, in pixels
     n_digits: int = 1  # in an image
+    held_out: bool = False  # whether it tests on training digits that it does not train on: to choose a recipe
     labels_of_digits: bool = True  # its test images have the labels of the digits' test images, one after the other
     metrics: str = "stn.metrics"  # the module that measures and draws what a transformer does
     beside_published: bool = False  # whether numbers published on these digits may stand beside its own
@@ -55,6 +56,7 @@ class Study:
     datasets: tuple = ()  # `DatasetSpec`s
     networks: dict = field(default_factory=dict)  # {name of a class: the module that has it}
     families: dict = field(default_factory=dict)  # of comparisons, see lab/comparison.py
+    extra_figures: str | None = None  # "module:function" of (record of a data set, {id: Experiment}): {name: Figure}
     records: dict = field(default_factory=dict)  # {name of a file in results/: ids of its experiments}
     section: str | None = None  # "module:function" that writes its section of docs/results.md, see tools/page.py
 
@@ -87,7 +89,7 @@ def spec_of(description):
     """Return the spec of the data set with this description; of one that nobody knows, one that says so."""
     extra = {key: value for key, value in description.items() if key not in DIGITS}
     for spec in datasets().values():
-        if spec.adds == {key: value for key, value in extra.items() if key not in spec.variations}:
+        if spec.adds == extra:
             return spec
     text = ", ".join(f"{key} {value}" for key, value in extra.items())
     prefix = "".join(letter for letter in text.title() if letter.isalnum())
@@ -97,6 +99,17 @@ def spec_of(description):
 def network_module(name):
     """Return the name of the module that has a network's class."""
     return {kind: module for study in studies().values() for kind, module in study.networks.items()}.get(name, "models")
+
+
+def build_network(kind, arguments, spec):
+    """Return a new network of a class, for the images of a data set.
+
+    It is given their size, by the argument `image_size`, if it takes one and they are not 28×28: rows need not.
+    """
+    size = tuple(side // arguments.get("canvas", 1) for side in spec.image_size)
+    if size != MNIST.image_size and "image_size" in inspect.signature(kind).parameters:
+        arguments = {"image_size": size} | arguments
+    return kind(**arguments)
 
 
 def find_network(name):

@@ -107,11 +107,16 @@ def has_mnist_labels(data):
     return is_mnist(data) and spec_of(data).labels_of_digits
 
 
-def check(content):
-    """Raise ValueError if figures of a results.json contradict each other: somebody may have sealed it anew."""
+def check_kinds(content):
+    """Raise ValueError if something of a results.json is missing or of another kind."""
     kinds = [(content, KINDS), (content.get("data"), DATA_KINDS)]
     if wrong := [key for part, ours in kinds for key, kind in ours.items() if not isinstance(part.get(key), kind)]:
         raise ValueError(f"{', '.join(wrong)} is missing or of another kind")
+
+
+def check(content):
+    """Raise ValueError if figures of a results.json contradict each other: somebody may have sealed it anew."""
+    check_kinds(content)
     history, matrix, predicted = content["history"], content["confusion_matrix"], content["predictions"]
     correct, total, last_epoch = content["test_correct"], content["test_total"], history[-1]
     n_digits = spec_of(content["data"]).n_digits  # of each image
@@ -139,11 +144,17 @@ def check(content):
 
 
 def read_all(out):
-    """Read all finished runs in the folders of `out`: (record, [complaint about what is passed over]).
+    """Read all finished runs in the folders of `out` as a record: (record, [complaint about what is passed over])."""
+    contents, complaints = read_whole(out)
+    return {name: condensed(content) for name, content in contents.items()}, complaints
+
+
+def read_whole(out):
+    """Read all finished runs in the folders of `out`: ({name: content of results.json}, [complaints]).
 
     The run `test` of train.py, which is always another one, is left out.
     """
-    record, complaints = {}, []
+    contents, complaints = {}, []
     for folder in sorted(path for path in Path(out).iterdir() if path.is_dir()):
         path = folder / "results.json"
         if folder.name == "test" or folder.name.startswith("."):
@@ -155,27 +166,30 @@ def read_all(out):
             complaints.append(f"{folder}: passed over, it has no results.json (unfinished?)")
             continue
         try:
-            record[folder.name] = condensed(read(path))
+            contents[folder.name] = read(path)
         except ValueError as error:
             complaints.append(f"{path}: passed over, it is broken ({error})")
-    return record, complaints
+    return contents, complaints
 
 
 def condensed(results):
-    """Leave out of one run's results what follows from the rest.
+    """Leave out of one run's results what follows from the rest, see `without_predictions`.
 
-    The history becomes columns, and of the predictions only the wrong ones are kept, if the images are MNIST's:
-    "index:class index:class ...".
+    Of the predictions only the wrong ones are kept, if the images are MNIST's: "index:class index:class ...".
     """
-    history = {key: [epoch[key] for epoch in results["history"]] for key in COLUMNS}
-    predicted = results["predictions"]
-    small = {key: value for key, value in results.items() if key not in FOLLOWS} | {"history": history}
-    small |= {part: round(sum(epoch[part] for epoch in results["history"]), 2) for part in PARTS}
+    small, predicted = without_predictions(results), results["predictions"]
     labels = mnist_labels() if has_mnist_labels(results["data"]) else ""
     if len(labels) == len(predicted):
         pairs = enumerate(zip(predicted, labels, strict=True))
         small["wrong"] = " ".join(f"{image}:{ours}" for image, (ours, label) in pairs if ours != label)
     return small
+
+
+def without_predictions(results):
+    """Leave out of one run's results what follows from the rest, and the predictions; the history becomes columns."""
+    history = {key: [epoch[key] for epoch in results["history"]] for key in COLUMNS}
+    small = {key: value for key, value in results.items() if key not in FOLLOWS} | {"history": history}
+    return small | {part: round(sum(epoch[part] for epoch in results["history"]), 2) for part in PARTS}
 
 
 @lru_cache

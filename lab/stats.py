@@ -4,12 +4,13 @@ An interval is over runs: where the mean of infinitely many runs like these woul
 """
 
 import math
+import statistics
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
-from scipy.optimize import brentq
+
+# SciPy, which takes half a second, is imported late: only whoever needs an interval or a test waits for it.
 
 CONFIDENCE = 0.95
 POWER = 0.8  # with which an effect is to be seen
@@ -32,18 +33,28 @@ def mean_interval(values):
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return Interval(mean, None, None)
-    half = student(values) * float(stats.sem(values))
+    half = student(len(values)) * standard_error(values)
     return Interval(mean, mean - half, mean + half)
 
 
-def student(values):
-    """Return how many standard errors of such a sample a 95 % interval reaches to each side."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+def standard_error(values):
+    """Return the standard error of the mean of values, two at least."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def student(n, tail=(1 - CONFIDENCE) / 2):
+    """Return how many standard errors of the mean of n values an interval reaches to each side (Student's t).
+
+    tail: the probability that is left out on each side; by default for a 95 % interval.
+    """
+    from scipy.stats import t
+
+    return float(t.ppf(1 - tail, n - 1))
 
 
 def prediction_limits(values):
     """Return where one more value would lie with 95 % probability, were they normal; at least two values."""
-    half = student(values) * np.std(values, ddof=1) * math.sqrt(1 + 1 / len(values))
+    half = student(len(values)) * np.std(values, ddof=1) * math.sqrt(1 + 1 / len(values))
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
@@ -53,7 +64,7 @@ def runs_needed(values, half_width):
     The true spread is taken to be theirs; of so many new values the interval will be narrower about every second time.
     """
     spread, n = float(np.std(values, ddof=1)), 2
-    while spread * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) > half_width * math.sqrt(n):
+    while spread * student(n) > half_width * math.sqrt(n):
         n += max(1, n // 100)  # to one percent
     return n
 
@@ -63,13 +74,16 @@ def detectable(values, n_tests=1):
 
     By the power of Student's t-test at the level that Holm's method asks of the smallest of so many p-values.
     """
-    n, level = len(values), (1 - CONFIDENCE) / n_tests
-    limit = stats.t.ppf(1 - level / 2, n - 1)
+    from scipy.optimize import brentq
+    from scipy.stats import nct
+
+    n = len(values)
+    limit = student(n, (1 - CONFIDENCE) / n_tests / 2)
 
     def missing(shift):  # in standard errors; the tail on the other side adds nothing
-        return stats.nct.cdf(limit, n - 1, shift) - (1 - POWER)
+        return nct.cdf(limit, n - 1, shift) - (1 - POWER)
 
-    return float(brentq(missing, 0, 10 * limit) * stats.sem(values))
+    return float(brentq(missing, 0, 10 * limit) * standard_error(values))
 
 
 def is_skewed(values):
@@ -81,11 +95,19 @@ def is_skewed(values):
     n = len(values)
     if n < 3 or np.ptp(values) < 1e-9:  # all equal but for rounding
         return False
-    far = np.abs(values - np.median(values)).max() > FAR * stats.median_abs_deviation(values)
-    if n >= 8 and far:
+    distances = np.abs(values - np.median(values))
+    if n >= 8 and distances.max() > FAR * np.median(distances):
         return True
-    standard_error = math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))
-    return bool(abs(stats.skew(values, bias=False)) > SKEWED * standard_error)
+    deviations = values - np.mean(values)
+    skewness = np.mean(deviations**3) / np.mean(deviations**2) ** 1.5 * math.sqrt(n * (n - 1)) / (n - 2)
+    return bool(abs(skewness) > SKEWED * math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3))))
+
+
+def with_centres(rows):
+    """Add the mean with its interval to each (label, [values], mark); if a row is skewed, the median to all."""
+    skewed = any(is_skewed(values) for _, values, _ in rows)
+    centre = (lambda values: Interval(statistics.median(values), None, None)) if skewed else mean_interval
+    return [(name, values, centre(values), mark) for name, values, mark in rows]
 
 
 class Comparison(NamedTuple):
@@ -132,7 +154,9 @@ def sign_flip_p_value(differences):
 
 @cache  # the same differences are drawn, told and counted
 def flipped(differences):
-    result = stats.permutation_test(
+    from scipy.stats import permutation_test
+
+    result = permutation_test(
         (np.asarray(differences),),
         lambda values, axis: np.mean(values, axis=axis).round(9),  # sums that are equal but for rounding are ties
         permutation_type="samples",
@@ -172,13 +196,15 @@ def variance_split(correct):
     variance Σ p_i (1 - p_i), which is estimated from how often runs disagree on each image (Jordan, arXiv 2304.01910).
     What exceeds it are real differences between runs. The test compares it with a chi-squared distribution.
     """
+    from scipy.stats import chi2
+
     correct = np.asarray(correct, dtype=float)
     n_runs = len(correct)
     between = correct.sum(1).var(ddof=1)
     finite = correct.var(0, ddof=1).sum()
     if finite == 0:
         return Variance(0.0, 0.0, 1.0, 1.0)  # runs that agree on every image are equal
-    p_value = stats.chi2.sf((n_runs - 1) * between / finite, n_runs - 1)
+    p_value = chi2.sf((n_runs - 1) * between / finite, n_runs - 1)
     share = 1.0 if between == 0 else min(1.0, finite / between)
     return Variance(math.sqrt(between), math.sqrt(finite), float(share), float(p_value))
 

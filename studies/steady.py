@@ -32,7 +32,14 @@ STEADY = (  # exp_05 to exp_07 with a slow localisation network, beside exp_21
 # fmt: on
 
 SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
-ASKED = ("exp_03", "exp_04", "exp_21", "exp_23", "exp_24", "exp_25")  # what the seven ask, in their order
+# What the seven ask, under two recipes; without a transformer they are one.
+QUESTIONS = ("no transformer", "no transformer, CoordConv", "transformer", "CoordConv in the classifier")
+QUESTIONS += ("in the localisation network", "in both")
+ASKED = ("exp_03", "exp_04", "exp_21", "exp_23", "exp_24", "exp_25")
+RECIPES = {
+    "the tutorial's recipe": ("exp_03", "exp_04", "exp_02", "exp_05", "exp_06", "exp_07"),
+    "the steady recipe": ASKED,
+}
 STUDY = Study(
     rank=1,
     # Where nothing localises, the rows are those of the seven.
@@ -51,14 +58,49 @@ STUDY = Study(
             ("exp_22", "exp_02", "both"),
         ),
     },
+    extra_figures="studies.steady:recipes_figure",
     records={"steady": ASKED, "swings": SWINGS},
     section="studies.steady:section",
 )
 
 
+def recipes_figure(record, table, steady=None):
+    """Draw the runs of the seven's questions under both recipes: {"RecipesComparison.png": Figure}.
+
+    {} unless there are runs of both, all on MNIST as it is. The axis ends where only single runs of the tutorial's
+    recipe lie. table: {id: Experiment}; steady: the record of the steady recipe, if it is another one; where nothing
+    localises, both have runs of their own.
+    """
+    import numpy as np  # late, as all that draws
+
+    from lab import figures
+    from lab.comparison import is_plain_mnist, of_experiment
+    from lab.published import CLAIM, ORIGINAL_ACCURACY
+    from lab.results import last
+    from lab.stats import with_centres
+
+    steady = record if steady is None else steady
+    if not all(is_plain_mnist(run) for part in (record, steady) for run in part.values()):
+        return {}
+    panels = []
+    for part, (recipe, exp_ids) in zip((record, steady), RECIPES.items(), strict=True):
+        runs = {exp_id: of_experiment(part, table[exp_id]).values() for exp_id in exp_ids}
+        if not any(runs[exp_id] for exp_id in exp_ids[2:]):
+            return {}
+        rows = [
+            (f"{what}\n({exp_id})", [*map(last, of_one)], ORIGINAL_ACCURACY.get(table[exp_id].name))
+            for what, (exp_id, of_one) in zip(QUESTIONS, runs.items(), strict=True)
+            if of_one
+        ]
+        panels.append((with_centres(rows), f"test accuracy in %, last epoch, {recipe}", CLAIM))
+    tutorials, steadies = ([value for _, values, _, _ in rows for value in values] for rows, _, _ in panels)
+    least = min(*steadies, *ORIGINAL_ACCURACY.values(), float(np.quantile(tutorials, 0.1))) - 0.05
+    return {"RecipesComparison.png": figures.values_by_row(*panels, least=least)}
+
+
 def section(page):
     """Write the section of docs/results.md on the swings; page: see tools/page.py."""
-    from lab.comparison import falls  # late: only who writes it waits for SciPy
+    from lab.comparison import falls  # late: only who writes it waits for NumPy
     from lab.tables import SWINGING, chosen_table, falls_table
 
     swings, runs = page.read("swings"), page.read("runs")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lab import figures
+from lab.catalogue import datasets, spec_of
 from studies.cards import geometry
 from studies.cards import metrics as card_metrics
 from studies.cards.networks import Net_Card, Net_Card_Homography
@@ -192,8 +193,24 @@ def test_with_held_out_cards_no_test_background_is_seen(few_cards, monkeypatch):
     monkeypatch.setattr(card_metrics, "sources_of", lambda *what: asked.append(what[2]) or original(*what))
     torch.manual_seed(0)
     for held_out in (True, False):
-        card_metrics.measure_transformer(Net_Card(bypass_localisation=True), few_cards(held_out=held_out))
+        data = few_cards(held_out=held_out)
+        assert spec_of(data.description).held_out == held_out
+        card_metrics.measure_transformer(Net_Card(bypass_localisation=True), data)
     assert asked == ["train", "train", "train", "test"]
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("straight", [False, True])
+def test_each_kind_of_cards_is_a_data_set_by_its_name(few_cards, straight, held_out):
+    """A row may ask for it; its description leads back to it."""
+    name = f"{'held-out ' if held_out else ''}{'straight ' if straight else ''}cards"
+    made, spec = few_cards(straight, held_out), datasets()[name]
+    built = spec.built(made.clean if not held_out else few_cards().clean)
+    assert torch.equal(built.test_images, made.test_images)
+    assert built.description == made.description == spec.describe(few_cards().clean.description)
+    assert spec_of(made.description) is spec
+    assert spec.image_size == built.test_images.shape[2:]
+    assert (spec.held_out, spec.n_digits) == (held_out, built.test_labels.shape[1])
 
 
 def test_a_window_that_never_moves_is_measured_as_any_other(few_cards):

@@ -122,8 +122,9 @@ def test_plot_compares_them(workplace, call, tmp_path):
     assert process.returncode == 0, process.stderr
     written = [folder / line for line in process.stdout.splitlines()]
     names = ["AccuracyComparison.png", "Differences.png", "AccuracyCurves.png", "TrainLossCurves.png", "train_loss.png"]
-    assert [path.name for path in written] == [*names, *(f"diagram_exp_0{n}.png" for n in range(1, 8)), "comparison.md"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
+    names += [*(f"diagram_exp_0{n}.png" for n in range(1, 8)), "comparison.md", "runs.csv", "epochs.csv"]
+    assert [path.name for path in written] == names
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-3])
 
 
 @pytest.fixture(scope="module")

@@ -337,6 +337,79 @@ def test_what_was_seen_where_no_card_is_found_is_shown_if_asked_for(run, photos)
     assert lines[2].startswith("    corners, pixels: (")
 
 
+class Lost(Finder):
+    """Finds the same in every scene, by a given homography, and gives digits given probabilities."""
+
+    def __init__(self, matrix, probability=0.3):
+        super().__init__()
+        self.matrix, self.probability = torch.tensor(matrix), probability
+
+    def homography(self, scenes):
+        return self.matrix.expand(len(scenes), 3, 3)
+
+    def classify(self, strips):
+        return torch.full((len(strips), 10, 6), self.probability).log()
+
+
+def scaled(factor):
+    return [[factor, 0.0, 0.0], [0.0, factor, 0.0], [0.0, 0.0, 1.0]]
+
+
+NAN, INFINITE = float("nan"), float("inf")
+ON_THE_HORIZON = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [128 / 92, 0.0, 1.0]]  # two corners, but for rounding
+AT_INFINITY = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("script_options", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("matrix", "drawn", "statement"),
+    [
+        ([[NAN] * 3] * 3, (), "the likeliest card has corners that are not finite, so it is not drawn"),
+        (scaled(INFINITE), (), "the likeliest card has corners that are not finite, so it is not drawn"),
+        (AT_INFINITY, (), "the likeliest card has corners that are not finite, so it is not drawn"),
+        (ON_THE_HORIZON, ("outline",), "the likeliest card is too large to be straightened"),
+        (scaled(1e30), ("outline",), "the likeliest card is too large to be straightened"),
+        (scaled(3e7), ("outline",), "the likeliest card is too large to be straightened"),
+        (scaled(300.0), ("card", "outline"), None),
+        (scaled(1e-30), ("card", "outline"), None),
+        (scaled(0.0), ("card", "outline"), None),
+    ],
+    ids=["nan", "infinite", "at infinity", "on the horizon", "1e30", "3e7", "300", "1e-30", "0"],
+)
+def test_a_likeliest_card_that_lies_nowhere_is_one_statement(
+    run, photos, monkeypatch, matrix, drawn, statement, script_options
+):
+    lost = pretrained.Trained("lost", Lost(matrix).eval(), {"data": CARDS})
+    monkeypatch.setattr(pretrained, "load", lambda which: lost)
+    code, lines, errors = run("--debug", "dark.png", *script_options)
+    assert (code, errors) == (0, [])
+    assert {path.name for path in photos.glob("dark.png.*")} == {f"dark.png.{name}.png" for name in drawn}
+    for name in drawn:
+        with Image.open(f"dark.png.{name}.png") as picture:
+            picture.load()
+    if script_options:
+        result = json.loads(lines[0], parse_constant=pytest.fail)  # NaN is no JSON
+        assert (result["found"], result["number"]) == (False, "000000")
+        assert {name for name in ("card", "outline") if result[name]} == {*drawn}
+        assert (result["corners"] is None) == (not drawn)
+    else:
+        assert lines[0].startswith("dark.png: no card found (confidence 0.0")
+        assert [line.strip() for line in lines].count(statement) == bool(statement)
+        assert ("corners, pixels: " in lines[-1] or "corners, pixels: " in lines[-2]) == bool(drawn)
+        assert lines[0].endswith(", ".join(f"dark.png.{name}.png" for name in drawn) if drawn else ")")
+
+
+@pytest.mark.parametrize("options", [(), ("--debug",)])
+def test_digits_without_a_probability_are_no_card(run, photos, monkeypatch, options):
+    lost = pretrained.Trained("lost", Lost(scaled(1.0), NAN).eval(), {"data": CARDS})
+    monkeypatch.setattr(pretrained, "load", lambda which: lost)
+    code, lines, errors = run(*options, "dark.png", "card.jpg")
+    assert (code, errors) == (0, [])
+    assert lines[0].startswith("dark.png: no card found (confidence 0.00 = digits 0.00 × ")
+    result = json.loads(run(*options, "--json", "dark.png")[1][0], parse_constant=pytest.fail)
+    assert (result["found"], result["number"], result["probabilities"]) == (False, None, None)
+
+
 def test_photographs_of_one_name_do_not_overwrite_each_other(run, photos):
     (photos / "other").mkdir()
     (photos / "other" / "card.jpg").write_bytes((photos / "card.jpg").read_bytes())

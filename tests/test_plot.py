@@ -21,6 +21,9 @@ from models import Net, Net_CoordConv_Homography
 from run_experiments import ALL, EXPERIMENTS
 from stn import data
 from studies.perspective.data import perspective, whole
+from studies.steady import recipes_figure
+
+MNIST = {"name": "MNIST", "md5": results.MNIST}
 
 
 def texts(figure):
@@ -70,10 +73,10 @@ def test_both_recipes_stand_side_by_side_on_one_axis():
     table = {("exp_03", 1): [986], ("exp_21", 1): [990], ("exp_21", 2): [991]}
     table |= {("exp_02", run): [988 + run % 3] for run in range(1, 20)} | {("exp_02", 20): [950]}
     record, later = (
-        record_of({run: (correct, {}) for run, correct in (table | changes).items()})
+        record_of({run: (correct, {"data": MNIST}) for run, correct in (table | changes).items()})
         for changes in ({}, {("exp_03", 1): [987]})
     )
-    figure = plot.recipes_figure(plot.recipe_panels(record, later))
+    figure = recipes_figure(record, ALL, later)["RecipesComparison.png"]
     panels = figure.axes
     assert [[tick.get_text().split("\n")[1] for tick in axes.get_yticklabels()] for axes in panels] == [
         ["(exp_03)", "(exp_02)"],
@@ -85,7 +88,12 @@ def test_both_recipes_stand_side_by_side_on_one_axis():
     runs = [[line.get_xdata().tolist() for line in axes.lines if line.get_marker() == "o"] for axes in panels]
     assert [of_exp_03 for of_exp_03, *_ in runs] == [[pytest.approx(98.6)], [pytest.approx(98.7)]]
     without = {name: run for name, run in record.items() if "21" not in name}
-    assert plot.recipes_figure(plot.recipe_panels(without, without)) is None
+    assert recipes_figure(without, ALL) == {}
+    assert "RecipesComparison.png" in plot.comparison_figures(record)
+    assert "RecipesComparison.png" not in plot.comparison_figures(without)
+    for run in record.values():
+        run["data"] = {"name": "few"}
+    assert not any("Recipes" in name for name in plot.comparison_figures(record))
 
 
 def test_curves_show_all_runs_and_their_mean():

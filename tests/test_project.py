@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from stress_kill import assert_same_runs
 
 CORE = {"lab", "stn"}
 ROOMS = {"studies", "fast", "digits", "tools"}
@@ -83,7 +84,8 @@ for spec in catalogue.datasets().values():
         path.write_bytes(content)
         return {data for data in before if before[data] != after[data]}
 
-    everything = {"mnist", "perspective", "whole", "cards", "straight cards"}
+    cards = {"cards", "straight cards", "held-out cards", "held-out straight cards"}
+    everything = {"mnist", "perspective", "whole", *cards}
     assert codes().keys() == everything
     for name in (
         "models.py",
@@ -105,7 +107,7 @@ for spec in catalogue.datasets().values():
     ):
         assert changed(name) == set(), name
     for name in ("studies/cards/rendering.py", "studies/cards/networks.py", "data/backgrounds/brick.png"):
-        assert changed(name) == {"cards", "straight cards"}, name
+        assert changed(name) == cards, name
     for name in ("studies/cards/report.py", "studies/cards/detector.py", "digits/own_images.py"):
         assert changed(name) == set(), name
     assert changed("studies/perspective/data.py") == {"perspective", "whole"}
@@ -148,16 +150,45 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_experiments.
 ROTATED = next(program for program in PROGRAMS if "DatasetSpec(" in program)  # studies/rotated.py of that page
 
 
+BREAK_OFF = """
+import os, sys
+import run_experiments, train
+from lab.settings import Job
+
+save = train.save_checkpoint
+def save_and_die(*what):
+    save(*what)
+    os._exit(9)
+train.save_checkpoint = save_and_die
+options = run_experiments.parse_arguments(sys.argv[1:])
+jobs = [Job(row, 1, options.epochs or row.epochs) for row in run_experiments.selection(options)]
+kind, (options, jobs, _) = run_experiments.prepare(options, jobs)
+run_experiments.train_job(jobs[0], options)
+"""
+
+
+def trained_with_a_break(checkout, exp_id, *options):
+    """Train one run to the end of its first epoch, then all that the options ask for by the command itself.
+
+    Beside it, all in one go, into the folder `undisturbed`; compare them bit for bit.
+    """
+    died = run_in(checkout, "-c", BREAK_OFF, *options, "--only", exp_id)
+    assert died.returncode == 9, died.stderr
+    (begun,) = checkout.glob("experiments/*/checkpoint.pt")
+    assert not begun.with_name("results.json").exists()
+    for more in ((), ("--out", "undisturbed")):
+        process = run_in(checkout, "run_experiments.py", *options, *more)
+        assert process.returncode == 0, process.stderr
+    assert_same_runs(checkout / "experiments", checkout / "undisturbed")
+    assert "skipped: already finished" in run_in(checkout, "run_experiments.py", *options).stdout
+
+
 def test_a_new_data_set_is_a_new_file_only(tmp_path, idx_folder):
-    """It is listed, trained, resumed, tabled and drawn, and not beside the tutorial's claim."""
+    """It is listed, trained, resumed after an epoch, tabled and drawn, and not beside the tutorial's claim."""
     checkout = copy_of_the_repository(tmp_path)
     (checkout / "studies" / "rotated.py").write_text(ROTATED)
     assert "exp_100  rotated, 2 epochs" in run_in(checkout, "run_experiments.py", "--list").stdout
-    command = "run_experiments.py", "--data", idx_folder, "--plain", "--set", "rotated"
-    for _ in range(2):
-        process = run_in(checkout, *command)
-        assert process.returncode == 0, process.stderr
-    assert "skipped: already finished" in process.stdout
+    trained_with_a_break(checkout, "exp_100", "--data", idx_folder, "--plain", "--set", "rotated")
     process = run_in(checkout, "run_experiments.py", "--data", idx_folder, "--plain", "--epochs", 1, "--only", "exp_03")
     assert process.returncode == 0, process.stderr
     content = json.loads((checkout / "experiments" / "exp_100_run_01_rotated" / "results.json").read_text())
@@ -172,6 +203,133 @@ def test_a_new_data_set_is_a_new_file_only(tmp_path, idx_folder):
         "AccuracyComparison.png",
         "RotatedAccuracyComparison.png",
     }
+
+
+ENLARGED = '''
+"""MNIST, enlarged to 42×42, as it is and in perspective: images of another size, in a file of its own."""
+
+from lab.catalogue import DatasetSpec, Study
+from lab.settings import Experiment
+
+ENLARGED, SIDE = {"side": 42}, 42
+PERSPECTIVE = ENLARGED | {"perspective_sigma": 3.5}
+STUDY = Study(
+    sets={
+        "enlarged": (
+            Experiment("exp_100", "enlarged", "Net", 2, "Does it read large digits?", data="enlarged"),
+            Experiment("exp_101", "enlarged_homography", "Net_CoordConv_Homography", 2, "And in perspective?",
+                       {"padding": "background", "passes": 2}, data="enlarged in perspective"),
+            Experiment("exp_102", "enlarged_canvas", "Net_CoordConv", 2, "And on a canvas?",
+                       {"canvas": 2}, data="enlarged on a canvas"),
+        ),
+    },
+    datasets=(
+        DatasetSpec("enlarged", "{digits}, enlarged", "enlarged", "studies.enlarged:enlarged", ENLARGED,
+                    image_size=(42, 42), figure_prefix="Enlarged"),
+        DatasetSpec("enlarged in perspective", "{digits}, enlarged, in perspective", "enlarged in perspective",
+                    "studies.enlarged:in_perspective", PERSPECTIVE, image_size=(42, 42),
+                    metrics="studies.perspective.metrics", figure_prefix="EnlargedPerspective"),
+        DatasetSpec("enlarged on a canvas", "{digits}, enlarged, on a canvas", "enlarged on a canvas",
+                    "studies.enlarged:on_a_canvas", ENLARGED | {"canvas": 2}, image_size=(84, 84),
+                    figure_prefix="EnlargedCanvas"),
+    ),
+)
+
+
+def enlarged(clean):
+    from torch.nn.functional import interpolate
+
+    images = {
+        name: interpolate(getattr(clean, name), (SIDE, SIDE), mode="bilinear")
+        for name in ("train_images", "test_images")
+    }
+    return clean._replace(**images, description=clean.description | ENLARGED, clean=clean)
+
+
+def in_perspective(clean):
+    from studies.perspective.data import perspective
+
+    return perspective(enlarged(clean))
+
+
+def on_a_canvas(clean):
+    from stn import warps
+
+    large = enlarged(clean)
+    images = {name: warps.pad_to_canvas(getattr(large, name), 2) for name in ("train_images", "test_images")}
+    return large._replace(**images, description=large.description | {"canvas": 2}, canvas=2)
+'''
+LOOK_AT_IT = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+import plot
+from digits import pretrained
+from lab.settings import RunError
+from lab.catalogue import datasets
+from stn.data import load, metrics_of
+from stn.checkpoint import load_tensors
+
+digits, found = load(sys.argv[1]), {}
+for folder, name in (("exp_101_run_01_enlarged_homography", "enlarged in perspective"),
+                     ("exp_102_run_01_enlarged_canvas", "enlarged on a canvas")):
+    place = Path("experiments") / folder
+    network, data = pretrained.load(place), datasets()[name].built(digits)
+    seen = network.model.transform(data.test_images[:2])
+    transforms = load_tensors(place / "checkpoint.pt")["transforms"]
+    settings = json.loads((place / "settings.json").read_text())
+    plot.save_animation(Path(f"{name}.gif"), settings, transforms, data)
+    figure = metrics_of(data).draw_transforms(network.model, data, "")
+    (side,) = {axis.get_images()[0].get_array().shape for axis in figure.axes[1:]}
+    frames = [patch.get_xy().tolist() for patch in figure.axes[0].patches]
+    try:
+        network.read(np.zeros((1, 28, 28)))
+    except RunError as error:
+        refused = str(error)
+    found[name] = {"image_size": network.model.image_size, "seen": seen.shape, "frames": frames, "grid": side,
+                   "refused": refused, "frames_in_gif": Image.open(f"{name}.gif").n_frames}
+print(json.dumps(found))
+"""
+
+
+def test_images_of_another_size_are_a_new_file_only(tmp_path, idx_folder):
+    """The rows do not repeat the size; measures, frames and figures are in pixels of it."""
+    checkout = copy_of_the_repository(tmp_path)
+    (checkout / "studies" / "enlarged.py").write_text(ENLARGED)
+    assert "exp_101  enlarged_homography, 2 epochs" in run_in(checkout, "run_experiments.py", "--list").stdout
+    trained_with_a_break(checkout, "exp_101", "--data", idx_folder, "--set", "enlarged")
+    contents = {
+        path.parent.name[:7]: json.loads(path.read_text()) for path in checkout.glob("experiments/*/results.json")
+    }
+    assert contents["exp_100"]["arguments"] == {}
+    # Of 42×42 pixels both parts leave 7×7: 42 - 6 = 36, 18, 14, 7 in the localisation network, and 38, 19, 15, 7.
+    localiser = 8 * 49 + 8 + 10 * 8 * 25 + 10 + 10 * 7 * 7 * 32 + 32 + 32 * 6 + 6
+    classifier = 10 * 25 + 10 + 20 * 10 * 25 + 20 + 20 * 7 * 7 * 50 + 50 + 50 * 10 + 10
+    assert contents["exp_100"]["trainable_parameters"] == localiser + classifier
+    assert contents["exp_100"]["transformer"].keys() == contents["exp_102"]["transformer"].keys()
+    measured = contents["exp_101"]["transformer"]
+    # A corner is moved by 3.5 pixels, and by 3.5 with the whole image, in x and in y: two copies are 7 pixels times
+    # √(π/2) apart in the mean, 8.8, whatever the size.
+    assert measured["corner_distance_before"] == pytest.approx(8.8, rel=0.15)
+    process = run_in(checkout, "plot.py")
+    assert process.returncode == 0, process.stderr
+    comparison = (checkout / "experiments" / "comparison.md").read_text()
+    assert len(re.findall(r"^## .*, enlarged(?:, in perspective|, on a canvas)?$", comparison, re.MULTILINE)) == 3
+    assert {path.name for path in checkout.glob("experiments/*AccuracyComparison.png")} == {
+        f"Enlarged{kind}AccuracyComparison.png" for kind in ("", "Perspective", "Canvas")
+    }
+    looked = run_in(checkout, "-c", LOOK_AT_IT, idx_folder)
+    assert looked.returncode == 0, looked.stderr
+    for found in json.loads(looked.stdout).values():
+        assert (found["image_size"], found["seen"]) == ([42, 42], [2, 1, 42, 42])
+        assert found["grid"] == [8 * 44 + 2] * 2  # eight digits, and two pixels around each
+        first = found["frames"][0]
+        xs, ys = zip(*first, strict=True)
+        assert max(xs) - min(xs) > 30
+        assert max(ys) - min(ys) > 30
+        assert found["frames_in_gif"] == 3
+        assert "42×42" in found["refused"]
 
 
 @pytest.mark.parametrize(

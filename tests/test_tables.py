@@ -223,6 +223,16 @@ def test_forms_are_compared_run_by_run():
     assert f"| all {cells}" in text
 
 
+def test_forms_are_compared_by_seed_whatever_the_numbers_of_their_runs():
+    fast = record_of({("exp_02", run): ([900 + 10 * run] * 5, {"seed": 10 + run}) for run in (1, 2)})
+    plain = record_of({("exp_02", run): ([900 + 10 * (3 - run)] * 5, {"seed": 13 - run}) for run in (1, 2)})
+    plain |= record_of({("exp_02", 3): ([500] * 5, {"seed": 99})})  # of no pair
+    row = page.formulations_table({"fast": fast, "plain": plain}).splitlines()[2]
+    assert row.startswith(
+        "| `exp_02_reproduce_baseline` | 2 | +0.00 ± 0.00 % | 0.00 % | 91.50 | 91.50 | +0.00 ± 0.00 |"
+    )
+
+
 def test_the_parts_of_a_run_are_shares_of_its_seconds():
     rows = [
         {"experiment": "exp_03", "train": 45, "test": 3, "log": 1, "other": 1},

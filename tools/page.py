@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 
 from lab import catalogue, stats
 from lab.catalogue import spec_of
-from lab.comparison import comparisons, families, groups, of_experiment
+from lab.comparison import by_seed, comparisons, families, groups, of_experiment
 from lab.published import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 from lab.results import PARTS, commit, last, last_five, read_checksummed
 from lab.tables import (
@@ -184,11 +184,11 @@ def job_text(job):
 
 
 def formulations_table(record):
-    """Fast against plain convolutions, by experiment: {"fast": {run: condensed results}, "plain": the same}."""
+    """Fast against plain convolutions, by experiment: two records, {"fast": …, "plain": …}."""
     rows, everything = [], []
     for name, fast in groups(record["fast"]).items():
-        forms = [fast, groups(record["plain"]).get(name, {})]
-        pairs = [[form[run] for form in forms] for run in sorted(forms[0].keys() & forms[1].keys())]
+        ours, theirs = (by_seed(runs, lambda run: run) for runs in (fast, groups(record["plain"]).get(name, {})))
+        pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
         everything += pairs
         rows.append([f"`{name}`", *formulations_cells(pairs)])
     rows.append(["all", *formulations_cells(everything)])

@@ -31,12 +31,11 @@ from plot import (
     dataset_of,
     read_json,
     read_runs,
-    recipe_panels,
-    recipes_figure,
     save_animation,
     train_losses,
 )
 from run_experiments import ALL, EXPERIMENTS
+from studies.steady import recipes_figure
 
 RECORDS = {  # the records in results/: the experiments of each
     "runs": tuple(row.id for row in EXPERIMENTS if row.name in ORIGINAL_ACCURACY),
@@ -93,7 +92,7 @@ def write_docs(results, docs, pictures):
     drawn = comparison_figures(runs)
     for made in distorted:
         drawn |= comparison_figures(made)
-    drawn["RecipesComparison.png"] = recipes_figure(recipe_panels(runs, steady))
+    drawn |= recipes_figure(runs, ALL, steady)
     drawn["StabilityCurves.png"] = accuracy_curves(swings)
     drawn["LongCurves.png"] = curves_figure(read_json(results / "long.json"), train_losses, LOSS)
     drawn["diagram.png"] = figures.network_diagram("")
@@ -175,7 +174,7 @@ def main():
     if not Path(options.out).is_dir():
         parser.error(f"--out {options.out}: there is no such folder")
     try:
-        found = read_runs(options.out)
+        found, _ = read_runs(options.out)
         if not found:
             print(f"records.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
             return 1

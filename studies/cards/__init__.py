@@ -59,9 +59,7 @@ FAMILIES = {
 MADE = {
     "n_digits": N_DIGITS,
     "labels_of_digits": False,
-    "variations": ("held_out",),
     "metrics": "studies.cards.metrics",
-    "figure_prefix": "Card",
     "figure_families": tuple(FAMILIES),
     "figure_omits": ("exp_31",),
     "extra_table": "studies.cards.report:card_table",
@@ -74,22 +72,28 @@ MADE = {
         "data/backgrounds/*.png",
     ),
 }
-TITLE = "Cards with numbers of {digits}"
+
+
+def card_data(straight=False, held_out=False):
+    """Return the `DatasetSpec` of cards: scenes or, straight, the strips that a reader could see at best."""
+    words = [word for word, said in (("held-out", held_out), ("straight", straight)) if said]
+    return DatasetSpec(
+        name=" ".join([*words, "cards"]),
+        title=f"Cards with numbers of {{digits}}{', held out' if held_out else ''}",
+        summary=" ".join([*words, "cards"]),
+        build=f"studies.cards.data:{'_'.join([*words, 'cards']).replace('-', '_')}",
+        adds=CARDS | {word.replace("-", "_"): True for word in words},
+        image_size=(28, 133) if straight else (128, 128),
+        held_out=held_out,
+        figure_prefix="CardHeldOut" if held_out else "Card",
+        **MADE,
+    )
+
+
 STUDY = Study(
     rank=4,
     sets={"card": CARD},
-    datasets=(
-        DatasetSpec("cards", TITLE, "cards", "studies.cards.data:cards", CARDS, image_size=(128, 128), **MADE),
-        DatasetSpec(
-            "straight cards",
-            TITLE,
-            "straight cards",
-            "studies.cards.data:straight_cards",
-            CARDS | {"straight": True},
-            image_size=(28, 133),
-            **MADE,
-        ),
-    ),
+    datasets=tuple(card_data(straight, held_out) for held_out in (False, True) for straight in (False, True)),
     networks=dict.fromkeys((CARD_AFFINE, CARD_PROJECTIVE), "studies.cards.networks"),
     families=FAMILIES,
     records={"card": tuple(row.id for row in CARD)},

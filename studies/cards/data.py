@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from stn.data import Dataset, epoch_seed
-from studies.cards import CARDS
+from studies.cards import card_data
 from studies.cards.geometry import strips
 from studies.cards.rendering import draw, small_digits, textures
 
@@ -28,9 +28,8 @@ def cards(clean, straight=False, held_out=False):
     held_out: test on training digits, which are then not trained on. This is for choosing a recipe.
     Raise DataError without Numba.
     """
-    description = {**clean.description, **CARDS} | ({"straight": True} if straight else {})
+    description = card_data(straight, held_out).describe(clean.description)
     if held_out:
-        description["held_out"] = True
         clean = clean._replace(
             train_images=clean.train_images[:HELD_OUT],
             train_labels=clean.train_labels[:HELD_OUT],
@@ -45,9 +44,9 @@ def cards(clean, straight=False, held_out=False):
     return Dataset(*parts, partial(draw_epoch, own, straight), **places)
 
 
-def straight_cards(clean):
-    """Return the Dataset of strips that are cut out by the true homographies, see `cards`."""
-    return cards(clean, straight=True)
+straight_cards = partial(cards, straight=True)
+held_out_cards = partial(cards, held_out=True)
+held_out_straight_cards = partial(cards, straight=True, held_out=True)
 
 
 def sources_of(clean, split, backgrounds):

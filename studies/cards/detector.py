@@ -28,6 +28,7 @@ ZOOMS = (1.0, 1.5, 2.25)  # of the squares; at 1 a square holds the whole photog
 STEP = 40  # pixels of a scene from one square to the next, at most; a card need not be in the middle of one
 CANDIDATES = 3  # places that get a second look
 SHARPEST = 11  # pixels of the straightened card for one of the scene's, at most: 1012×638
+LARGEST = 1e6  # pixels of the longest side of a card that is straightened: of a larger one no picture shows anything
 LONGEST_OUTLINE = 1200  # pixels of the picture of the outline
 ORANGE = "#E69F00"
 
@@ -131,7 +132,8 @@ def read(scenes, places, model):
     """
     found = model.homography(scenes)
     probabilities = model.classify(geometry.strips(scenes, found)).double().exp()
-    return places @ found.double(), probabilities, probabilities.amax(1).log().mean(1).exp()
+    sure = probabilities.amax(1).log().mean(1).exp().nan_to_num(0)  # digits without a probability are not sure at all
+    return places @ found.double(), probabilities, sure
 
 
 def look_around(grey):
@@ -206,8 +208,15 @@ def in_floats(scenes):
 
 
 def straightened(photo, card):
-    """Return the card of a photograph (PIL), upright, as large as it lies there and at most 1012×638 pixels."""
+    """Return the card of a photograph (PIL), upright, as large as it lies there and at most 1012×638 pixels.
+
+    None if it is longer than LARGEST, or a corner is not finite: that can be so where there is no card.
+    """
+    if not np.isfinite(card.corners).all():
+        return None
     sides = np.linalg.norm(card.corners - np.roll(card.corners, -1, 0), axis=1)
+    if sides.max() > LARGEST:
+        return None
     scale = max(sides[::2].max() / CARD_WIDTH, sides[1::2].max() / CARD_HEIGHT)
     smaller = max(1, int(scale / SHARPEST))  # averaged before, where many pixels become one
     width, height = (round(side * np.clip(scale, 1, SHARPEST)) for side in (CARD_WIDTH, CARD_HEIGHT))
@@ -223,7 +232,12 @@ def straightened(photo, card):
 
 
 def outlined(photo, card):
-    """Return a photograph (PIL), at most 1200 pixels long, with the outline of its card and the number."""
+    """Return a photograph (PIL), at most 1200 pixels long, with the outline of its card and the number.
+
+    None if a corner of the card is not finite.
+    """
+    if not np.isfinite(card.corners).all():
+        return None
     factor = min(1, LONGEST_OUTLINE / max(photo.size))
     picture = photo.resize([max(1, round(side * factor)) for side in photo.size], reducing_gap=2)
     corners = ((card.corners + 0.5) * (np.array(picture.size) / photo.size) - 0.5).clip(-9999, 9999)

@@ -10,6 +10,7 @@ from matplotlib.path import Path
 from matplotlib.transforms import Bbox
 
 from lab import figures
+from lab.catalogue import spec_of
 from stn import warps
 from stn.metrics import TransformerMeasures, batches, homographies
 from studies.cards import geometry
@@ -38,7 +39,7 @@ def measure_transformer(model, data):
     model.eval()
     straight = data.test_images.shape[2:] == geometry.STRIP
     alignment = None if straight else alignment_of(model, data)
-    backgrounds = "train" if data.description.get("held_out") else "test"
+    backgrounds = "train" if spec_of(data.description).held_out else "test"
     sources, found = sources_of(data.clean, "test", backgrounds), []
     for strength in STRENGTHS:
         drawn = scenes(sources, N_CURVE, CURVE_SEED, strength, straight)

@@ -5,7 +5,8 @@ from lab.settings import Experiment, Recipe
 
 SIGMA = 3.5  # pixels, of the noise that moves corners (see data.py)
 CROPPED = {"perspective_sigma": SIGMA}
-WHOLE_IMAGES = CROPPED | {"canvas": 2}  # times 28 pixels
+CANVAS = 2  # side of an uncropped image, in sides of the digit's
+WHOLE_IMAGES = CROPPED | {"canvas": CANVAS}
 # The gradient is clipped because some gradients of the localisation network are a hundred times longer than most, and
 # one can move the digits out of the image. docs/log.md says how the numbers were chosen.
 ADAM = Recipe("adam", learning_rate=0.002, localisation_rate=0.0004, localisation_norm=1.0, decay=True)
@@ -37,7 +38,7 @@ PERSPECTIVE = tuple(
 )
 
 # On the same digits, with nothing cut off at the frame: a warp reads from a canvas (see stn/warps.py).
-ON_CANVAS = BACKGROUND | {"canvas": 2}
+ON_CANVAS = BACKGROUND | {"canvas": CANVAS}
 WHOLE = tuple(
     Experiment(exp_id, f"perspective_whole_{title}", model, 30, question, arguments, ADAM, "whole")
     for exp_id, title, model, question, arguments in (

@@ -11,9 +11,8 @@ import torch
 
 from stn.data import Dataset, epoch_seed
 from stn.warps import CORNERS, homography_warp, to_canvas
-from studies.perspective import CROPPED, SIGMA, WHOLE_IMAGES
+from studies.perspective import CANVAS, CROPPED, SIGMA, WHOLE_IMAGES
 
-CANVAS = WHOLE_IMAGES["canvas"]
 TEST_SEED = 0  # of the test set; runs have other seeds
 DISTORTION_BATCH = 500
 

@@ -1,0 +1,69 @@
+"""What came out of each experiment, in a line: from the runs in a folder, or else from the records in results/."""
+
+import json
+import statistics
+from functools import lru_cache
+from pathlib import Path
+
+from lab import catalogue
+from lab.comparison import by_data, distinct, groups, poolable
+from lab.results import check_kinds, in_one_line, is_mnist, last, read_checksummed, without_predictions
+from lab.stats import is_skewed
+
+RECORDS = Path(__file__).resolve().parent.parent / "results"
+
+
+def of_folder(out):
+    """Return ({experiment: line}, [complaint about each results.json that cannot be read]) of the runs in a folder."""
+    record, complaints = {}, []
+    for path in sorted(Path(out).glob("exp_*/results.json")):
+        try:
+            record[path.parent.name] = read_quickly(path)
+        except ValueError as error:
+            complaints.append(f"{path}: passed over, it is broken ({error})")
+    return lines(poolable(distinct(record)[0])[0], out), complaints
+
+
+@in_one_line()
+def read_quickly(path):
+    """Read the results of a run without its predictions, some hundred in a tenth of a second. Raise ValueError."""
+    content = read_checksummed(path)
+    check_kinds(content)
+    if content["experiment_name"] != path.parent.name:
+        raise ValueError(f"it is of {content['experiment_name']!r}; a copied or renamed folder?")
+    run = without_predictions(content)
+    last(run)  # there is one
+    return run
+
+
+def of_records(set_name):
+    """Return {experiment: line} from the records of the study that has a set, or of the seven; the first one counts."""
+    names = [name for study in catalogue.studies().values() if set_name in study.sets for name in study.records]
+    return {name: line for record in reversed(names or ["runs"]) for name, line in of_record(record).items()}
+
+
+@lru_cache  # a study has several sets
+def of_record(name):
+    """Return {experiment: line} from results/<name>.json, {} without it."""
+    path = RECORDS / f"{name}.json"
+    return lines(json.loads(path.read_text(encoding="utf-8")), f"results/{name}.json") if path.exists() else {}
+
+
+def lines(record, source):
+    """Return {experiment: what came out and how long it took} of runs that belong together.
+
+    By the mean, or where one of the experiments on a data set is skewed by the median, as in the tables.
+    """
+    found = {}
+    for part in map(groups, by_data(record).values()):
+        accuracies = {name: [last(run) for run in runs.values()] for name, runs in part.items()}
+        centre = "median" if any(map(is_skewed, accuracies.values())) else "mean"
+        for name, values in accuracies.items():
+            runs = list(part[name].values())
+            n, n_epochs, data = len(runs), runs[0]["n_epochs"], runs[0]["data"]
+            which = f"{centre} of {n} runs" if n > 1 else "one run"
+            length = f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}{'' if is_mnist(data) else ' on ' + data['name']}"
+            minutes = f"{statistics.fmean(run['seconds'] for run in runs) / 60:.1f} minutes{' each' if n > 1 else ''}"
+            accuracy = getattr(statistics, centre)(values)
+            found[name] = f"{accuracy:.2f} %, {which} of {length} in {minutes} ({source})"
+    return found
