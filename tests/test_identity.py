@@ -16,10 +16,11 @@ import records
 import torch
 from conftest import ROOT, results_of, write_results
 from filelock import FileLock
-from helpers import TRIAL, Linear, Unrecorded, forbid, run, write_idx
+from helpers import TRIAL, Interruption, Linear, Unrecorded, forbid, interrupt, run, write_idx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stress_kill import points, without_times
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -406,52 +407,20 @@ def test_another_experiment_of_the_same_id_is_not_compared_as_that_of_the_table(
 # TensorBoard
 
 
-def continued(digits, out, damage):
-    """Stop a run of three epochs after two, let `damage` do something to its events, and go on to its end."""
-    with pytest.MonkeyPatch.context() as patch:
-        original, calls = train.save_checkpoint, []
-
-        def stopped(*args):
-            original(*args)
-            calls.append(1)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-
-        patch.setattr(train, "save_checkpoint", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run(digits, out, model=Linear)
-    (path,) = (out / TRIAL).glob("events*")
-    damage(path)
-    return run(digits, out, model=Linear)
-
-
-@pytest.mark.parametrize(("share", "epochs"), [(0.05, "1, 2"), (0.98, "2")])
-def test_a_damaged_file_of_tensorboard_is_named_and_its_curves_are_written_anew(
-    finished, digits, tmp_path, capsys, fault, share, epochs
-):
-    def flip(path):
-        content = bytearray(path.read_bytes())
-        content[int(len(content) * share)] ^= 4
-        path.write_bytes(content)
-
-    with fault("events file damaged or out of order"):
-        continued(digits, tmp_path, flip)
-        said = capsys.readouterr().err
-        assert f"{tmp_path / TRIAL}: TensorBoard's file was damaged; of epoch {epochs} only losses" in said
-        ours, theirs = points(tmp_path / TRIAL), points(finished[0] / TRIAL)
-        for tag in ("Accuracy test", "Average loss test", "Average loss train"):
-            assert ours[tag] == theirs[tag]
-
-
-def test_steps_are_in_order_whatever_the_clock_says(finished, digits, tmp_path, fault):
-    def from_the_future(path):
-        path.rename(path.with_name(path.name.replace(path.name.split(".")[3], "4000000000")))
-
-    with fault("events file damaged or out of order"):
-        continued(digits, tmp_path, from_the_future)
+def test_each_epoch_is_shown_once_after_kills_and_whatever_the_clock_says(finished, digits, tmp_path, fault):
+    """Killed in each epoch between its logs and its checkpoint; each time the clock goes back by years."""
+    with fault("events file damaged or out of order", 3):
+        for number, year in enumerate((2096, 2064, 2032)):
+            with pytest.MonkeyPatch.context() as patch:
+                interrupt(patch, train, "save_checkpoint", at_call=min(number, 1) + 1)
+                with pytest.raises(Interruption):
+                    run(digits, tmp_path, model=Linear)
+            now = max((tmp_path / TRIAL).glob("events*[!r]"), key=lambda path: path.stat().st_mtime)
+            now.rename(now.with_name(now.name.replace(now.name.split(".")[3], str((year - 1970) * 31_557_600))))
+        run(digits, tmp_path, model=Linear)
         assert points(tmp_path / TRIAL) == points(finished[0] / TRIAL)
-        events = EventAccumulator(str(tmp_path / TRIAL), {"scalars": 0}).Reload()
-        assert [event.step for event in events.Scalars("Accuracy test")] == [1, 2, 3]
+        events = plugin_event_accumulator.EventAccumulator(str(tmp_path / TRIAL)).Reload()  # as TensorBoard
+        assert [event.step for event in events.Tensors("Accuracy test")] == [1, 2, 3]
 
 
 def test_a_finished_runs_altered_files_are_named_at_the_next_start(call, idx_folder, tmp_path, fault):
