@@ -210,7 +210,7 @@ def prepare(options, jobs, on_progress=None):
         return "failed", f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA devices here"
     options.jobs = options.jobs or default_jobs(options, len(jobs))
     try:
-        _, description = read(options.data)  # also unpacks MNIST once for all workers
+        _, description = read(options.data)
     except (DataError, OSError) as error:
         return "failed", str(error)
     numbers = "mean {mean} and standard deviation {std}".format(**description)

@@ -119,6 +119,12 @@ def ordinary_user():
                 os.seteuid(0)
 
 
+@pytest.fixture(scope="session")
+def archives():
+    """The folder of MNIST's four archives."""
+    return ROOT / "data" / "MNIST" / "raw"
+
+
 def few_digits(folder):
     """Write the first few hundred images of MNIST into `folder`, as four IDX files."""
     arrays = mnist.read_mnist()

@@ -446,7 +446,7 @@ def test_a_finished_runs_altered_files_are_named_at_the_next_start(call, idx_fol
 @pytest.fixture
 def fashion(idx_folder, tmp_path):
     """Other images in a folder that is called MNIST."""
-    arrays = [mnist.read_idx(idx_folder, name) for name in mnist.MD5]
+    arrays = [mnist.read_idx(idx_folder / name) for name in mnist.MD5]
     folder = tmp_path / "MNIST"
     folder.mkdir()
     write_idx(folder, [255 - array if array.ndim == 3 else array for array in arrays])

@@ -98,7 +98,7 @@ def tutorial_loop(experiment, device):
     loading = {"num_workers": 4, "multiprocessing_context": "fork" if sys.platform == "linux" else None}
     loaders = [
         torch.utils.data.DataLoader(
-            datasets.MNIST(mnist.ROOT, train=train, transform=preprocess), batch_size=64, shuffle=True, **loading
+            datasets.MNIST(mnist.ROOT, train, preprocess, download=True), batch_size=64, shuffle=True, **loading
         )
         for train in (True, False)
     ]
