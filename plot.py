@@ -297,8 +297,6 @@ def animate(out, name):
 
 
 def main():
-    cli.keep_streams()
-    cli.end_with_the_reader()
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--out", default="experiments", metavar="FOLDER", help="where the runs are")

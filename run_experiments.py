@@ -14,7 +14,6 @@ Exit code: 0 all done, 1 a run failed, 2 wrong usage, or a folder that holds ano
 """
 
 import gc
-import os
 import re
 import sys
 import threading
@@ -318,7 +317,6 @@ def parse_arguments(arguments=None):
 def main():
     if sys.argv[1:] == WORKER[2:]:
         pool.serve(prepare=prepare, train=train_job)
-    cli.keep_streams()
     options = parse_arguments()
     if options.list:
         cli.end_with_the_reader()
@@ -327,10 +325,6 @@ def main():
             for experiment in experiments:
                 print(f"{experiment.id}  {experiment.title}, {experiment.epochs} epochs\n        {experiment.question}")
         return 0
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return complain("the working directory does not exist any more; change to another")
     workers = []
     try:
         cli.raise_when_interrupted()
@@ -341,6 +335,9 @@ def main():
         return 1
     except ClusterError as error:
         return complain(error)
+    except BrokenPipeError:  # nobody reads on (`| head`)
+        cli.drop_output()
+        return 141  # as of a program that SIGPIPE has ended
     except (OSError, MemoryError, RuntimeError) as error:  # no memory, no thread
         complain(f"{type(error).__name__}: {error}")
         return 1

@@ -693,46 +693,13 @@ def start(idx_folder, out, shell, tmp_path, only="exp_03"):
     return subprocess.run(["bash", "-c", shell.format(command=command)], capture_output=True, cwd=tmp_path, timeout=170)
 
 
-@pytest.mark.parametrize(
-    "shell",
-    [
-        "{command} | head -1; exit ${{PIPESTATUS[0]}}",
-        "{command} >/dev/full",
-        "{command} 2>&-",
-        "{command} >&-",
-        "{command} >&- 2>&- <&-",
-        "{command} 2>/dev/full",
-        "LC_ALL=C PYTHONIOENCODING=ascii {command}",
-    ],
-)
-def test_streams_that_are_closed_full_or_lack_letters_do_not_stop_the_work(idx_folder, tmp_path, shell, fault):
-    out = "out_ü" if "LC_ALL" in shell else "out"
+def test_a_closed_pipe_ends_the_job_quietly_and_the_same_command_goes_on(idx_folder, tmp_path, fault):
     with fault("stdout or stderr closed, full or without letters") as told:
-        process = start(idx_folder, out, shell, tmp_path)
+        process = start(idx_folder, "out", "{command} | true; exit ${{PIPESTATUS[0]}}", tmp_path)
         told()
-        assert b"Traceback" not in process.stderr, process.stderr.decode()
-        assert process.returncode == 0, process.stderr.decode()
-        assert (tmp_path / out / NAME / "results.json").exists()
-        if ">/dev/full" in shell and "2>" not in shell:
-            assert b"The output cannot be written" in process.stderr
-
-
-STREAMS = [">/dev/full", ">&- 2>&- <&-", "2>&-", "| cat"]
-
-
-@pytest.mark.parametrize("streams", STREAMS)
-def test_the_other_scripts_end_well_with_any_streams(idx_folder, tmp_path, streams, fault):
-    write_results(tmp_path / "out_ü", NAME, [900, 982])
-    program = "import sys, train; from stn.data import load; sys.exit(train.main(1, load(sys.argv.pop())))"
-    for command, made in (
-        (f"{sys.executable} {ROOT / 'plot.py'} --out out_ü", "out_ü/comparison.md"),
-        (f"{sys.executable} -c '{program}' {idx_folder}", "experiments/test/results.json"),
-    ):
-        with fault("stdout or stderr closed, full or without letters"):
-            shell = f"export PYTHONPATH={ROOT} LC_ALL=C PYTHONIOENCODING=ascii; set -o pipefail; {command} {streams}"
-            process = subprocess.run(["bash", "-c", shell], capture_output=True, cwd=tmp_path, timeout=170)
-            assert (process.returncode, b"Traceback" in process.stderr) == (0, False), process.stderr.decode()
-            assert (tmp_path / made).exists()
+        assert (process.returncode, process.stderr) == (141, b"")
+        assert start(idx_folder, "out", "{command}", tmp_path).returncode == 0
+        assert (tmp_path / "out" / NAME / "results.json").exists()
 
 
 def test_figures_are_not_written_where_a_link_leads_nowhere(call, tmp_path, fault):
@@ -759,13 +726,6 @@ def test_data_in_a_folder_whose_name_is_no_text_are_refused(capsys):
         run_experiments.parse_arguments(["--data", "few_\udcff"])
     said = r"--data 'few_\udcff': a name that is text in UTF-8 is needed"
     assert capsys.readouterr().err.endswith(f"{said}\n")
-
-
-def test_a_working_directory_that_is_gone_is_told(idx_folder, tmp_path, fault):
-    with fault("working directory deleted, or no memory"):
-        process = start(idx_folder, "out", "mkdir gone && cd gone && rmdir ../gone && {command}", tmp_path)
-        said = b"run_experiments.py: the working directory does not exist any more; change to another\n"
-        assert (process.returncode, process.stderr) == (2, said)
 
 
 def test_a_lack_of_memory_is_told_in_one_line(idx_folder, tmp_path, fault):
