@@ -51,7 +51,7 @@ from lab.comparison import (
     one_run_each,
     poolable,
 )
-from lab.files import check_room, write_text
+from lab.files import write_text
 from lab.published import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 from lab.results import ONE_RUN_EACH, confusion_matrix, last, percentages, read_all
 from lab.settings import RunError, printable
@@ -325,7 +325,7 @@ def main():
         return 1
     target = Path(options.figures or options.out)
     try:
-        check_room(target)
+        target.mkdir(parents=True, exist_ok=True)
         draw_comparison(found, target, options.pool, options.within)
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab import catalogue, cli, pool
-from lab.files import check_room, unwritable, write_json
+from lab.files import unwritable, write_json
 from lab.folder import altered, available_cores, other_code, read_results, state_of
 from lab.progress import Display, print_summary
 from lab.results import ONE_RUN_EACH
@@ -238,7 +238,7 @@ def prepare(options, jobs, on_progress=None):
     options.plain = jobs[0].settings.plain_convolutions  # without Numba, which has been said once
     if todo := [job for job in jobs if not job.results]:
         try:
-            check_room(Path(options.out), RUN_SIZE * len(todo))
+            Path(options.out).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             return "failed", unwritable(options.out, error)
         if here and options.device == "cpu" and not options.plain:  # compile before there are more workers
@@ -246,9 +246,6 @@ def prepare(options, jobs, on_progress=None):
                 with fast_room().accelerated(networks[row.id], "cpu") as network:
                     network(torch.zeros(2, 1, *specs[row.data].image_size)).sum().backward()
     return "prepared", (options, jobs, note)
-
-
-RUN_SIZE = 1_000_000  # bytes on the disk, about
 
 
 def default_jobs(options, n_jobs):

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from lab import results
 from lab.catalogue import datasets
-from lab.files import check_room, read_sealed, remove_parts, sha256, write_text
+from lab.files import read_sealed, remove_parts, sha256, write_text
 from lab.settings import FORMAT, ONLY_TOLD, RunError, differences
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,37 +51,32 @@ class Locked(Exception):
 
 
 @contextmanager
-def run_lock(folder):
-    """Work in `folder`, made if it is missing, as the only process; what killed ones left half-written is deleted.
+def run_lock(run_dir):
+    """Lock `run_dir`, which is made if it is missing, and delete partial files that killed processes have left.
 
-    The lock is the operating system's and ends with its process. Raise Locked, or OSError if there is no room to work.
+    The lock is the operating system's and ends with its process. Raise Locked, or OSError.
     """
-    check_room(folder)
-    if (folder / ".lock").is_symlink():
-        raise OSError(f"{folder / '.lock'} is a symbolic link, which is not followed")
-    lock = FileLock(folder / ".lock", timeout=0)
-    note = folder / ".holder"  # says who has the lock, for the message alone
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock, note = FileLock(run_dir / ".lock", timeout=0), run_dir / ".holder"
     try:
         lock.acquire()
     except Timeout:
         raise Locked(holder(note)) from None
     try:
         write_text(note, f"{os.getpid()} {platform.node()}")
-        remove_parts(folder)
+        remove_parts(run_dir)
         yield
     finally:
         lock.release()
 
 
 def holder(note):
-    """Name the process that wrote `note`; one that is gone has no part in what happens now."""
-    with suppress(OSError, ValueError, OverflowError):
+    """Name the process that has written `note` when it got the lock; it is only for the message."""
+    try:
         pid, host = note.read_text(encoding="utf-8").split()
-        if host == platform.node() and os.name == "posix":
-            with suppress(PermissionError):  # it is there, and another user's
-                os.kill(int(pid), 0)  # no signal, only the question whether it is there
-        return f"process {int(pid)} on {host}"
-    return "another process"
+    except (OSError, ValueError):  # missing, or not written yet
+        return "another process"
+    return f"process {pid} on {host}"
 
 
 def state_of(folder, settings):

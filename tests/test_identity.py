@@ -702,15 +702,6 @@ def test_a_closed_pipe_ends_the_job_quietly_and_the_same_command_goes_on(idx_fol
         assert (tmp_path / "out" / NAME / "results.json").exists()
 
 
-def test_figures_are_not_written_where_a_link_leads_nowhere(call, tmp_path, fault):
-    write_results(tmp_path / "out", NAME, [982])
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with fault("symbolic links"):
-        process = call("plot.py", "--out", tmp_path / "out", "--figures", tmp_path / "link")
-        assert process.returncode == 2
-        assert "link is a symbolic link that leads nowhere" in process.stderr
-
-
 @pytest.mark.parametrize("shell", ["{command}", "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {command}"])
 def test_a_folder_whose_name_is_no_text_is_refused(idx_folder, tmp_path, shell, fault):
     with fault("stdout or stderr closed, full or without letters"):
@@ -734,14 +725,6 @@ def test_a_lack_of_memory_is_told_in_one_line(idx_folder, tmp_path, fault):
         assert process.returncode in (1, 2)
         assert b"Traceback" not in process.stderr, process.stderr.decode()
         assert process.stderr.count(b"run_experiments.py: ") == 1
-
-
-def test_links_that_lead_nowhere_are_named(digits, tmp_path, fault):
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for name in ("dangling", "loop"):
-        with fault("symbolic links"), pytest.raises(RunError, match=f"{name} is a symbolic link that leads nowhere"):
-            run(digits, tmp_path / name, model=Linear)
 
 
 def test_no_link_is_written_through(digits, tmp_path, fault):
@@ -785,11 +768,6 @@ def test_what_files_say_is_told_in_one_line_without_escape_sequences(copy, digit
         with pytest.raises(RunError) as error:
             run(digits, copy, model=Linear)
         assert str(error.value).isprintable()
-
-
-def test_a_holder_that_cannot_be_a_process_is_another_one(tmp_path):
-    (tmp_path / ".holder").write_text(f"{10**30} {platform.node()}")
-    assert train.folder.holder(tmp_path / ".holder") == "another process"
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mred", "a|b", "a\nb", "a b", "-x", "$(id)"])
