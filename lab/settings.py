@@ -5,8 +5,6 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, field
-from heapq import heapreplace
-from itertools import permutations
 from typing import NamedTuple
 
 SEED = 123  # the original's; of run 01
@@ -173,33 +171,19 @@ class Job:
 
     @property
     def cost(self):
-        """How long it takes beside others: a look at an image and its warp take 0.8 of what classifying it takes."""
+        """How long it takes beside others: a localisation and its warp take 0.8 of the time of a classification."""
         arguments = self.experiment.arguments
         looks = 0 if arguments.get("bypass_localisation") else arguments.get("passes", 1)
         return self.n_epochs * (10 + 8 * looks)
 
     def conclude(self, kind, content):
-        """Take over an outcome: ("finished", the results) or ("failed", why)."""
+        """Set the status from an outcome: ("finished", the results) or ("failed", why)."""
         if kind == "finished":
             self.status, self.results = kind, content
         else:
             self.status = f"{kind}: {content}"
 
 
-def in_starting_order(jobs, at_a_time=1):
-    """Sort jobs by decreasing cost, and the last six so that, so many at a time, all are done as early as can be.
-
-    Orders that are as good keep the jobs' own.
-    """
-    jobs = sorted(jobs, key=lambda job: job.cost, reverse=True)
-    first, last = jobs[:-6], jobs[-6:]
-    free = when_free([job.cost for job in first], [0] * at_a_time)
-    return first + list(min(permutations(last), key=lambda order: max(when_free([job.cost for job in order], free))))
-
-
-def when_free(costs, free):
-    """Return when each of some workers is done, from when each is free, if the next idle one takes the next job."""
-    free = list(free)
-    for cost in costs:
-        heapreplace(free, free[0] + cost)
-    return free
+def longest_first(jobs):
+    """Sort jobs by decreasing cost, which keeps all processes busy for the longest. Equal ones keep their order."""
+    return sorted(jobs, key=lambda job: job.cost, reverse=True)

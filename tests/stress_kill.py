@@ -44,7 +44,9 @@ class Family(subprocess.Popen):
 
     def workers(self):
         """List the processes that work for this one."""
-        return [pid for pid, parent, command in self.members() if parent == self.pid and " --worker " in command]
+        return [
+            pid for pid, parent, command in self.members() if parent == self.pid and "--multiprocessing-fork" in command
+        ]
 
 
 def job(data, out, epochs=EPOCHS, jobs=2):

@@ -31,6 +31,7 @@ import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from heapq import heapreplace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 from lab import cli
 from lab.files import write_json
 from lab.folder import provenance
-from lab.settings import BATCH_SIZE, SEED, TUTORIAL, Job, in_starting_order, when_free
+from lab.settings import BATCH_SIZE, SEED, TUTORIAL, Job, longest_first
 from run_experiments import ALL, EXPERIMENTS, default_jobs, parse_arguments
 
 # By these a CPU can imitate one with fewer instructions (NUMBA_CPU_FEATURES: those of the name alone).
@@ -350,8 +351,9 @@ def whole_job(rows, processes):
     """Return the minutes of all experiments with both loops, and their ratio, from the rows of the table."""
     tutorial = sum(row["epochs"] * row["tutorial_seconds_per_epoch"] for row in rows)
     seconds = {row["experiment"]: row["epochs"] * row["ours_seconds_per_epoch"] * processes for row in rows}
-    jobs = in_starting_order([Job(ALL[row["experiment"]], 1, row["epochs"]) for row in rows], processes)
-    free = when_free([seconds[job.experiment.id] for job in jobs], [0] * processes)
+    free = [0] * processes  # when each is, if the next idle one takes the next run
+    for job in longest_first([Job(ALL[row["experiment"]], 1, row["epochs"]) for row in rows]):
+        heapreplace(free, free[0] + seconds[job.experiment.id])
     return {
         "tutorial_minutes_whole_job": round(tutorial / 60, 2),
         "ours_minutes_all_cores_busy": round(sum(seconds.values()) / processes / 60, 2),
