@@ -24,7 +24,7 @@ from pathlib import Path
 
 from lab import catalogue, cli, pool
 from lab.files import unwritable, write_json
-from lab.folder import altered, available_cores, other_code, read_results, state_of
+from lab.folder import available_cores, modified_files, other_code, read_results, state_of
 from lab.progress import Display, print_summary
 from lab.results import ONE_RUN_EACH
 from lab.settings import SEED, ClusterError, Experiment, Job, Recipe, RunError, printable  # noqa: F401 (Recipe: for rows)
@@ -149,19 +149,19 @@ def complain(message):
 def train_job(job, options, on_progress=None):
     """Train one job in this process. Return ("finished", what the summary says of it) or ("failed", why)."""
     # TensorBoard's thread hands an OSError to the next flush, which raises it below: no need to report it twice.
-    told = threading.excepthook
-    threading.excepthook = lambda what: None if issubclass(what.exc_type, OSError) else told(what)
+    previous_hook = threading.excepthook
+    threading.excepthook = lambda what: None if issubclass(what.exc_type, OSError) else previous_hook(what)
     from stn.mnist import DataError
 
     try:
         results = train_here(job, options, on_progress)
     except (RunError, DataError) as error:
         return "failed", str(error)
-    except Exception as error:  # told in the summary and by the exit code; the traceback is for a bug report
+    except Exception as error:  # it is in the summary and the exit code; the traceback is for a bug report
         traceback.print_exc()
         return "failed", f"{type(error).__name__}: {error}"
     finally:
-        threading.excepthook = told
+        threading.excepthook = previous_hook
         gc.collect()  # the images of this run are in reference cycles, 200 MB beside those of the worker's next one
     parts = ("train", "test", "log", "other")
     seconds = {part: round(sum(e[f"{part}_seconds"] for e in results["history"]), 2) for part in parts}
@@ -190,7 +190,7 @@ def train_here(job, options, on_progress=None):
 
 
 def prepare(options, jobs, on_progress=None):
-    """Find out before any training what would go wrong, and give each job its settings.
+    """Check options, data and folders before any training, and give each job its settings.
 
     Return ("prepared", (options, jobs, lines to be shown)), the options completed and the finished jobs marked, or
     ("failed", why).
@@ -219,17 +219,17 @@ def prepare(options, jobs, on_progress=None):
         what = network, row.name, row.arguments, row.epochs, specs[row.data].describe(description), options.device
         settings[row.id] = settings_of(*what, options.plain, recipe=row.recipe)
     for job in jobs:
-        own = {"experiment_name": job.name, "n_epochs": job.n_epochs, "run": job.run, "seed": job.seed}
-        job.settings = replace(settings[job.experiment.id], **own)
-        place = Path(options.out) / job.name
+        of_run = {"experiment_name": job.name, "n_epochs": job.n_epochs, "run": job.run, "seed": job.seed}
+        job.settings = replace(settings[job.experiment.id], **of_run)
+        run_dir = Path(options.out) / job.name
         try:
-            if not options.force and state_of(place, job.settings.as_json()) == "finished":
-                job.results = read_results(place)
+            if not options.force and state_of(run_dir, job.settings.as_json()) == "finished":
+                job.results = read_results(run_dir)
                 job.status = "skipped: already finished"
                 if job.results["code"] != job.settings.code:
                     job.status += f", with {other_code(job.results)}"
-                changed = altered(place, job.results)
-                note += [f"{path} is not as the run has left it: missing, damaged or another" for path in changed]
+                modified = modified_files(run_dir, job.results)
+                note += [f"{path} was modified after the run: missing, damaged or replaced" for path in modified]
         except RunError as error:
             complaints.append(str(error))
     if complaints:

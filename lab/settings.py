@@ -10,12 +10,12 @@ from typing import NamedTuple
 SEED = 123  # the original's; of run 01
 BATCH_SIZE = 64  # the tutorial's
 THREADS = 1  # results differ between thread counts, so it is pinned; the cores are used by running side by side
-FORMAT = 2  # of a run's folder: it counts up when files of an earlier version can no longer be read or continued
+FORMAT = 2  # of a run's folder: raise it when old ones can no longer be read or continued
 OPTIMIZERS = ("sgd", "adam")
 
 
 def printable(text):
-    """Return text in one line, whatever it holds: what no terminal should see becomes its escape sequence."""
+    """Return text in one line, with escape sequences in place of what is not printable."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
@@ -91,10 +91,10 @@ class Settings:
     weights_signature: str  # see `stn.checkpoint.weights_signature`
     n_epochs: int
     data: dict  # see `stn.data.Dataset.description`
-    structure: str | None = None  # see `stn.checkpoint.structure`; None in folders of earlier versions
+    structure: str | None = None  # see `stn.checkpoint.structure`
     code: str | None = None  # see `stn.checkpoint.code_of`; None where it is not known
     versions: dict = field(default_factory=dict)  # of the packages
-    git_commit: str | None = None  # only told: a commit may change what the result does not depend on
+    git_commit: str | None = None  # informational: a commit may change what the result does not depend on
     run: int = 1
     seed: int = SEED
     recipe: Recipe = TUTORIAL
@@ -125,13 +125,13 @@ class Settings:
         return json.loads(json.dumps(content))  # as it will be read again: a tuple is a list there
 
 
-ONLY_TOLD = ("git_commit", "device_name")  # in settings.json: they may change, what the result depends on does not
+INFORMATIONAL = ("git_commit", "device_name")  # in settings.json: not part of the fingerprint
 
 
 def fingerprint(settings):
-    """Return the SHA-256 of settings as JSON, which a run's other files carry to show that they belong to it."""
-    own = {key: value for key, value in settings.items() if key not in ONLY_TOLD}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+    """Return the SHA-256 of settings as JSON, which the checkpoints and weights of a run carry."""
+    decisive = {key: value for key, value in settings.items() if key not in INFORMATIONAL}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def differences(there, here):
