@@ -64,8 +64,6 @@ class Worker:
 
 def serve(connection):
     """Make the calls that arrive; the main function of a worker's process."""
-    if hasattr(os, "setsid"):
-        os.setsid()  # a session for each: on a busy machine, Linux shares the cores out by sessions
     threading.Thread(target=end_with_parent, daemon=True).start()
 
     def send(*message):
