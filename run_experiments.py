@@ -71,8 +71,7 @@ def run(options, worker):
             jobs.append(Job(experiment, number, options.epochs or experiment.epochs))
     print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} into {printable(options.out)}", flush=True)
     train_all = trainer(options, worker)
-    worker.send(prepare, options, jobs)
-    kind, content = worker.receive()
+    kind, content = worker.call("prepare", options, jobs)
     if kind == "failed":
         return complain(content)
     options, jobs, note = content
@@ -108,7 +107,7 @@ def selection(options):
 def trainer(options, worker):
     """Return what trains jobs here or on a cluster, called as f(jobs, options, display). Raise ClusterError."""
     if options.executor == "local":
-        return lambda *what: pool.run_all(train_job, *what, worker)
+        return lambda *what: pool.run_all(WORKER, *what, worker)
     from lab import slurm  # late, with all that it imports: only for those who ask for it
 
     executor = slurm.new_executor(options)
@@ -144,6 +143,8 @@ def complain(message):
 
 
 # what a worker is asked
+
+WORKER = [sys.executable, str(Path(__file__).resolve()), "--worker"]
 
 
 def train_job(job, options, on_progress=None):
@@ -311,6 +312,8 @@ def parse_arguments(arguments=None):
 
 
 def main():
+    if sys.argv[1:] == WORKER[2:]:
+        pool.serve(prepare=prepare, train=train_job)
     options = parse_arguments()
     if options.list:
         cli.end_with_the_reader()
@@ -319,10 +322,11 @@ def main():
             for experiment in experiments:
                 print(f"{experiment.id}  {experiment.title}, {experiment.epochs} epochs\n        {experiment.question}")
         return 0
+    workers = []
     try:
         cli.raise_when_interrupted()
-        with pool.Worker() as worker:
-            return run(options, worker)
+        workers.append(pool.Worker(WORKER))
+        return run(options, workers[0])
     except pool.WorkerDied as error:  # its traceback, if there is one, has been printed
         complain(f"the preparation failed: {error}")
         return 1
@@ -338,6 +342,8 @@ def main():
         same = "the command without --force" if options.force else "the same command"
         print(f"Interrupted: {same} goes on after the last complete epoch of each run.")
         return received.args[0]
+    finally:
+        pool.end(workers)
 
 
 if __name__ == "__main__":

@@ -1,150 +1,164 @@
-"""Many runs on this machine, in processes that the parent calls through pipes.
+"""Many runs on this machine, by workers: processes to which the parent talks through pipes.
 
-A worker makes many calls, one after another, so that it rarely imports torch. It ends with its parent, however that
-ends. One that dies costs the run that it was training: the next run gets a new worker. (A `ProcessPoolExecutor` would
-give up all of its runs.)
+The parent pickles calls into the standard input of a worker and reads from its standard output what it says of them.
+A worker makes many calls, one after another, so that it rarely imports torch. It ends when its input does, that is with
+its parent, however that ends. One that dies costs the run that it was training: the next run gets a new worker.
 """
 
-import multiprocessing
 import os
-import signal
+import pickle
+import queue
+import subprocess
 import threading
 import time
+import traceback
 from collections import deque
 from contextlib import suppress
-from multiprocessing.connection import wait
 
 from lab.settings import longest_first
 
-MAX_CALLS = (
-    50  # of a worker, then a new one: drawing the graph for TensorBoard (torch.jit.trace) keeps 1 MB of each run
-)
+CALLS_OF_A_WORKER = 50  # then a new one: drawing the graph for TensorBoard (torch.jit.trace) keeps 1 MB of each run
 
 
 class WorkerDied(Exception):
-    """A worker has ended without an answer; the message says how."""
+    """A worker has ended without an answer, or could not be started; the message says how."""
 
 
 class Worker:
-    """A process that makes calls, one after another; as a context it is ended at the end. Raise OSError."""
+    """A process that makes calls; `command` must lead to `serve`. Raise WorkerDied if it cannot be started."""
 
-    def __init__(self):
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
-        self.n_calls = 0
-        # Ctrl-C reaches all processes of the terminal; a worker, which inherits this, leaves it to the parent.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def __init__(self, command):
+        # A session of its own: Ctrl-C reaches all processes of the terminal, and only the parent shall act on it.
+        self.calls = 0
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         try:
-            self.process.start()
-        finally:
-            signal.signal(signal.SIGINT, handler)
-        theirs.close()
+            self.process = subprocess.Popen(command, **pipes, start_new_session=True)
+        except OSError as error:
+            raise WorkerDied(f"its process cannot be started ({error})") from None
 
-    def send(self, function, *arguments):
-        """Let the worker call function(*arguments, on_progress=...), which returns (kind, content)."""
-        self.n_calls += 1
-        with suppress(OSError):  # if the worker has died, `receive` will say so
-            self.connection.send((function, arguments))
-
-    def receive(self):
-        """Return ("progress", what the function reports) or, at last, what it returns. Raise WorkerDied."""
+    def call(self, name, *arguments, on_progress=None):
+        """Let the worker call one of its functions and return the answer, (kind, content). Raise WorkerDied."""
+        self.calls += 1
         try:
-            return self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            raise WorkerDied(f"its process ended with exit code {self.process.exitcode}") from None
+            pickle.dump((name, arguments), self.process.stdin)
+            self.process.stdin.flush()
+            while True:
+                kind, content = pickle.load(self.process.stdout)
+                if kind != "progress":
+                    return kind, content
+                on_progress(*content)
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # ValueError: `end` has closed the pipes
+            code = self.process.wait()
+            end([self])
+            raise WorkerDied(f"its process ended with exit code {code}") from None
 
-    def __enter__(self):
-        return self
 
-    def __exit__(self, *_):
-        end([self])
+def serve(**functions):
+    """Make the calls that arrive on the standard input; the main function of a worker's process.
 
+    Each function takes the arguments of its call and `on_progress`, and returns (kind, content).
+    """
+    stream, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what anybody prints must not get between the answers
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may anybody else read the calls
+    calls = queue.SimpleQueue()
 
-def serve(connection):
-    """Make the calls that arrive; the main function of a worker's process."""
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-    def send(*message):
+    def answer(*content):
         try:
-            connection.send(message)
-        except OSError:  # the parent has ended
+            pickle.dump(content, answers)
+            answers.flush()
+        except OSError:  # nobody listens any more
             os._exit(1)
 
+    def receive():
+        try:
+            while True:
+                calls.put(pickle.load(stream))
+        except (EOFError, pickle.UnpicklingError):  # the parent has ended, maybe while it wrote
+            os._exit(1)
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+
+    threading.Thread(target=receive, daemon=True).start()
     while True:
+        name, arguments = calls.get()
         try:
-            function, arguments = connection.recv()
-        except EOFError:
-            os._exit(1)
-        try:
-            outcome = function(*arguments, on_progress=lambda *progress: send("progress", progress))
+            outcome = functions[name](*arguments, on_progress=lambda *progress: answer("progress", progress))
         except Exception as error:  # for lack of memory, say
             outcome = "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
-        send(*outcome)
+        answer(*outcome)
 
 
-def end_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def run_all(command, jobs, options, display, worker=None):
+    """Train the jobs with `options.jobs` workers, the costliest first; set the status of each.
 
-
-def run_all(train, jobs, options, display, worker):
-    """Train jobs in `options.jobs` processes, the longest first; set the status of each.
-
-    train: called there as train(job, options, on_progress=...); returns ("finished", results) or ("failed", why).
-    worker: one that has nothing else to do.
+    worker: one that is there already and has nothing else to do.
     """
-    waiting, idle, busy = deque(longest_first(jobs)), [worker], {}
+    waiting, workers, events = deque(longest_first(jobs)), {worker} - {None}, queue.SimpleQueue()
+
+    def work(worker):
+        """Let a worker train one job after another, in a thread of its own; the main thread does all the rest."""
+        while waiting:
+            try:
+                job = waiting.popleft()
+            except IndexError:  # another thread was faster
+                break
+            events.put((start, job))
+            try:
+                if worker and worker.calls >= CALLS_OF_A_WORKER:
+                    end([worker])
+                    worker = None
+                if worker is None:
+                    worker = Worker(command)
+                    workers.add(worker)
+                outcome = worker.call(
+                    "train", job, options, on_progress=lambda *at, job=job: events.put((progress, job, *at))
+                )
+            except WorkerDied as error:
+                outcome, worker = ("failed", str(error)), None
+            events.put((conclude, job, *outcome))
+        end({worker} - {None})  # no run is left for it: give its memory to the others
+        events.put(None)
+
+    def start(job):
+        job.status = "interrupted"  # unless it comes to its end
+        display.start(job.name, job.n_epochs)
+
+    def progress(job, *at):
+        display.progress(job.name, job.n_epochs, *at)
 
     def conclude(job, kind, content):
         job.conclude(kind, content)
         display.end(job.name, job.n_epochs, job.status)
 
-    def start(job):
-        job.status = "interrupted"  # unless it comes to its end
-        display.start(job.name, job.n_epochs)
-        try:
-            worker = idle.pop() if idle else Worker()
-        except OSError as error:
-            conclude(job, "failed", f"its process cannot be started ({error})")
-            return
-        busy[worker.connection] = worker, job
-        worker.send(train, job, options)
-
-    def listen(worker, job):
-        try:
-            kind, content = worker.receive()
-        except WorkerDied as error:
-            kind, content = "failed", str(error)
-        if kind == "progress":
-            display.progress(job.name, job.n_epochs, *content)
-            return
-        del busy[worker.connection]
-        if waiting and worker.n_calls < MAX_CALLS and worker.process.is_alive():
-            idle.append(worker)
-        else:
-            end([worker])  # it leaves its memory to the others
-        conclude(job, kind, content)
-
+    threads = [worker] + [None] * (min(options.jobs, len(jobs)) - 1)
     try:
-        while waiting or busy:
-            while waiting and len(busy) < options.jobs:
-                start(waiting.popleft())
-            for connection in wait(list(busy)):
-                listen(*busy[connection])
-    finally:  # after an interrupt some are busy
-        end([*idle, *(worker for worker, _ in busy.values())])
+        for first in threads:
+            threading.Thread(target=work, args=(first,), daemon=True).start()
+        while threads:
+            if event := events.get():
+                act, *content = event
+                act(*content)
+            else:
+                threads.pop()
+    finally:  # after an interrupt the workers are busy; they have nothing to do otherwise
+        waiting.clear()
+        end(workers)
 
 
 def end(workers):
     """End workers: at once if they do nothing, else after a second at the latest."""
-    for worker in workers:
-        worker.process.terminate()
+    processes = [worker.process for worker in list(workers)]
+    for process in processes:
+        process.terminate()
     deadline = time.monotonic() + 1
-    for worker in workers:
-        worker.process.join(max(0, deadline - time.monotonic()))
-    for worker in workers:
-        worker.process.kill()
-        worker.process.join()
-        worker.connection.close()
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=max(0, deadline - time.monotonic()))
+    for process in processes:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired, OSError):  # OSError: nobody reads what was not yet written
+            process.wait(timeout=1)
+            process.stdout.close()
+            process.stdin.close()

@@ -44,9 +44,7 @@ class Family(subprocess.Popen):
 
     def workers(self):
         """List the processes that work for this one."""
-        return [
-            pid for pid, parent, command in self.members() if parent == self.pid and "--multiprocessing-fork" in command
-        ]
+        return [pid for pid, parent, command in self.members() if parent == self.pid and " --worker " in command]
 
 
 def job(data, out, epochs=EPOCHS, jobs=2):

@@ -137,12 +137,15 @@ row = {row}
 run_experiments.EXPERIMENTS += (row,)
 run_experiments.SETS["original"] = run_experiments.EXPERIMENTS
 run_experiments.ALL[row.id] = row
-script = sys.argv.pop(1)
+script = sys.argv[1]
+sys.argv[:] = sys.argv[1:]
 if script == "plot.py":
     import plot
     sys.exit(plot.main())
-if __name__ == "__main__":
-    sys.exit(run_experiments.main())
+run_experiments.WORKER[:] = [sys.executable, __file__, "run_experiments.py", "--worker"]
+if sys.argv[1:] == ["--worker"]:
+    run_experiments.pool.serve(prepare=run_experiments.prepare, train=run_experiments.train_job)
+sys.exit(run_experiments.main())
 """
     script = tmp_path / "with_a_row.py"
     script.write_text(textwrap.dedent(program))

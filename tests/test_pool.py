@@ -1,7 +1,9 @@
 """Workers and the pool, without torch: real processes, whose functions do what a test wants."""
 
+import io
 import itertools
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,12 +13,53 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 from stress_kill import wait_until
-from workers_do import prepare, train
 
 import run_experiments
-from lab import cli, pool
+from lab import pool
 from lab.cli import Interrupted
 from lab.settings import Experiment, Job
+
+WORKER = f"""
+import os, signal, subprocess, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from lab import pool
+
+
+def prepare(options, jobs, on_progress):
+    return "prepared", (options, jobs, ["a line"])
+
+
+def train(job, options, on_progress):
+    what = job.experiment.question
+    if what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "leaves":
+        os._exit(7)
+    elif what == "raises":
+        raise ValueError("a bug")
+    elif what == "fails":
+        return "failed", "no images"
+    elif what == "prints":
+        print("printed", flush=True)
+        os.write(1, b"written\\n")
+        subprocess.run(["echo", "echoed"])
+    elif what == "reads":
+        assert (sys.stdin.read(), os.read(0, 10), subprocess.run(["cat"], capture_output=True).stdout) == ("", b"", b"")
+    elif what in ("waits", "disobeys"):
+        if what == "disobeys":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        on_progress(1, 0, 10, None)
+        time.sleep(600)
+    elif what == "tells":
+        while True:
+            on_progress(1, 0, 10, None)
+    on_progress(1, 5, 10, None)
+    return "finished", {{"process": os.getpid()}}
+
+
+pool.serve(prepare=prepare, train=train)
+"""
+COMMAND = [sys.executable, "-c", WORKER]
 
 
 def jobs_that(*questions):
@@ -40,17 +83,18 @@ class Display:
         self.seen.append(("end", name, status))
 
 
-def run_all(jobs, at_a_time, display=None, worker=None):
+def run_all(jobs, at_a_time, command=COMMAND, display=None, worker=None):
     """Run jobs in the pool; return what was shown."""
     display = display or Display()
-    pool.run_all(train, jobs, SimpleNamespace(jobs=at_a_time), display, worker or pool.Worker())
+    pool.run_all(command, jobs, SimpleNamespace(jobs=at_a_time), display, worker)
     return display.seen
 
 
 @pytest.fixture
 def worker():
-    with pool.Worker() as worker:
-        yield worker
+    worker = pool.Worker(COMMAND)
+    yield worker
+    pool.end([worker])
 
 
 def alive(pid):
@@ -82,51 +126,64 @@ def test_a_run_that_fails_leaves_its_worker_to_the_next(how, why):
     assert jobs[0].results == jobs[2].results
 
 
-def test_a_worker_that_dies_before_its_call_costs_one_run(worker):
-    worker.process.kill()
-    worker.process.join()
-    jobs = jobs_that("", "")
-    run_all(jobs, 1, worker=worker)
-    assert [job.status for job in jobs] == ["failed: its process ended with exit code -9", "finished"]
-
-
-def test_workers_that_cannot_be_started_are_told(worker, monkeypatch):
-    def refuse():
-        raise OSError("no more processes")
-
-    monkeypatch.setattr(pool, "Worker", refuse)
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (["/nowhere/python"], "its process cannot be started ([Errno 2] No such file or directory: '/nowhere/python')"),
+        (["false"], "its process ended with exit code 1"),
+    ],
+)
+def test_workers_that_cannot_be_started_are_told(command, why):
     jobs = jobs_that("", "", "")
-    run_all(jobs, 2, worker=worker)
-    why = "failed: its process cannot be started (no more processes)"
-    assert [job.status for job in jobs] == ["finished", why, why]
+    run_all(jobs, 2, command)
+    assert [job.status for job in jobs] == [f"failed: {why}"] * 3
 
 
-def test_without_any_worker_the_command_says_so_in_one_line(monkeypatch, capsys):
-    def refuse():
-        raise OSError("no more processes")
+def test_without_any_worker_the_command_says_so_in_one_line():
+    program = "import sys, run_experiments as r; r.WORKER = ['/nowhere/python']; sys.exit(r.main())"
+    process = subprocess.run([sys.executable, "-c", program, "--runs", "2"], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("run_experiments.py: the preparation failed: its process cannot be started ([Errno 2]")
 
-    monkeypatch.setattr(pool, "Worker", refuse)
-    monkeypatch.setattr(sys, "argv", ["run_experiments.py", "--runs", "2"])
-    monkeypatch.setattr(cli, "raise_when_interrupted", lambda: None)  # pytest's are in force
-    assert run_experiments.main() == 1
-    assert capsys.readouterr().err == "run_experiments.py: OSError: no more processes\n"
+
+def test_an_answer_that_breaks_off_is_a_death():
+    answer = io.BytesIO()
+    pickle.dump(("finished", {"test_accuracy": 98.5, "text": "x" * 300}), answer)
+    for length in range(len(answer.getvalue())):
+        worker = object.__new__(pool.Worker)
+        worker.calls = 0
+        part = io.BytesIO(answer.getvalue()[:length])
+        ended = {"wait": lambda timeout=None: -9, "terminate": lambda: None, "kill": lambda: None}
+        worker.process = SimpleNamespace(stdin=io.BytesIO(), stdout=part, **ended)
+        with pytest.raises(pool.WorkerDied, match="exit code -9"):
+            worker.call("train")
 
 
 # What goes through the pipes
 
 
-def test_nobody_but_the_parent_reads_its_input_or_answers_ctrl_c():
-    (job,) = jobs = jobs_that("reads")
+def test_what_a_library_prints_does_not_get_between_the_answers(capfd):
+    jobs = jobs_that("prints", "reads", "")
     run_all(jobs, 1)
-    assert job.results["ignores_ctrl_c"]
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler  # of this process, as before
+    assert [job.status for job in jobs] == ["finished"] * 3
+    assert len({job.results["process"] for job in jobs}) == 1
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert sorted(shown.err.split()) == ["echoed", "printed", "written"]
 
 
-def test_an_answer_that_cannot_go_through_the_pipe_ends_the_worker(capfd):
-    (job,) = jobs = jobs_that("cannot be sent")
-    run_all(jobs, 1)
+class HereOnly:
+    """Options of a class that a worker does not know."""
+
+    jobs = 1
+
+
+def test_a_call_that_a_worker_cannot_read_ends_it(capfd):
+    (job,) = jobs = jobs_that("")
+    pool.run_all(COMMAND, jobs, HereOnly(), Display())
     assert job.status == "failed: its process ended with exit code 1"
-    assert "pickle" in capfd.readouterr().err
+    assert "No module named 'test_pool'" in capfd.readouterr().err
 
 
 def test_what_a_run_tells_is_shown_in_its_order():
@@ -150,7 +207,7 @@ def test_no_more_workers_than_asked_for_and_the_first_is_used(worker):
 
 
 def test_after_so_many_runs_a_worker_is_replaced(monkeypatch):
-    monkeypatch.setattr(pool, "MAX_CALLS", 3)
+    monkeypatch.setattr(pool, "CALLS_OF_A_WORKER", 3)
     jobs = jobs_that(*[""] * 8)
     run_all(jobs, 1)
     processes = [job.results["process"] for job in jobs]
@@ -174,8 +231,7 @@ def test_workers_work_at_the_same_time():
 
 def test_with_ten_runs_the_first_run_of_the_costliest_experiment_starts_first(worker, monkeypatch, tmp_path, capfd):
     """By the command's own way from its options to the workers."""
-    monkeypatch.setattr(run_experiments, "prepare", prepare)
-    monkeypatch.setattr(run_experiments, "train_job", train)
+    monkeypatch.setattr(run_experiments, "WORKER", COMMAND)
     arguments = ["--only", "exp_03", "exp_05", "exp_02", "--runs", "10", "--jobs", "1", "--out", str(tmp_path)]
     monkeypatch.setattr(run_experiments, "print_summary", lambda jobs: None)
     assert run_experiments.run(run_experiments.parse_arguments(arguments), worker) == 0
@@ -204,7 +260,7 @@ def test_interrupted_in_the_middle(worker, what):
     with pytest.raises(Interrupted):
         run_all(jobs, 1, display=display, worker=worker)
     assert [job.status for job in jobs] == ["finished", "interrupted", "not started", "not started"]
-    assert worker.process.exitcode == (-signal.SIGTERM if what == "waits" else -signal.SIGKILL)
+    assert worker.process.returncode == (-signal.SIGTERM if what == "waits" else -signal.SIGKILL)
     assert (time.monotonic() - display.began < 1) == (what == "waits")
 
 
@@ -224,28 +280,27 @@ def test_a_worker_ends_when_no_run_is_left_for_it(worker):
 
 
 PARENT = """
-import sys, time
-sys.path[:0] = sys.argv[1:3]
-from lab import cli, pool
+import sys, threading, time
+sys.path.insert(0, sys.argv[1])
+from lab import pool
 from lab.settings import Experiment, Job
-from workers_do import train
 
-if __name__ == "__main__":
-    workers = [pool.Worker() for _ in range(3)]
-    for worker, what in zip(workers, ("", "waits", "tells")):
-        worker.send(train, Job(Experiment("exp_01", "trial", "Net", 1, what), 1, 1), None)
-        worker.receive()
-    print(*(worker.process.pid for worker in workers), flush=True)
-    time.sleep(600)
+workers = [pool.Worker([sys.executable, "-c", sys.argv[2]]) for _ in range(3)]
+for worker, what in zip(workers, ("", "waits", "tells")):
+    call = "train", Job(Experiment("exp_01", "trial", "Net", 1, what), 1, 1), None
+    told = threading.Event()
+    on_progress = {"on_progress": lambda *_, told=told: told.set()}
+    threading.Thread(target=worker.call, args=call, kwargs=on_progress, daemon=True).start()
+    told.wait()
+print(*(worker.process.pid for worker in workers), flush=True)
+time.sleep(600)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_workers_end_with_their_parent_whatever_they_do(tmp_path):
+def test_workers_end_with_their_parent_whatever_they_do():
     """One waits for the next call, one is at work, and one just tells how it goes."""
-    (tmp_path / "parent.py").write_text(PARENT)
-    command = [sys.executable, tmp_path / "parent.py", ROOT, ROOT / "tests"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen([sys.executable, "-c", PARENT, ROOT, WORKER], stdout=subprocess.PIPE, text=True) as parent:
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(workers) == 3
         assert all(map(alive, workers))
