@@ -265,7 +265,6 @@ def serve(options, uploads):
 
 
 def main():
-    cli.keep_streams()
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine alone)")

@@ -87,7 +87,6 @@ def format_result(result, threshold, shown):
 
 
 def main():
-    cli.keep_streams()
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("photos", nargs="+", type=Path, metavar="PHOTO", help="files with one card each")

@@ -52,7 +52,7 @@ from lab.comparison import (
     one_run_each,
     poolable,
 )
-from lab.files import check_room, write_text
+from lab.files import write_text
 from lab.published import CLAIM, ORIGINAL_ACCURACY
 from lab.results import ONE_RUN_EACH, condensed, confusion_matrix, last, percentages, read_whole
 from lab.settings import RunError, printable
@@ -257,8 +257,6 @@ def animate(out, name):
 
 
 def main():
-    cli.keep_streams()
-    cli.end_with_the_reader()
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--out", default="experiments", metavar="FOLDER", help="where the runs are")
@@ -287,7 +285,7 @@ def main():
         return 1
     target = Path(options.figures or options.out)
     try:
-        check_room(target)
+        target.mkdir(parents=True, exist_ok=True)
         draw_comparison(found, contents, target, options.pool, options.within)
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")

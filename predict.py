@@ -69,7 +69,6 @@ def list_networks():
 
 
 def main():
-    cli.keep_streams()
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("images", nargs="*", type=Path, metavar="IMAGE", help="files with one or several digits each")

@@ -14,7 +14,6 @@ Exit code: 0 all done, 1 a run failed, 2 wrong usage, or a folder that holds ano
 """
 
 import gc
-import os
 import re
 import sys
 import threading
@@ -24,8 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab import catalogue, cli, pool
-from lab.files import check_room, unwritable, write_json
-from lab.folder import altered, available_cores, other_code, read_results, state_of
+from lab.files import unwritable, write_json
+from lab.folder import available_cores, modified_files, other_code, read_results, state_of
 from lab.progress import Display, print_summary
 from lab.results import ONE_RUN_EACH
 from lab.settings import SEED, ClusterError, Experiment, Job, Recipe, RunError, printable  # noqa: F401 (Recipe: for rows)
@@ -151,19 +150,19 @@ WORKER = [sys.executable, str(Path(__file__).resolve()), "--worker"]
 def train_job(job, options, on_progress=None):
     """Train one job in this process. Return ("finished", what the summary says of it) or ("failed", why)."""
     # TensorBoard's thread hands an OSError to the next flush, which raises it below: no need to report it twice.
-    told = threading.excepthook
-    threading.excepthook = lambda what: None if issubclass(what.exc_type, OSError) else told(what)
+    previous_hook = threading.excepthook
+    threading.excepthook = lambda what: None if issubclass(what.exc_type, OSError) else previous_hook(what)
     from stn.mnist import DataError
 
     try:
         results = train_here(job, options, on_progress)
     except (RunError, DataError) as error:
         return "failed", str(error)
-    except Exception as error:  # told in the summary and by the exit code; the traceback is for a bug report
+    except Exception as error:  # it is in the summary and the exit code; the traceback is for a bug report
         traceback.print_exc()
         return "failed", f"{type(error).__name__}: {error}"
     finally:
-        threading.excepthook = told
+        threading.excepthook = previous_hook
         gc.collect()  # the images of this run are in reference cycles, 200 MB beside those of the worker's next one
     parts = ("train", "test", "log", "other")
     seconds = {part: round(sum(e[f"{part}_seconds"] for e in results["history"]), 2) for part in parts}
@@ -192,7 +191,7 @@ def train_here(job, options, on_progress=None):
 
 
 def prepare(options, jobs, on_progress=None):
-    """Find out before any training what would go wrong, and give each job its settings.
+    """Check options, data and folders before any training, and give each job its settings.
 
     Return ("prepared", (options, jobs, lines to be shown)), the options completed and the finished jobs marked, or
     ("failed", why).
@@ -210,7 +209,7 @@ def prepare(options, jobs, on_progress=None):
         return "failed", f"--device {options.device}: torch finds {torch.cuda.device_count()} CUDA devices here"
     options.jobs = options.jobs or default_jobs(options, len(jobs))
     try:
-        _, description = read(options.data)  # also unpacks MNIST once for all workers
+        _, description = read(options.data)
     except (DataError, OSError) as error:
         return "failed", str(error)
     numbers = "mean {mean} and standard deviation {std}".format(**description)
@@ -221,17 +220,17 @@ def prepare(options, jobs, on_progress=None):
         what = network, row.name, row.arguments, row.epochs, specs[row.data].describe(description), options.device
         settings[row.id] = settings_of(*what, options.plain, recipe=row.recipe)
     for job in jobs:
-        own = {"experiment_name": job.name, "n_epochs": job.n_epochs, "run": job.run, "seed": job.seed}
-        job.settings = replace(settings[job.experiment.id], **own)
-        place = Path(options.out) / job.name
+        of_run = {"experiment_name": job.name, "n_epochs": job.n_epochs, "run": job.run, "seed": job.seed}
+        job.settings = replace(settings[job.experiment.id], **of_run)
+        run_dir = Path(options.out) / job.name
         try:
-            if not options.force and state_of(place, job.settings.as_json()) == "finished":
-                job.results = read_results(place)
+            if not options.force and state_of(run_dir, job.settings.as_json()) == "finished":
+                job.results = read_results(run_dir)
                 job.status = "skipped: already finished"
                 if job.results["code"] != job.settings.code:
                     job.status += f", with {other_code(job.results)}"
-                changed = altered(place, job.results)
-                note += [f"{path} is not as the run has left it: missing, damaged or another" for path in changed]
+                modified = modified_files(run_dir, job.results)
+                note += [f"{path} was modified after the run: missing, damaged or replaced" for path in modified]
         except RunError as error:
             complaints.append(str(error))
     if complaints:
@@ -239,7 +238,7 @@ def prepare(options, jobs, on_progress=None):
     options.plain = jobs[0].settings.plain_convolutions  # without Numba, which has been said once
     if todo := [job for job in jobs if not job.results]:
         try:
-            check_room(Path(options.out), RUN_SIZE * len(todo))
+            Path(options.out).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             return "failed", unwritable(options.out, error)
         if here and options.device == "cpu" and not options.plain:  # compile before there are more workers
@@ -247,9 +246,6 @@ def prepare(options, jobs, on_progress=None):
                 with fast_room().accelerated(networks[row.id], "cpu") as network:
                     network(torch.zeros(2, 1, *specs[row.data].image_size)).sum().backward()
     return "prepared", (options, jobs, note)
-
-
-RUN_SIZE = 1_000_000  # bytes on the disk, about
 
 
 def default_jobs(options, n_jobs):
@@ -339,16 +335,11 @@ def parse_arguments(arguments=None):
 def main():
     if sys.argv[1:] == WORKER[2:]:
         pool.serve(prepare=prepare, train=train_job)
-    cli.keep_streams()
     options = parse_arguments()
     if options.list:
         cli.end_with_the_reader()
         list_experiments(options.out)
         return 0
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return complain("the working directory does not exist any more; change to another")
     workers = []
     try:
         cli.raise_when_interrupted()
@@ -359,6 +350,9 @@ def main():
         return 1
     except ClusterError as error:
         return complain(error)
+    except BrokenPipeError:  # nobody reads on (`| head`)
+        cli.drop_output()
+        return 141  # as of a program that SIGPIPE has ended
     except (OSError, MemoryError, RuntimeError) as error:  # no memory, no thread
         complain(f"{type(error).__name__}: {error}")
         return 1

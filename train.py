@@ -443,7 +443,6 @@ def main(n_epochs=30, data=None):
     """
     from models import Net_CoordConv_Homography
 
-    cli.keep_streams()
     cli.parse(cli.new_parser(__doc__))
     name, arguments, recipe = "test", {"padding": "background"}, Recipe(localisation_rate=0.001)
     device = "cuda" if torch.cuda.is_available() else "cpu"

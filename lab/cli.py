@@ -39,43 +39,6 @@ def check_parent(parser, options, name):
         parser.error(f"--{name} {path}: there is no such folder")
 
 
-class Lasting:
-    """A text stream that says once, elsewhere, that it cannot be written, and is silent from then on."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-    def write(self, text):
-        return self.attempt(lambda: self.stream.write(text))
-
-    def flush(self):
-        return self.attempt(self.stream.flush)
-
-    def attempt(self, act):
-        try:
-            return act()
-        except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-            if self.stream is sys.__stdout__:
-                print(f"The output cannot be written ({error}); the work goes on.", file=sys.stderr)
-
-
-def keep_streams():
-    """Let no text that is printed end the program: a stream that is closed or full, nor letters that it lacks."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:  # closed by the caller: else the next file that is opened would be taken for it
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 as long as the process
-        stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, Lasting(stream))
-
-
 class Interrupted(BaseException):
     """Raised by the first SIGINT or SIGTERM; `args[0]` is the exit code that belongs to it."""
 
@@ -93,7 +56,10 @@ def interrupt(signal_number, _frame):
 
 
 def run(main):
-    """Exit with what a script's `main` returns; an interrupt ends it with one line and no traceback."""
+    """Exit with what a script's `main` returns; an interrupt ends it with one line, a closed pipe with none."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # for letters that the terminal lacks
+    end_with_the_reader()
     try:
         raise_when_interrupted()
         sys.exit(main())
@@ -106,3 +72,10 @@ def end_with_the_reader():
     """End quietly when nobody reads on what is printed (`| head`)."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def drop_output():
+    """Send to nowhere what is still to be printed: the pipe is closed, and Python would complain of it when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())

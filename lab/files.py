@@ -1,15 +1,10 @@
 """Files that appear whole or not at all and show when they are damaged."""
 
-import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-PROBE = 1_000_000  # bytes that are written to see whether that is possible
 
 
 @contextmanager
@@ -50,7 +45,7 @@ def write_json(path, content):
 
 
 class Damaged(OSError):
-    """The content of a sealed file is not what was written; the message names the file."""
+    """The checksum of a sealed file does not fit; the message names the file."""
 
 
 class Foreign(Exception):
@@ -58,9 +53,9 @@ class Foreign(Exception):
 
 
 def write_sealed(path, content, owner, previous=None):
-    """Write bytes and behind them 128 hexadecimal digits, which torch.load passes over; return the last 64.
+    """Write bytes, the SHA-256 of their owner, and the SHA-256 of both, which is returned.
 
-    They are the owner's (a SHA-256 itself) and the SHA-256 of all before.
+    owner: 64 hexadecimal digits. torch.load passes over what stands behind its own bytes.
     """
     content += owner.encode()
     seal = hashlib.sha256(content).hexdigest()
@@ -70,9 +65,9 @@ def write_sealed(path, content, owner, previous=None):
 
 
 def read_sealed(path, owner=None):
-    """Return (the bytes that `write_sealed` wrote, their seal).
+    """Return (the bytes that `write_sealed` wrote, the checksum that it returned).
 
-    Raise Damaged if any bit of the file is another, or missing, and Foreign if it is somebody else's; None fits all.
+    Raise Damaged if the checksum does not fit, and Foreign if the file has another owner; None skips that check.
     """
     content = Path(path).read_bytes()
     content, seal = content[:-64], content[-64:]
@@ -90,29 +85,9 @@ def sha256(path):
     return None
 
 
-def check_room(folder, size=PROBE):
-    """Make `folder` if it is missing. Raise OSError if files of `size` bytes in all cannot be written into it."""
-    for path in (folder, *folder.parents):
-        if path.is_symlink() and not os.path.exists(path):
-            raise OSError(f"{path} is a symbolic link that leads nowhere")
-    folder.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(folder).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(bytes(min(size, PROBE)))
-        file.flush()
-
-
 def unwritable(folder, error):
-    """Put an OSError from work in `folder` into one line: what happened, where, the space there, and what to do."""
-    try:
-        there = folder = Path(folder).absolute()
-        while not os.path.exists(there):
-            there = there.parent
-        room = f"; {shutil.disk_usage(there).free / 1e6:,.1f} MB are free there"
-    except OSError:  # the working directory is gone
-        room = ""
+    """Put an OSError from work in `folder` into one line: what happened, where, and what to do."""
     return (
-        f"{folder} cannot be used ({error}){room}. Put that right or choose another --out; "
+        f"{folder} cannot be used ({error}); fix this or choose another --out; "
         "the same command goes on after the last complete epoch"
     )

@@ -4,7 +4,7 @@ events.out.tfevents.*         TensorBoard, see stn/tensorboard.py
 settings.json                 what the run depends on, see lab/settings.py
 checkpoint.pt                 the state after the last complete epoch, see stn/checkpoint.py
 checkpoint_previous.pt        the one before, used if the last is damaged
-weights.pt                    the final state_dict (those of weights/ are kept from it, see stn/trained.py)
+weights.pt                    the final state_dict
 confusion_matrix.png
 visualized_transformation.png, class_statistics.png  what the transformer does
 results.json                  written last: a run that has it is finished
@@ -25,12 +25,12 @@ from filelock import FileLock, Timeout
 
 from lab import results
 from lab.catalogue import datasets
-from lab.files import check_room, read_sealed, remove_parts, sha256, write_text
-from lab.settings import FORMAT, ONLY_TOLD, RunError, differences
+from lab.files import read_sealed, remove_parts, sha256, write_text
+from lab.settings import FORMAT, INFORMATIONAL, RunError, differences
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy", "numba")
-WRITTEN = (  # `results.json` first: without it a run does not look finished; no checkpoint outlives its settings
+RUN_FILES = (  # `results.json` first: without it a run does not look finished; no checkpoint outlives its settings
     *("results.json", "checkpoint.pt", "checkpoint_previous.pt", "failed.txt", "settings.json", "weights.pt"),
     *("confusion_matrix.png", "class_statistics.png", "visualized_transformation.png", "transformation.gif"),
     "events.out.tfevents.*",
@@ -41,7 +41,8 @@ CODE = (
     *("models.py", "coordconv.py", "train.py", "lab/settings.py", "fast/*.py"),
     *(f"stn/{name}.py" for name in ("data", "metrics", "mnist", "step", "warps")),
 )
-DECISIVE = ("settings.json", "checkpoint.pt", "checkpoint_previous.pt", "results.json")  # a folder with one is a run's
+# A folder that contains any of these belongs to a run.
+RUN_MARKERS = ("settings.json", "checkpoint.pt", "checkpoint_previous.pt", "results.json")
 WIDEST_VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2", "AVX": "avx"}  # and their flags, the widest first
 WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"
 
@@ -51,127 +52,123 @@ class Locked(Exception):
 
 
 @contextmanager
-def run_lock(folder):
-    """Work in `folder`, made if it is missing, as the only process; what killed ones left half-written is deleted.
+def run_lock(run_dir):
+    """Lock `run_dir`, which is made if it is missing, and delete partial files that killed processes have left.
 
-    The lock is the operating system's and ends with its process. Raise Locked, or OSError if there is no room to work.
+    The lock is the operating system's and ends with its process. Raise Locked, or OSError.
     """
-    check_room(folder)
-    if (folder / ".lock").is_symlink():
-        raise OSError(f"{folder / '.lock'} is a symbolic link, which is not followed")
-    lock = FileLock(folder / ".lock", timeout=0)
-    note = folder / ".holder"  # says who has the lock, for the message alone
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock, note = FileLock(run_dir / ".lock", timeout=0), run_dir / ".holder"
     try:
         lock.acquire()
     except Timeout:
         raise Locked(holder(note)) from None
     try:
         write_text(note, f"{os.getpid()} {platform.node()}")
-        remove_parts(folder)
+        remove_parts(run_dir)
         yield
     finally:
         lock.release()
 
 
 def holder(note):
-    """Name the process that wrote `note`; one that is gone has no part in what happens now."""
-    with suppress(OSError, ValueError, OverflowError):
+    """Name the process that has written `note` when it got the lock; it is only for the message."""
+    try:
         pid, host = note.read_text(encoding="utf-8").split()
-        if host == platform.node() and os.name == "posix":
-            with suppress(PermissionError):  # it is there, and another user's
-                os.kill(int(pid), 0)  # no signal, only the question whether it is there
-        return f"process {int(pid)} on {host}"
-    return "another process"
+    except (OSError, ValueError):  # missing, or not written yet
+        return "another process"
+    return f"process {pid} on {host}"
 
 
-def state_of(folder, settings):
-    """Return "new", "unfinished", "failed" or "finished". Raise RunError if `folder` holds a run with other settings.
+def state_of(run_dir, settings):
+    """Return "new", "unfinished", "failed" or "finished": whether a run may start, go on, or is to be left as it is.
 
-    settings: as `Settings.as_json` gives them.
+    settings: as `Settings.as_json` gives them. Raise RunError if `run_dir` holds a run with other settings, or an
+    unfinished one with other code or other versions of the packages.
     """
-    if not any(os.path.exists(folder / name) for name in DECISIVE):
+    if not any((run_dir / name).exists() for name in RUN_MARKERS):
         return "new"
-    there = {"structure": settings["structure"]} | read_settings(folder)
+    there = read_settings(run_dir)
     if there.get("format") != FORMAT:
-        raise RunError(f"{folder} is of another version of this program, or has no readable settings.json; {WAY_OUT}")
-    told = dict.fromkeys((*ONLY_TOLD, "code", "versions"))
-    if different := differences(there | told, settings | told):
-        raise RunError(f"{folder} holds a run with {', '.join(different)}; {WAY_OUT}")
-    if (folder / "failed.txt").exists():
+        raise RunError(f"{run_dir} is of another version of this program, or has no readable settings.json; {WAY_OUT}")
+    ignored = dict.fromkeys((*INFORMATIONAL, "code", "versions"))
+    if different := differences(there | ignored, settings | ignored):
+        raise RunError(f"{run_dir} holds a run with {', '.join(different)}; {WAY_OUT}")
+    if (run_dir / "failed.txt").exists():
         return "failed"
-    if (folder / "results.json").exists():
+    if (run_dir / "results.json").exists():
         return "finished"
     if there.get("code") != settings["code"] or settings["code"] is None:
-        raise RunError(f"{folder} was begun with {other_code(there)}, with which alone it may be continued; {WAY_OUT}")
-    versions = there.get("versions")
-    if different := differences(versions if isinstance(versions, dict) else {}, settings["versions"]):
-        raise RunError(f"{folder} was begun with {', '.join(different)}; {WAY_OUT}")
+        raise RunError(f"{run_dir} was started with {other_code(there)}, and can only go on with that; {WAY_OUT}")
+    if different := differences(there.get("versions") or {}, settings["versions"]):
+        raise RunError(f"{run_dir} was started with {', '.join(different)}; {WAY_OUT}")
     return "unfinished"
 
 
 def other_code(settings):
-    """Name the code that a run was begun with."""
+    """Name the code that a run was started with."""
     return f"other code (commit {settings['git_commit']})" if settings.get("git_commit") else "code that is not known"
 
 
-def devices(folder, name):
+def devices(run_dir, name):
     """Name the devices that a run has been trained on so far, and this one."""
-    before = read_settings(folder).get("device_name")
-    return " and ".join(dict.fromkeys([*(before.split(" and ") if isinstance(before, str) else ()), name]))
+    before = read_settings(run_dir).get("device_name")
+    return " and ".join(dict.fromkeys([*(before.split(" and ") if before else ()), name]))
 
 
-def read_settings(folder):
+def read_settings(run_dir):
     """Return the content of settings.json, {} if it cannot be read."""
     with suppress(OSError, ValueError, RecursionError):
-        content = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
+        settings = json.loads((run_dir / "settings.json").read_text(encoding="utf-8"))
+        return settings if isinstance(settings, dict) else {}
     return {}
 
 
-def read_results(folder):
-    """Return the content of results.json. Raise RunError if it is not what `train` has written for these settings."""
-    path = folder / "results.json"
+def read_results(run_dir):
+    """Return the content of results.json. Raise RunError if it is damaged or has other settings than settings.json."""
+    path = run_dir / "results.json"
     try:
         content = results.read(path)
     except ValueError as error:
         raise RunError(f"{path} is broken ({error}); {WAY_OUT}") from None
-    settings = read_settings(folder)
+    settings = read_settings(run_dir)
     if different := differences({key: content.get(key) for key in settings}, settings):
-        raise RunError(f"{path} is of a run with {', '.join(different)} than in settings.json; {WAY_OUT}")
+        raise RunError(f"{path} disagrees with settings.json: {', '.join(different)}; {WAY_OUT}")
     return content
 
 
-def event_seals(folder):
+def event_seals(run_dir):
     """Return {name: SHA-256} of TensorBoard's files."""
-    return {path.name: sha256(path) for path in sorted(folder.glob("events.out.tfevents.*"))}
+    return {path.name: sha256(path) for path in sorted(run_dir.glob("events.out.tfevents.*"))}
 
 
-def altered(folder, content):
+def modified_files(run_dir, content):
     """List the weights and TensorBoard's files that are not as a finished run has left them. content: its results."""
-    told, there = {"weights.pt": content.get("weights"), **(content.get("events") or {})}, event_seals(folder)
+    recorded = {"weights.pt": content.get("weights"), **(content.get("events") or {})}
+    there = event_seals(run_dir)
     with suppress(OSError):
-        there["weights.pt"] = read_sealed(folder / "weights.pt")[1]
-    return [folder / name for name in sorted(told | there) if told.get(name) != there.get(name)]
+        there["weights.pt"] = read_sealed(run_dir / "weights.pt")[1]
+    return [run_dir / name for name in sorted(recorded | there) if recorded.get(name) != there.get(name)]
 
 
-def fail(folder, reason):
+def fail(run_dir, reason):
     """Mark a run as failed, so that it is not continued as if nothing had happened, and raise RunError."""
-    write_text(folder / "failed.txt", reason)
-    raise RunError(failure(folder))
+    write_text(run_dir / "failed.txt", reason)
+    raise RunError(failure(run_dir))
 
 
-def failure(folder):
-    """Say why the run in `folder` is marked as failed, and what to do."""
-    reason = (folder / "failed.txt").read_text(encoding="utf-8", errors="replace")
-    return f"{folder} failed: {reason}; {WAY_OUT}, to try again after the last good epoch, delete failed.txt"
+def failure(run_dir):
+    """Say why the run in `run_dir` is marked as failed, and what to do."""
+    reason = (run_dir / "failed.txt").read_text(encoding="utf-8", errors="replace")
+    return f"{run_dir} failed: {reason}; {WAY_OUT}, to try again after the last good epoch, delete failed.txt"
 
 
-def remove_run(folder):
+def remove_run(run_dir):
     """Delete the files that a run writes into its folder, and nothing else. Raise RunError for a linked folder."""
-    if folder.is_symlink():
-        raise RunError(f"{folder} is a symbolic link: what it leads to is not replaced; remove the link")
-    for pattern in WRITTEN:
-        for path in folder.glob(pattern):
+    if run_dir.is_symlink():
+        raise RunError(f"{run_dir} is a symbolic link: what it leads to is not replaced; remove the link")
+    for pattern in RUN_FILES:
+        for path in run_dir.glob(pattern):
             path.unlink()
 
 
@@ -202,19 +199,19 @@ def code_files(sources=()):
     return [path for pattern in (*CODE, *sources) for path in sorted(ROOT.glob(pattern))]
 
 
-# {path: SHA-256} of the code that this process runs, whatever becomes of the files.
+# {path: SHA-256} of the code that this process has imported, whatever becomes of the files.
 IMPORTED = {path: sha256(path) for path in code_files(s for spec in datasets().values() for s in spec.sources)}
 
 
 def code_changed(sources=()):
-    """Tell whether one of the files that a result depends on is another than when this process imported it."""
+    """Tell whether one of the files that a result depends on has changed since this process imported it."""
     return any(sha256(path) != IMPORTED.get(path) for path in code_files(sources))
 
 
 def code_hash(sources=(), others=()):
     """Return the SHA-256 of the files that a result depends on, as imported, and of others by their content now."""
-    own = [(path.relative_to(ROOT).as_posix(), IMPORTED.get(path) or sha256(path)) for path in code_files(sources)]
-    return hashlib.sha256(repr((own, [sha256(path) for path in others])).encode()).hexdigest()
+    ours = [(path.relative_to(ROOT).as_posix(), IMPORTED.get(path) or sha256(path)) for path in code_files(sources)]
+    return hashlib.sha256(repr((ours, [sha256(path) for path in others])).encode()).hexdigest()
 
 
 @lru_cache
@@ -231,10 +228,10 @@ def processor_name():
     """Name the processor, and on Linux its widest vectors: two of one name may differ in them, and so in every bit."""
     with suppress(OSError):
         lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
-        told = {key.strip(): value.strip() for key, value in reversed(lines)}
-        widest = [name for name, flag in WIDEST_VECTORS.items() if flag in told.get("flags", "").split()]
-        if "model name" in told:
-            return ", ".join([told["model name"], *widest[:1]])
+        cpu_info = {key.strip(): value.strip() for key, value in reversed(lines)}
+        widest = [name for name, flag in WIDEST_VECTORS.items() if flag in cpu_info.get("flags", "").split()]
+        if "model name" in cpu_info:
+            return ", ".join([cpu_info["model name"], *widest[:1]])
     return platform.processor() or platform.machine()
 
 

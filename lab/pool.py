@@ -15,7 +15,7 @@ import traceback
 from collections import deque
 from contextlib import suppress
 
-from lab.settings import in_starting_order
+from lab.settings import longest_first
 
 CALLS_OF_A_WORKER = 50  # then a new one: drawing the graph for TensorBoard (torch.jit.trace) keeps 1 MB of each run
 
@@ -95,7 +95,7 @@ def run_all(command, jobs, options, display, worker=None):
 
     worker: one that is there already and has nothing else to do.
     """
-    waiting, workers, events = deque(in_starting_order(jobs, options.jobs)), {worker} - {None}, queue.SimpleQueue()
+    waiting, workers, events = deque(longest_first(jobs)), {worker} - {None}, queue.SimpleQueue()
 
     def work(worker):
         """Let a worker train one job after another, in a thread of its own; the main thread does all the rest."""

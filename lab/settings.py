@@ -5,19 +5,17 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, field
-from heapq import heapreplace
-from itertools import permutations
 from typing import NamedTuple
 
 SEED = 123  # the original's; of run 01
 BATCH_SIZE = 64  # the tutorial's
 THREADS = 1  # results differ between thread counts, so it is pinned; the cores are used by running side by side
-FORMAT = 2  # of a run's folder: it counts up when files of an earlier version can no longer be read or continued
+FORMAT = 2  # of a run's folder: raise it when old ones can no longer be read or continued
 OPTIMIZERS = ("sgd", "adam")
 
 
 def printable(text):
-    """Return text in one line, whatever it holds: what no terminal should see becomes its escape sequence."""
+    """Return text in one line, with escape sequences in place of what is not printable."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
@@ -93,10 +91,10 @@ class Settings:
     weights_signature: str  # see `stn.checkpoint.weights_signature`
     n_epochs: int
     data: dict  # see `stn.data.Dataset.description`
-    structure: str | None = None  # see `stn.checkpoint.structure`; None in folders of earlier versions
+    structure: str | None = None  # see `stn.checkpoint.structure`
     code: str | None = None  # see `stn.checkpoint.code_of`; None where it is not known
     versions: dict = field(default_factory=dict)  # of the packages
-    git_commit: str | None = None  # only told: a commit may change what the result does not depend on
+    git_commit: str | None = None  # informational: a commit may change what the result does not depend on
     run: int = 1
     seed: int = SEED
     recipe: Recipe = TUTORIAL
@@ -127,13 +125,13 @@ class Settings:
         return json.loads(json.dumps(content))  # as it will be read again: a tuple is a list there
 
 
-ONLY_TOLD = ("git_commit", "device_name")  # in settings.json: they may change, what the result depends on does not
+INFORMATIONAL = ("git_commit", "device_name")  # in settings.json: not part of the fingerprint
 
 
 def fingerprint(settings):
-    """Return the SHA-256 of settings as JSON, which a run's other files carry to show that they belong to it."""
-    own = {key: value for key, value in settings.items() if key not in ONLY_TOLD}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+    """Return the SHA-256 of settings as JSON, which the checkpoints and weights of a run carry."""
+    decisive = {key: value for key, value in settings.items() if key not in INFORMATIONAL}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def differences(there, here):
@@ -173,33 +171,19 @@ class Job:
 
     @property
     def cost(self):
-        """How long it takes beside others: a look at an image and its warp take 0.8 of what classifying it takes."""
+        """How long it takes beside others: a localisation and its warp take 0.8 of the time of a classification."""
         arguments = self.experiment.arguments
         looks = 0 if arguments.get("bypass_localisation") else arguments.get("passes", 1)
         return self.n_epochs * (10 + 8 * looks)
 
     def conclude(self, kind, content):
-        """Take over an outcome: ("finished", the results) or ("failed", why)."""
+        """Set the status from an outcome: ("finished", the results) or ("failed", why)."""
         if kind == "finished":
             self.status, self.results = kind, content
         else:
             self.status = f"{kind}: {content}"
 
 
-def in_starting_order(jobs, at_a_time=1):
-    """Sort jobs by decreasing cost, and the last six so that, so many at a time, all are done as early as can be.
-
-    Orders that are as good keep the jobs' own.
-    """
-    jobs = sorted(jobs, key=lambda job: job.cost, reverse=True)
-    first, last = jobs[:-6], jobs[-6:]
-    free = when_free([job.cost for job in first], [0] * at_a_time)
-    return first + list(min(permutations(last), key=lambda order: max(when_free([job.cost for job in order], free))))
-
-
-def when_free(costs, free):
-    """Return when each of some workers is done, from when each is free, if the next idle one takes the next job."""
-    free = list(free)
-    for cost in costs:
-        heapreplace(free, free[0] + cost)
-    return free
+def longest_first(jobs):
+    """Sort jobs by decreasing cost, which keeps all processes busy for the longest. Equal ones keep their order."""
+    return sorted(jobs, key=lambda job: job.cost, reverse=True)

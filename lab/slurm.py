@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from lab.settings import ClusterError, in_starting_order
+from lab.settings import ClusterError, longest_first
 
 ROOT = Path(__file__).resolve().parent.parent
 SLURM = {"job_name": "stn", "time": 120, "cpus_per_task": 1}  # unless --slurm says otherwise; the time is in minutes
@@ -74,14 +74,14 @@ def new_executor(options):
 
 
 def run_all(executor, train_job, jobs, options, display):
-    """Submit the jobs, the costliest first, and wait for them; set the status of each.
+    """Submit the jobs, the longest first, and wait for them; set the status of each.
 
     train_job: called as train_job(job, options) in a process of its own, on another machine; returns ("finished", the
         results) or ("failed", why).
     """
     import submitit
 
-    jobs = in_starting_order(jobs)
+    jobs = longest_first(jobs)
     # The jobs start in the present folder, which need not be the one that the modules are in.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     try:

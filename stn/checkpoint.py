@@ -10,14 +10,14 @@ import torch
 
 from lab.catalogue import spec_of
 from lab.files import Damaged, Foreign, read_sealed, write_sealed
-from lab.folder import WAY_OUT, code_files, code_hash, read_results, read_settings
-from lab.settings import RunError, fingerprint
+from lab.folder import WAY_OUT, code_files, code_hash, read_results
+from lab.settings import RunError
 
-NOBODY = 64 * "0"  # owns a file that belongs to no run
+NO_OWNER = 64 * "0"  # of a file that belongs to no run
 
 
-def save_tensors(path, content, owner=NOBODY, previous=None):
-    """Write `content` by torch.save to a sealed file (see lab/files.py), and return the seal.
+def save_tensors(path, content, owner=NO_OWNER, previous=None):
+    """Write `content` by torch.save to a sealed file (see lab/files.py), and return its checksum.
 
     The same content of the same owner gives the same bytes.
     """
@@ -26,17 +26,17 @@ def save_tensors(path, content, owner=NOBODY, previous=None):
     return write_sealed(path, buffer.getvalue(), owner, previous)
 
 
-def load_tensors(path, device="cpu", owner=None, seal=None):
+def load_tensors(path, device="cpu", owner=None, checksum=None):
     """Return what `save_tensors` wrote.
 
-    Raise OSError (Damaged if the file is), and RunError if it would run code, or if it is not the owner's or has
-    another seal than is asked for.
+    Raise OSError (Damaged if the checksum does not fit), and RunError if the file contains code, has another owner or
+    another checksum than is asked for.
     """
     try:
-        content, found = read_sealed(path, owner)
+        content, its_checksum = read_sealed(path, owner)
     except Foreign as error:
         raise RunError(f"{error}; {WAY_OUT}") from None
-    if seal and found != seal:
+    if checksum not in (None, its_checksum):
         raise RunError(f"{path} is not the file that the run has written; {WAY_OUT}")
     try:
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
@@ -45,7 +45,7 @@ def load_tensors(path, device="cpu", owner=None, seal=None):
         raise RunError(f"{path} holds more than tensors and plain values ({reason}); {WAY_OUT}") from None
 
 
-def save_checkpoint(folder, owner, model, training, history, transforms):
+def save_checkpoint(run_dir, owner, model, training, history, transforms):
     """Write the state after an epoch; the checkpoint before it is kept as checkpoint_previous.pt.
 
     owner: the fingerprint of the run's settings. history: an entry for each epoch, see `train.epochs`. transforms:
@@ -53,17 +53,17 @@ def save_checkpoint(folder, owner, model, training, history, transforms):
     """
     state = {"model": model.state_dict(), "optimizer_state": training.state_dict()}
     state |= {"history": history, "transforms": transforms}
-    save_tensors(folder / "checkpoint.pt", state, owner, previous=folder / "checkpoint_previous.pt")
+    save_tensors(run_dir / "checkpoint.pt", state, owner, previous=run_dir / "checkpoint_previous.pt")
 
 
-def load_checkpoint(folder, owner, model, training, device):
+def load_checkpoint(run_dir, owner, model, training, device):
     """Put the state after the last complete epoch into `model` and its `training` (see `train.PlainTraining`).
 
     Return the history and the transforms, both [] if there is no checkpoint. A damaged checkpoint is named on stderr
     and deleted, and the one before is used. Raise RunError for one of another owner.
     """
     damaged = False
-    for path in (folder / "checkpoint.pt", folder / "checkpoint_previous.pt"):
+    for path in (run_dir / "checkpoint.pt", run_dir / "checkpoint_previous.pt"):
         try:
             state = load_tensors(path, device, owner)
         except FileNotFoundError:
@@ -76,25 +76,24 @@ def load_checkpoint(folder, owner, model, training, device):
         model.load_state_dict(state["model"])
         training.load_state_dict(state["optimizer_state"])
         if damaged:
-            print(f"{folder} goes on from {path.name}, after epoch {len(state['history'])}", file=sys.stderr)
+            print(f"{run_dir} goes on from {path.name}, after epoch {len(state['history'])}", file=sys.stderr)
         return state["history"], [homographies.cpu() for homographies in state["transforms"]]
     if damaged:
-        print(f"{folder} has no good checkpoint and starts again from epoch 1", file=sys.stderr)
+        print(f"{run_dir} has no good checkpoint and starts again from epoch 1", file=sys.stderr)
     return [], []
 
 
-def load_finished(folder, device="cpu"):
+def load_finished(run_dir, device="cpu"):
     """Return (results, state_dict) of a finished run. Raise RunError or OSError if they do not belong together."""
-    content = read_results(folder)
-    owner = fingerprint(read_settings(folder))
-    return content, load_tensors(folder / "weights.pt", device, owner, content["weights"])
+    results = read_results(run_dir)
+    return results, load_tensors(run_dir / "weights.pt", device, checksum=results["weights"])
 
 
 def code_of(model, data):
     """Return the SHA-256 of all code that the result of training `model` depends on, None if it is not known.
 
     That of the core, of the data set with the description `data`, and the files that define the classes of the
-    network's modules elsewhere. (How modules are put together is told by `structure`.)
+    network's modules elsewhere. (How modules are put together is in `structure`.)
     """
     sources = spec_of(data).sources
     files = set()

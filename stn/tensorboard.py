@@ -11,28 +11,20 @@ import contextlib
 import copy
 import inspect
 import io
-import sys
 import warnings
 
 import numpy as np
 import torch
-from google.protobuf.message import DecodeError
 from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from lab import figures
-from lab.files import atomic_write
 from lab.settings import printable
 from stn import warps
 from stn.data import metrics_of
 from stn.metrics import confusion, has_transformer, homographies
 
-KEPT = "events.out.tfevents.0.complete_epochs"  # of a run that was continued
 LOG_IMAGES = 5  # epochs from one heavy part to the next: TensorBoard's slider keeps ten images
 BINS = 50  # of a histogram, equally wide: the default ones are too wide for numbers near 1
 LARGER = 2  # pixels of a picture for each of a digit
@@ -45,51 +37,18 @@ LAYOUT = {  # tags are regular expressions there
 }
 
 
-def open_writer(folder, history):
-    """Return the writer of a run with this history of complete epochs.
+def open_writer(run_dir, history):
+    """Return the writer of a run with this history of complete epochs. TensorBoard hides what was logged after them.
 
-    What was logged without being completed is dropped, and the rest joined in one file whose name sorts before that of
-    the new one, whatever the clock says: TensorBoard reads files in the order of their names. Scalars that a damaged
-    file has lost are written anew, and that is said on stderr.
+    It reads the files of a run in the order of their names, which begin with the time. Those that are there get small
+    numbers in its place, so that the new one is read last although the clock may have been set back.
     """
-    paths = sorted(folder.glob("events.out.tfevents.*"))
-    events = {}  # {as it stands in the file: the same, parsed}: once, also after a kill between writing and deleting
-    if history:
-        events = dict(pair for path in paths for pair in read_events(path) if pair[1].step <= len(history))
-        with atomic_write(folder / KEPT) as temporary, open(temporary, "wb") as file:
-            for event in events:
-                RecordWriter(file).write(event)
-    for path in paths:
-        if not history or path.name != KEPT:
+    for number, path in enumerate(sorted(run_dir.glob("events.out.tfevents.*"))):
+        if history:
+            path.rename(run_dir / f"events.out.tfevents.{number:010d}.earlier")
+        else:
             path.unlink()
-    writer = SummaryWriter(folder)
-    logged = {(e.step, value.tag) for e in events.values() for value in e.summary.value}
-    if lost := [entry for entry in history if (entry["epoch"], "Accuracy test") not in logged]:
-        epochs = ", ".join(str(entry["epoch"]) for entry in lost)
-        print(
-            f"{folder}: TensorBoard's file was damaged; of epoch {epochs} only losses and accuracy are sure to be left",
-            file=sys.stderr,
-        )
-        for entry in lost:
-            add_entry(writer, entry, logged)
-    return writer
-
-
-def read_events(path):
-    """Yield the events of a file, (bytes, parsed), up to the first damaged one."""
-    reader = PyRecordReader_New(str(path))
-    with contextlib.suppress(OutOfRangeError, DataLossError, DecodeError):
-        while True:
-            reader.GetNext()
-            yield reader.record(), Event.FromString(reader.record())
-
-
-def add_entry(writer, entry, logged=()):
-    """Log the losses and the accuracy of an epoch, an entry of the history, but for the (step, tag) in `logged`."""
-    epoch, values = entry["epoch"], (entry["train_loss"], entry["test_loss"], entry["test_accuracy"])
-    for tag, value in zip(("Average loss train", "Average loss test", "Accuracy test"), values, strict=True):
-        if (epoch, tag) not in logged:
-            writer.add_scalar(tag, value, epoch)
+    return SummaryWriter(run_dir, purge_step=len(history) + 1)
 
 
 def start(writer, settings, question, model, data, log_images):
@@ -133,7 +92,9 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
     if last:
         _, _, session_end = hparams({}, {})
         writer.file_writer.add_summary(session_end, epoch)
-    add_entry(writer, entry)  # at the end: where it can be read, all of the epoch can (see `open_writer`)
+    writer.add_scalar("Average loss train", entry["train_loss"], epoch)
+    writer.add_scalar("Average loss test", entry["test_loss"], epoch)
+    writer.add_scalar("Accuracy test", entry["test_accuracy"], epoch)
     writer.flush()
 
 

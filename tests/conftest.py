@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -104,19 +103,10 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def ordinary_user():
-    """A folder of this test as a user who needs permissions: root is nobody for a while."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = os.geteuid() == 0
-        if root:
-            os.chown(folder, 65534, -1)
-            os.seteuid(65534)
-        try:
-            yield Path(folder)
-        finally:
-            if root:
-                os.seteuid(0)
+@pytest.fixture(scope="session")
+def archives():
+    """The folder of MNIST's four archives."""
+    return ROOT / "data" / "MNIST" / "raw"
 
 
 def few_digits(folder):

@@ -46,40 +46,21 @@ def test_one_core_is_told_by_medians_of_calls_in_turn():
     assert found["steps"] == [{"experiment": "exp_02", **step}]
 
 
-def test_cards_are_told_by_medians_and_shares_of_epochs():
-    """Drawing 6000 scenes takes 0.5 s, in a slow moment 1 s."""
-    seconds = {("exp_33", True): [0.03, 0.06, 0.03], ("exp_33", False): [0.01, 0.03, 0.015]}
-    seconds |= {("exp_35", True): [0.2], ("exp_35", False): [0.1]}
-    parts = {"exp_33": [(0.5, 1.5, 0.5), (1.0, 3.0, 1.0), (0.5, 1.0, 0.5)], "exp_35": [(0.5, 9.0, 0.5)]}
-    found = benchmark.cards_table(seconds, parts, 6000)
-    one = {"experiment": "exp_33", "plain_ms": 30.0, "fast_ms": 15.0, "ratio": 2.0, "ratio_min": 2.0, "ratio_max": 3.0}
-    four = {"experiment": "exp_35", "plain_ms": 200.0, "fast_ms": 100.0} | dict.fromkeys(
-        ("ratio", "ratio_min", "ratio_max"), 2.0
-    )
-    rows = [one | {"epoch_seconds": 2.5, "drawing_share": 0.2}, four | {"epoch_seconds": 10.0, "drawing_share": 0.05}]
-    assert found == {"scenes_a_second": 12_000, "rows": rows}
-    text = page.cards_speed_text(found)
-    assert "12,000 scenes a second" in text
-    assert text.splitlines()[-2:] == [
-        "| exp_33 | 30.0 | 15.0 | 2.0 (2.0 to 3.0) | 2.5 | 20.0% |",
-        "| exp_35 | 200.0 | 100.0 | 2.0 (2.0 to 2.0) | 10.0 | 5.0% |",
-    ]
-
-
-def test_the_networks_of_cards_are_timed_in_both_forms(few_cards, digits, monkeypatch):
+def test_the_steps_of_any_experiment_are_timed_in_both_forms(few_cards, digits, monkeypatch):
+    """One that reads digits and one that reads cards."""
     monkeypatch.setattr(data, "load", lambda: digits)
-    found = benchmark.cards_on_one_core(1, times=1)
-    assert [row["experiment"] for row in found["rows"]] == ["exp_33", "exp_35"]
-    for row in found["rows"]:
-        assert min(row["plain_ms"], row["fast_ms"], row["epoch_seconds"], row["drawing_share"]) > 0
-        assert row["drawing_share"] < 1
-    assert page.cards_speed_text(found)
+    in_turn = benchmark.in_turn
+    monkeypatch.setattr(benchmark, "in_turn", lambda calls, times, repeats: in_turn(calls, 1, 1))
+    core = benchmark.one_core(1, ["exp_02", "exp_33"])
+    assert [row["experiment"] for row in core["steps"]] == ["exp_02", "exp_33"]
+    assert all(min(row["plain_ms"], row["fast_ms"]) > 0 for row in core["steps"])
+    assert page.core_text({"core": core})
 
 
-def test_cards_are_timed_alone(call):
-    process = call("tools/benchmark.py", "--cards", "--only", "exp_02")
+def test_one_core_is_timed_alone(call):
+    process = call("tools/benchmark.py", "--core", "exp_33", "--only", "exp_02")
     assert process.returncode == 2
-    assert "--cards: not with --device cuda, --core, --only or --jobs" in process.stderr
+    assert "--core: not with --device cuda, --only or --jobs" in process.stderr
 
 
 def test_the_four_convolutions_are_those_of_the_network():

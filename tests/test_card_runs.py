@@ -1,6 +1,5 @@
 """A run on cards: what it writes and logs, that it goes on to the same bits, and which results are believed."""
 
-import copy
 import json
 from functools import partial
 
@@ -142,69 +141,12 @@ def test_tensorboards_accuracy_of_a_class_is_of_digits(events, finished, few_car
     assert accuracy == [(epoch["epoch"], pytest.approx(epoch["test_accuracy"])) for epoch in finished[1]["history"]]
 
 
-# ------------------------------------------------------------------------------------------------- what is believed
-
-
-def believable(correct=10, right=300, total=60):
-    """Results with so many numbers read whole, and so many digits: whatever they are, they are 0 or 1."""
-    content = {"experiment_name": TRIAL, "model": "Net_Card", "device_name": "a machine", "run": 1, "seed": 123}
-    content |= {"n_epochs": 1, "test_correct": correct, "test_total": total, "trainable_parameters": 1, "seconds": 4.0}
-    content |= {"avg_test_loss": 0.5, "test_accuracy": 100 * correct / total, "arguments": {}, "versions": {}}
-    epoch = {"epoch": 1, "train_loss": 0.5, "test_loss": 0.5, "test_correct": correct}
-    epoch |= {"test_accuracy": 100 * correct / total} | dict.fromkeys(results.PARTS, 1.0)
-    matrix = [[0] * 10 for _ in range(10)]
-    matrix[0][0], matrix[0][1] = right, 6 * total - right
-    content |= {"data": {"name": "few", "digits": 6, "cards_strength": 1.0}, "history": [epoch]}
-    return content | {"confusion_matrix": matrix, "predictions": "0" * right + "1" * (6 * total - right)}
-
-
-@pytest.mark.parametrize(
-    ("correct", "right"), [(10, 300), (50, 300), (0, 300), (60, 360), (0, 0), (0, 5), (59, 359), (50, 310)]
-)
-def test_results_that_can_be_true_are_accepted(correct, right):
-    results.check(believable(correct, right))
-
-
-@pytest.mark.parametrize(
-    ("correct", "right"),
-    [(51, 300), (61, 360), (60, 359), (1, 5), (-1, 300), (58, 359), (59, 360), (0, 301)],
-)
-def test_more_or_fewer_numbers_than_their_digits_allow_are_refused(correct, right):
-    """50 numbers have 300 digits; and one wrong digit spoils one number, no more."""
-    with pytest.raises(ValueError, match="do not agree"):
-        results.check(believable(correct, right))
-
-
-def tampered(content, change):
-    content = copy.deepcopy(content)
-    change(content)
-    return content
-
-
-TAMPERED = {
-    "a digit is missing": lambda content: content.update(predictions=content["predictions"][1:]),
-    "a digit for each image": lambda content: content.update(predictions=content["predictions"][:60]),
-    "as of images with one digit": lambda content: content["data"].pop("digits"),
-    "another number read": lambda content: content.update(test_correct=content["test_correct"] + 1),
-    "another history": lambda content: content["history"][-1].update(test_correct=60),
-    "another matrix": lambda content: content["confusion_matrix"][0].__setitem__(0, 500),
-    "no number of digits": lambda content: content["data"].update(digits="6"),
-}
-
-
-@pytest.mark.parametrize("what", TAMPERED)
-def test_results_that_contradict_themselves_are_refused(finished, what):
-    results.check(finished[1])
-    with pytest.raises(ValueError, match=r"do not agree|of another kind"):
-        results.check(tampered(finished[1], TAMPERED[what]))
-
-
 def test_in_a_record_the_predictions_of_cards_are_left_out(finished):
-    """The labels of MNIST's test images are not those of the cards, were there as many."""
-    for content in (finished[1], believable(total=10_000 // 6) | {"data": {"md5": results.MNIST, "digits": 6}}):
-        small = results.condensed(content)
+    """The labels of MNIST's test images are not those of the cards."""
+    for changes in ({}, {"data": finished[1]["data"] | {"md5": results.MNIST}}):
+        small = results.condensed(finished[1] | changes)
         assert not {"wrong", "predictions", "confusion_matrix"} & small.keys()
-        assert small["transformer" if "transformer" in content else "data"] is not None
+        assert small["transformer"] is not None
         assert results.confusion_matrix(small) is None
 
 

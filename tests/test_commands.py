@@ -25,7 +25,7 @@ from stress_kill import assert_same_run, wait_until, without_times
 import run_experiments
 import train
 from lab.results import ONE_RUN_EACH
-from lab.settings import Job, in_starting_order, when_free
+from lab.settings import Job, longest_first
 from run_experiments import ALL, EXPERIMENTS, SETS
 
 NAMES = [experiment.directory(1) for experiment in EXPERIMENTS]
@@ -292,24 +292,14 @@ def test_force_starts_again_and_says_how_to_go_on(workplace, call, begin, idx_fo
 
 def test_the_longest_runs_start_first():
     jobs = [Job(experiment, 1, experiment.epochs) for experiment in EXPERIMENTS]
-    order = [job.experiment.id for job in in_starting_order(jobs)]
+    order = [job.experiment.id for job in longest_first(jobs)]
     assert order == ["exp_02", "exp_05", "exp_06", "exp_07", "exp_01", "exp_03", "exp_04"]
 
 
-@pytest.mark.parametrize("at_a_time", [2, 3, 4])
-def test_the_seven_end_as_early_as_if_they_were_shared_out_in_any_way(at_a_time):
-    jobs = [Job(experiment, 1, experiment.epochs) for experiment in EXPERIMENTS]
-    costs = [job.cost for job in in_starting_order(jobs, at_a_time)]
-    loads = []
-    for share in itertools.product(range(at_a_time), repeat=len(costs)):
-        loads.append([sum(cost for cost, who in zip(costs, share, strict=True) if who == w) for w in range(at_a_time)])
-    assert max(when_free(costs, [0] * at_a_time)) == min(map(max, loads))
-
-
 @given(st.lists(st.sampled_from(list(ALL.values())), min_size=1), st.integers(1, 12))
-def test_in_starting_order_keeps_the_order_of_equal_costs(experiments, runs):
+def test_longest_first_keeps_the_order_of_equal_costs(experiments, runs):
     jobs = [Job(experiment, run, 30) for run in range(1, runs + 1) for experiment in experiments]
-    order = in_starting_order(jobs)
+    order = longest_first(jobs)
     assert sorted(map(id, order)) == sorted(map(id, jobs))
     place = {id(job): number for number, job in enumerate(jobs)}
     for one, other in itertools.pairwise(order):

@@ -1,20 +1,23 @@
 """Images in memory: normalised as torchvision does it, and in an order that is a function of seed and epoch."""
 
 import gzip
+import shutil
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import datasets, transforms
 
-from stn import data, mnist
+from stn import data
 
 
-def test_mnist_is_what_torchvision_reads_and_normalises():
+def test_mnist_is_what_torchvision_reads_and_normalises(archives, tmp_path):
+    """It unpacks the archives and needs no network for that."""
+    shutil.copytree(archives, tmp_path / "MNIST" / "raw")
     ours = data.load()
     preprocess = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     for train, images, labels in ((True, *ours[:2]), (False, *ours[2:4])):
-        reference = datasets.MNIST(mnist.ROOT, train=train, transform=preprocess)
+        reference = datasets.MNIST(tmp_path, train=train, transform=preprocess, download=True)
         assert torch.equal(labels, reference.targets)
         assert images.shape == (len(reference), 1, 28, 28)
         for index in range(0, len(reference), 997):

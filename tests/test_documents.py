@@ -176,7 +176,7 @@ def test_a_network_of_ones_own(digits, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def fashion(idx_folder, tmp_path):
     """Other images than MNIST's under the name that the page uses: the same, brighter where they were dark."""
-    arrays = [mnist.read_idx(idx_folder, name) for name in mnist.MD5]
+    arrays = [mnist.read_idx(idx_folder / name) for name in mnist.MD5]
     folder = tmp_path / commands(OWN)[2][commands(OWN)[2].index("--data") + 1]
     folder.mkdir()
     write_idx(folder, [255 - array // 2 if array.ndim == 3 else array for array in arrays])
@@ -184,7 +184,7 @@ def fashion(idx_folder, tmp_path):
 
 
 def test_other_images_have_a_normalisation_of_their_own(fashion, call, tmp_path):
-    pixels = mnist.read_idx(fashion, "train-images-idx3-ubyte")
+    pixels = mnist.read_idx(fashion / "train-images-idx3-ubyte")
     process = call(*commands(OWN)[2], "--epochs", "1", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     mean, std = pixels.mean() / 255, pixels.std() / 255

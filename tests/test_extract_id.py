@@ -25,7 +25,6 @@ from PIL import Image, ImageDraw
 import extract_id
 from digits import pretrained
 from digits.image_files import ImageError
-from lab import cli
 from lab.settings import RunError
 from models import Net_CoordConv
 from stn import data, warps
@@ -258,7 +257,6 @@ def test_the_threshold_is_the_lowest_hundredth_that_one_in_a_hundred_reaches():
 def run(monkeypatch, capsys, tmp_path, finder):
     """Run the command with the stand-in, in this process and in an empty folder: (exit code, lines, error lines)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "keep_streams", lambda: None)  # those are pytest's
     monkeypatch.setattr(pretrained, "load", lambda which: pretrained.Trained(str(which), finder, {"data": CARDS}))
 
     def main(*arguments):

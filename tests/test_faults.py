@@ -12,7 +12,6 @@ import re
 import resource
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -272,20 +271,6 @@ def stop_those_with_a_checkpoint(out, workers):
     return len(workers)
 
 
-def test_a_disk_that_is_full_from_the_start_is_named_before_any_training(small_disk, begin, fault):
-    disk, remount = small_disk
-    remount("size=500k")
-    with fault("disk full or file-size limit") as told:
-        process = begin(disk / "out")
-        output, errors = process.communicate(timeout=60)
-        told()
-        assert process.returncode == 2
-        assert errors.count("\n") == 1
-        assert f"run_experiments.py: {disk / 'out'} cannot be used ([Errno 28] No space left on device)" in errors
-        assert "; 0.5 MB are free there. Put that right or choose another --out" in errors
-        assert "started" not in output
-
-
 def test_a_file_size_limit_and_a_full_disk_that_are_met_during_the_training(small_disk, begin, undisturbed, fault):
     """One run meets the limit; when it has failed the disk fills up, for the other."""
     disk, _ = small_disk
@@ -310,7 +295,7 @@ def test_a_file_size_limit_and_a_full_disk_that_are_met_during_the_training(smal
             assert f"failed: {out / name} cannot be used ({why}" in output
             assert files.read_sealed(out / name / "checkpoint.pt")
             assert not (out / name / "results.json").exists()
-        assert "MB are free there. Put that right or choose another --out; the same command goes on" in output
+        assert "; fix this or choose another --out; the same command goes on" in output
         assert "Traceback" not in errors
         (disk / "ballast").unlink()
         finish(begin, out)
@@ -334,23 +319,7 @@ def test_a_folder_that_cannot_be_is_named_before_any_training(idx_folder, tmp_pa
         kind, why = prepared([ALL["exp_01"]], "--out", tmp_path / place, "--data", idx_folder)
         told()
         assert kind == "failed"
-        assert re.match(rf"{tmp_path / place} cannot be used \(.*; [\d.,]+ MB are free there", why)
-
-
-def test_room_for_all_runs_is_asked_for(tmp_path):
-    free = shutil.disk_usage(tmp_path).free
-    files.check_room(tmp_path, free // 2)
-    with pytest.raises(OSError, match="No space left"):
-        files.check_room(tmp_path, 2 * free)
-
-
-def test_a_folder_without_the_permission_to_write(ordinary_user):
-    ordinary_user.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.raises(PermissionError):
-        files.check_room(ordinary_user)
-    ordinary_user.chmod(stat.S_IRWXU)
-    files.check_room(ordinary_user / "new")
-    assert list((ordinary_user / "new").iterdir()) == []
+        assert re.match(rf"{tmp_path / place} cannot be used \(.*\); fix this or choose another --out", why)
 
 
 # Two at once
@@ -388,26 +357,17 @@ def test_the_second_on_a_folder_is_told_who_holds_which_run(begin, tmp_path, fau
             assert files.read_sealed(tmp_path / name / "checkpoint.pt")
 
 
-def test_a_note_of_a_process_that_is_gone_does_not_mislead(digits, tmp_path):
+def test_the_note_of_who_holds_a_run_is_only_for_the_message(digits, tmp_path):
     place = tmp_path / TRIAL
     place.mkdir()
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    here, note = platform.node(), place / ".holder"
+    note = place / ".holder"
     with FileLock(place / ".lock"):
-        for text, who in (
-            (f"{gone.pid} {here}", "another process"),
-            (f"{os.getpid()} {here}", f"process {os.getpid()} on {here}"),
-            ("77 elsewhere", "process 77 on elsewhere"),
-            ("", "another process"),
-            (f"x {here}", "another process"),
-        ):
+        for text, who in (("77 elsewhere", "process 77 on elsewhere"), ("", "another process")):
             note.write_text(text)
             with pytest.raises(RunError, match=f"is being trained by {who}; wait for it"):
                 run(digits, tmp_path, model=Unrecorded)
-    note.write_text(f"{gone.pid} {here}")
     run(digits, tmp_path, n_epochs=1, model=Unrecorded)  # a lock that nobody holds keeps nobody out
-    assert note.read_text() == f"{os.getpid()} {here}"
+    assert note.read_text() == f"{os.getpid()} {platform.node()}"
 
 
 # Not finite

@@ -51,7 +51,7 @@ def test_the_state_of_a_run(tmp_path, settings, files, state):
         folder.state_of(tmp_path, settings | {"n_epochs": 4, "seed": 7})
 
 
-@pytest.mark.parametrize("name", folder.DECISIVE)
+@pytest.mark.parametrize("name", folder.RUN_MARKERS)
 def test_a_folder_of_an_earlier_version_is_refused_with_the_way_out(tmp_path, settings, name):
     """Whatever is left of it; its settings may be, or nothing may tell whose it is."""
     for content in (EARLIER, EARLIER | {"format": folder.FORMAT - 1}, None):

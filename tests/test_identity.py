@@ -20,6 +20,7 @@ from helpers import TRIAL, Interruption, Linear, Unrecorded, forbid, interrupt, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stress_kill import points, without_times
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -65,7 +66,7 @@ def test_a_run_is_not_continued_with_other_code_but_a_finished_one_is_shown(
     with fault("code changed since a run was begun") as told:
         assert run(digits, copy, model=Linear) == finished[1]
         stop(copy)
-        with pytest.raises(RunError, match=r"was begun with other code \(commit .*\), with which alone .*--force"):
+        with pytest.raises(RunError, match=r"was started with other code \(commit .*\), and can only .*--force"):
             run(digits, copy, model=Linear)
         told()
         run(digits, copy, model=Linear, overwrite=True)
@@ -76,7 +77,7 @@ def test_a_run_is_not_continued_with_other_versions_of_the_packages(copy, finish
     with fault("code changed since a run was begun"):
         assert run(digits, copy, model=Linear) == finished[1]
         stop(copy)
-        with pytest.raises(RunError, match=r"was begun with torch [\d.]+\S* instead of 1\.0; .*--force"):
+        with pytest.raises(RunError, match=r"was started with torch [\d.]+\S* instead of 1\.0; .*--force"):
             run(digits, copy, model=Linear)
 
 
@@ -185,17 +186,8 @@ def test_files_of_another_run_are_refused(copy, digits, tmp_path, fault):
                 run(digits, out, model=Linear)
             told()
             shutil.copy(tmp_path / "others" / name / "weights.pt", copy / TRIAL)
-            with pytest.raises(RunError, match=r"weights.pt belongs to another run.*--force"):
+            with pytest.raises(RunError, match=r"weights.pt is not the file that the run has written.*--force"):
                 run(digits, copy, model=Linear)
-
-
-def test_weights_that_the_run_has_not_written_are_refused(copy, digits, fault):
-    """Sealed for the same settings by somebody who knows how."""
-    owner = train.fingerprint(json.loads((copy / TRIAL / "settings.json").read_text()))
-    train.save_tensors(copy / TRIAL / "weights.pt", Linear().state_dict(), owner)
-    message = r"weights.pt is not the file that the run has written; .*--force"
-    with fault("checkpoint or weights of another run"), pytest.raises(RunError, match=message):
-        run(digits, copy, model=Linear)
 
 
 def test_results_of_other_settings_are_refused(copy, digits, fault):
@@ -203,7 +195,7 @@ def test_results_of_other_settings_are_refused(copy, digits, fault):
     results.write(path, results.read(path) | {"seed": 7})
     with (
         fault("results of another run"),
-        pytest.raises(RunError, match=r"results.json is of a run with seed 7 instead of 123 than in settings.json"),
+        pytest.raises(RunError, match=r"results.json disagrees with settings.json: seed 7 instead of 123"),
     ):
         run(digits, copy, model=Linear)
 
@@ -271,7 +263,7 @@ def test_mutated_settings_are_refused_or_mean_the_same(scratch, mutations):
         if state == "finished" and plain(there, ()) != plain(
             asked, ()
         ):  # another code or commit is told there than in the results
-            with pytest.raises(RunError, match=r"than in settings\.json"):
+            with pytest.raises(RunError, match=r"disagrees with settings\.json"):
                 train.folder.read_results(place)
     except RunError as error:
         complaint = str(error)
@@ -296,80 +288,6 @@ def test_mutated_checkpoints_are_damaged(scratch, mutations, name):
                 load_tensors(place / name)
     finally:
         (place / name).write_bytes(good[name])
-
-
-SEALED = {
-    "accuracy that the predictions contradict": {"test_correct": 983, "test_accuracy": 98.3},
-    "no number of parameters": {"trainable_parameters": None},
-    "infinite loss": {"history": [{**results_of(NAME, [982])["history"][0], "train_loss": float("1e999")}]},
-    "another loss than in the history": {"avg_test_loss": 0.2},
-    "more correct images than there are": {"history": [results_of(NAME, [9820])["history"][0]], "test_correct": 9820},
-    "another confusion": {"confusion_matrix": [[982, 0, 18], *([[0] * 3] * 2)]},
-    "negative loss": {"history": [{**results_of(NAME, [982])["history"][0], "test_loss": -0.1}]},
-    "no epochs": {"history": []},
-    "fewer predictions": {"predictions": "0" * 999},
-}
-
-
-@pytest.mark.parametrize("change", SEALED)
-def test_results_that_contradict_themselves_are_refused_though_sealed_anew(tmp_path, change, fault):
-    content = results_of(NAME, [982]) | SEALED[change]
-    content = {key: value for key, value in content.items() if value is not None or key == "transformer"}
-    (tmp_path / NAME).mkdir()
-    text = json.dumps({**content, "checksum": results.checksum(content)})
-    (tmp_path / NAME / "results.json").write_text(text)
-    with fault("results that contradict themselves"):
-        record, complaints = results.read_all(tmp_path)
-        assert record == {}
-        assert len(complaints) == 1
-        assert "passed over, it is broken (" in complaints[0]
-
-
-ANYTHING = st.none() | st.booleans() | st.integers(-1, 10**6) | st.floats() | st.text(max_size=3)
-ANYTHING |= st.lists(ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=3), ANYTHING, max_size=2)
-
-
-@settings(max_examples=1000)
-@given(data=st.data())
-def test_results_sealed_anew_with_any_value_are_refused_or_can_be_shown(tmp_path_factory, data):
-    """A value, at any depth, is replaced or left out."""
-    path = tmp_path_factory.getbasetemp() / "sealed" / NAME / "results.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = content = json.loads(
-        json.dumps(results_of(NAME, [900, 982]) | {"code": "1", "transformer": {"ink_kept": 1}})
-    )
-    while True:
-        key = data.draw(st.sampled_from(sorted(part) if isinstance(part, dict) else range(len(part))))
-        if not isinstance(part[key], dict | list) or not part[key] or data.draw(st.integers(0, 3)) == 0:
-            break
-        part = part[key]
-    if data.draw(st.integers(0, 3)) == 0:
-        del part[key]
-    else:
-        part[key] = data.draw(ANYTHING)
-    path.write_text(json.dumps({**content, "checksum": results.checksum(content)}))
-    record, complaints = results.read_all(path.parent.parent)
-    if record:
-        tables.comparison_document(comparison.poolable(comparison.distinct(record)[0])[0], ALL)
-        assert percentages_of(record) <= 100
-    else:
-        assert len(complaints) == 1
-        assert complaints[0].isprintable()
-
-
-def percentages_of(record):
-    return max(max(results.percentages(run)) for run in record.values())
-
-
-def test_predictions_of_mnist_are_compared_with_its_labels(tmp_path, fault):
-    """All figures agree with each other, but not with the labels in the repository."""
-    description = {"name": "mine", "mean": 0.1307, "std": 0.3081, "md5": results.MNIST}
-    changes = {"total": 10_000, "data": description}
-    with fault("results that contradict themselves"):
-        write_results(tmp_path, NAME, [9_900], **changes)
-        record, complaints = results.read_all(tmp_path)
-        assert record == {}
-        assert "predictions do not agree" in complaints[0]
 
 
 def test_runs_with_the_same_number_or_content_are_named(tmp_path, fault):
@@ -406,52 +324,20 @@ def test_another_experiment_of_the_same_id_is_not_compared_as_that_of_the_table(
 # TensorBoard
 
 
-def continued(digits, out, damage):
-    """Stop a run of three epochs after two, let `damage` do something to its events, and go on to its end."""
-    with pytest.MonkeyPatch.context() as patch:
-        original, calls = train.save_checkpoint, []
-
-        def stopped(*args):
-            original(*args)
-            calls.append(1)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-
-        patch.setattr(train, "save_checkpoint", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run(digits, out, model=Linear)
-    (path,) = (out / TRIAL).glob("events*")
-    damage(path)
-    return run(digits, out, model=Linear)
-
-
-@pytest.mark.parametrize(("share", "epochs"), [(0.05, "1, 2"), (0.98, "2")])
-def test_a_damaged_file_of_tensorboard_is_named_and_its_curves_are_written_anew(
-    finished, digits, tmp_path, capsys, fault, share, epochs
-):
-    def flip(path):
-        content = bytearray(path.read_bytes())
-        content[int(len(content) * share)] ^= 4
-        path.write_bytes(content)
-
-    with fault("events file damaged or out of order"):
-        continued(digits, tmp_path, flip)
-        said = capsys.readouterr().err
-        assert f"{tmp_path / TRIAL}: TensorBoard's file was damaged; of epoch {epochs} only losses" in said
-        ours, theirs = points(tmp_path / TRIAL), points(finished[0] / TRIAL)
-        for tag in ("Accuracy test", "Average loss test", "Average loss train"):
-            assert ours[tag] == theirs[tag]
-
-
-def test_steps_are_in_order_whatever_the_clock_says(finished, digits, tmp_path, fault):
-    def from_the_future(path):
-        path.rename(path.with_name(path.name.replace(path.name.split(".")[3], "4000000000")))
-
-    with fault("events file damaged or out of order"):
-        continued(digits, tmp_path, from_the_future)
+def test_each_epoch_is_shown_once_after_kills_and_whatever_the_clock_says(finished, digits, tmp_path, fault):
+    """Killed in each epoch between its logs and its checkpoint; each time the clock goes back by years."""
+    with fault("events file damaged or out of order", 3):
+        for number, year in enumerate((2096, 2064, 2032)):
+            with pytest.MonkeyPatch.context() as patch:
+                interrupt(patch, train, "save_checkpoint", at_call=min(number, 1) + 1)
+                with pytest.raises(Interruption):
+                    run(digits, tmp_path, model=Linear)
+            now = max((tmp_path / TRIAL).glob("events*[!r]"), key=lambda path: path.stat().st_mtime)
+            now.rename(now.with_name(now.name.replace(now.name.split(".")[3], str((year - 1970) * 31_557_600))))
+        run(digits, tmp_path, model=Linear)
         assert points(tmp_path / TRIAL) == points(finished[0] / TRIAL)
-        events = EventAccumulator(str(tmp_path / TRIAL), {"scalars": 0}).Reload()
-        assert [event.step for event in events.Scalars("Accuracy test")] == [1, 2, 3]
+        events = plugin_event_accumulator.EventAccumulator(str(tmp_path / TRIAL)).Reload()  # as TensorBoard
+        assert [event.step for event in events.Tensors("Accuracy test")] == [1, 2, 3]
 
 
 def test_a_finished_runs_altered_files_are_named_at_the_next_start(call, idx_folder, tmp_path, fault):
@@ -465,9 +351,9 @@ def test_a_finished_runs_altered_files_are_named_at_the_next_start(call, idx_fol
     (tmp_path / NAME / "weights.pt").unlink()
     with fault("files of a finished run altered"):
         again = call(*command)
-        told = [line for line in again.stdout.splitlines() if line.endswith("missing, damaged or another")]
+        told = [line for line in again.stdout.splitlines() if line.endswith("missing, damaged or replaced")]
         wanted = sorted(map(str, (events, added, tmp_path / NAME / "weights.pt")))
-        assert told == [f"{path} is not as the run has left it: missing, damaged or another" for path in wanted]
+        assert told == [f"{path} was modified after the run: missing, damaged or replaced" for path in wanted]
         assert again.returncode == 0
 
 
@@ -477,7 +363,7 @@ def test_a_finished_runs_altered_files_are_named_at_the_next_start(call, idx_fol
 @pytest.fixture
 def fashion(idx_folder, tmp_path):
     """Other images in a folder that is called MNIST."""
-    arrays = [mnist.read_idx(idx_folder, name) for name in mnist.MD5]
+    arrays = [mnist.read_idx(idx_folder / name) for name in mnist.MD5]
     folder = tmp_path / "MNIST"
     folder.mkdir()
     write_idx(folder, [255 - array if array.ndim == 3 else array for array in arrays])
@@ -751,55 +637,13 @@ def start(idx_folder, out, shell, tmp_path, only="exp_03"):
     return subprocess.run(["bash", "-c", shell.format(command=command)], capture_output=True, cwd=tmp_path, timeout=170)
 
 
-@pytest.mark.parametrize(
-    "shell",
-    [
-        "{command} | head -1; exit ${{PIPESTATUS[0]}}",
-        "{command} >/dev/full",
-        "{command} 2>&-",
-        "{command} >&-",
-        "{command} >&- 2>&- <&-",
-        "{command} 2>/dev/full",
-        "LC_ALL=C PYTHONIOENCODING=ascii {command}",
-    ],
-)
-def test_streams_that_are_closed_full_or_lack_letters_do_not_stop_the_work(idx_folder, tmp_path, shell, fault):
-    out = "out_ü" if "LC_ALL" in shell else "out"
+def test_a_closed_pipe_ends_the_job_quietly_and_the_same_command_goes_on(idx_folder, tmp_path, fault):
     with fault("stdout or stderr closed, full or without letters") as told:
-        process = start(idx_folder, out, shell, tmp_path)
+        process = start(idx_folder, "out", "{command} | true; exit ${{PIPESTATUS[0]}}", tmp_path)
         told()
-        assert b"Traceback" not in process.stderr, process.stderr.decode()
-        assert process.returncode == 0, process.stderr.decode()
-        assert (tmp_path / out / NAME / "results.json").exists()
-        if ">/dev/full" in shell and "2>" not in shell:
-            assert b"The output cannot be written" in process.stderr
-
-
-STREAMS = [">/dev/full", ">&- 2>&- <&-", "2>&-", "| cat"]
-
-
-@pytest.mark.parametrize("streams", STREAMS)
-def test_the_other_scripts_end_well_with_any_streams(idx_folder, tmp_path, streams, fault):
-    write_results(tmp_path / "out_ü", NAME, [900, 982])
-    program = "import sys, train; from stn.data import load; sys.exit(train.main(1, load(sys.argv.pop())))"
-    for command, made in (
-        (f"{sys.executable} {ROOT / 'plot.py'} --out out_ü", "out_ü/comparison.md"),
-        (f"{sys.executable} -c '{program}' {idx_folder}", "experiments/test/results.json"),
-    ):
-        with fault("stdout or stderr closed, full or without letters"):
-            shell = f"export PYTHONPATH={ROOT} LC_ALL=C PYTHONIOENCODING=ascii; set -o pipefail; {command} {streams}"
-            process = subprocess.run(["bash", "-c", shell], capture_output=True, cwd=tmp_path, timeout=170)
-            assert (process.returncode, b"Traceback" in process.stderr) == (0, False), process.stderr.decode()
-            assert (tmp_path / made).exists()
-
-
-def test_figures_are_not_written_where_a_link_leads_nowhere(call, tmp_path, fault):
-    write_results(tmp_path / "out", NAME, [982])
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with fault("symbolic links"):
-        process = call("plot.py", "--out", tmp_path / "out", "--figures", tmp_path / "link")
-        assert process.returncode == 2
-        assert "link is a symbolic link that leads nowhere" in process.stderr
+        assert (process.returncode, process.stderr) == (141, b"")
+        assert start(idx_folder, "out", "{command}", tmp_path).returncode == 0
+        assert (tmp_path / "out" / NAME / "results.json").exists()
 
 
 @pytest.mark.parametrize("shell", ["{command}", "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {command}"])
@@ -819,27 +663,12 @@ def test_data_in_a_folder_whose_name_is_no_text_are_refused(capsys):
     assert capsys.readouterr().err.endswith(f"{said}\n")
 
 
-def test_a_working_directory_that_is_gone_is_told(idx_folder, tmp_path, fault):
-    with fault("working directory deleted, or no memory"):
-        process = start(idx_folder, "out", "mkdir gone && cd gone && rmdir ../gone && {command}", tmp_path)
-        said = b"run_experiments.py: the working directory does not exist any more; change to another\n"
-        assert (process.returncode, process.stderr) == (2, said)
-
-
 def test_a_lack_of_memory_is_told_in_one_line(idx_folder, tmp_path, fault):
     with fault("working directory deleted, or no memory"):
         process = start(idx_folder, tmp_path / "out", "ulimit -v 600000; {command}", tmp_path)
         assert process.returncode in (1, 2)
         assert b"Traceback" not in process.stderr, process.stderr.decode()
         assert process.stderr.count(b"run_experiments.py: ") == 1
-
-
-def test_links_that_lead_nowhere_are_named(digits, tmp_path, fault):
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for name in ("dangling", "loop"):
-        with fault("symbolic links"), pytest.raises(RunError, match=f"{name} is a symbolic link that leads nowhere"):
-            run(digits, tmp_path / name, model=Linear)
 
 
 def test_no_link_is_written_through(digits, tmp_path, fault):
@@ -883,11 +712,6 @@ def test_what_files_say_is_told_in_one_line_without_escape_sequences(copy, digit
         with pytest.raises(RunError) as error:
             run(digits, copy, model=Linear)
         assert str(error.value).isprintable()
-
-
-def test_a_holder_that_cannot_be_a_process_is_another_one(tmp_path):
-    (tmp_path / ".holder").write_text(f"{10**30} {platform.node()}")
-    assert train.folder.holder(tmp_path / ".holder") == "another process"
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mred", "a|b", "a\nb", "a b", "-x", "$(id)"])

@@ -1,7 +1,7 @@
 """Measure how long an epoch takes, beside a loop written as in the PyTorch tutorial.
 
-    python tools/benchmark.py [--rounds 3] [--only exp_02 ...] [--device cpu] [--jobs N] [--core] [--save FILE]
-    python tools/benchmark.py --cards [--rounds 3] [--save FILE]
+    python tools/benchmark.py [--rounds 3] [--only exp_02 ...] [--device cpu] [--jobs N] [--save FILE]
+    python tools/benchmark.py --core [exp_33 ...] [--rounds 3] [--save FILE]
 
 For each experiment, in turn and `--rounds` times, one whole epoch (training and test) of
 
@@ -10,48 +10,37 @@ For each experiment, in turn and `--rounds` times, one whole epoch (training and
 
 Both train the same network on the same number of batches. The ratio of a row is (tutorial's seconds) / (our seconds
 per run, that is the seconds of the processes side by side divided by their number), formed within each round. The
-whole job's seconds are the rows' medians times their epochs; ours end with the last run if the runs are started in
-the order of run_experiments.py, which cannot divide seven runs evenly.
+whole job's seconds are the rows' medians times their epochs; ours end with the last run if the longest start first:
+seven runs cannot be divided evenly.
 
 Before that, on one core: a step with our convolutions and with the ordinary layers, both recorded, in turn; and the
 rate of each convolution, forward and backward, beside that of a product of two 1024² matrices, which is called the
-core's peak. A CPU takes about ten minutes in all.
-
-With --cards only the networks that read cards, on one core: a step in both forms, in turn, how many scenes a second are
-drawn, and which share of an epoch (drawing, training and test) that takes.
+core's peak. A CPU takes about ten minutes in all. With --core that is all, for any experiments.
 """
 
-import itertools
 import json
 import math
 import multiprocessing
-import os
 import statistics
 import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from heapq import heapreplace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lab import cli
+from lab.catalogue import datasets
 from lab.files import write_json
 from lab.folder import provenance
-from lab.settings import BATCH_SIZE, SEED, TUTORIAL, Job, in_starting_order, when_free
+from lab.settings import BATCH_SIZE, SEED, Job, longest_first
 from run_experiments import ALL, EXPERIMENTS, default_jobs, parse_arguments
 
-# By these a CPU can imitate one with fewer instructions (NUMBA_CPU_FEATURES: those of the name alone).
-IMITATING = (
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "NUMBA_CPU_NAME",
-    "NUMBA_CPU_FEATURES",
-)
 N_TRAIN = 60_000  # MNIST's training images
-CARDS = ("exp_33", "exp_35")  # one pass and four
+STEPS_OF = ("exp_02", "exp_03", "exp_07")  # unless others are asked for
 
 
 def tutorial_model(experiment):
@@ -86,19 +75,18 @@ def tutorial_loop(experiment, device):
     """Return two functions, one that trains an epoch in the tutorial's way and one that tests, warmed up."""
     import torch
     import torch.nn.functional as F
-    from torchvision import datasets, transforms
+    from torchvision.datasets import MNIST
+    from torchvision.transforms import Compose, Normalize, ToTensor
 
     from stn import data, mnist
 
-    preprocess = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize((data.MNIST_MEAN,), (data.MNIST_STD,))]
-    )
+    preprocess = Compose([ToTensor(), Normalize((data.MNIST_MEAN,), (data.MNIST_STD,))])
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # four are the tutorial's number
     # This process was spawned, and its loaders would spawn their workers, too; in the tutorial they are forked.
     loading = {"num_workers": 4, "multiprocessing_context": "fork" if sys.platform == "linux" else None}
     loaders = [
         torch.utils.data.DataLoader(
-            datasets.MNIST(mnist.ROOT, train=train, transform=preprocess), batch_size=64, shuffle=True, **loading
+            MNIST(mnist.ROOT, train, preprocess, download=True), batch_size=64, shuffle=True, **loading
         )
         for train in (True, False)
     ]
@@ -136,7 +124,7 @@ def our_loop(experiment, device):
     train.configure()
     digits = data.load().to(device)
     model = train.build(experiment, SEED).to(device)
-    step = FastTraining(model, digits, TUTORIAL).step
+    step = FastTraining(model, digits, experiment.recipe).step
     order = data.epoch_order(len(digits.train_labels), SEED, 1).to(device)
     train.train_epoch(step, order[:640])
     return lambda: train.train_epoch(step, order), lambda: train.evaluate(model, digits.test_images, digits.test_labels)
@@ -200,7 +188,7 @@ def convolution_calls(model):
     return calls
 
 
-def one_core(rounds):
+def one_core(rounds, experiments):
     """Return what one core does: the rates of the convolutions of exp_02, and the milliseconds of recorded steps."""
     import torch
 
@@ -210,14 +198,15 @@ def one_core(rounds):
     from stn import data
 
     train.configure()
-    mnist, batch, factor = data.load(), torch.arange(BATCH_SIZE), torch.randn(1024, 1024)
+    digits, batch, factor = data.load(), torch.arange(BATCH_SIZE), torch.randn(1024, 1024)
     convolutions = convolution_calls(train.build(ALL["exp_02"], SEED))
     calls = {"product": lambda: factor @ factor} | {name: call for name, (call, _) in convolutions.items()}
-    for experiment in ("exp_02", "exp_03", "exp_07"):
+    for experiment in map(ALL.get, experiments):
+        images = datasets()[experiment.data].built(digits)
         for plain in (True, False):
-            with conv2d.accelerated(train.build(ALL[experiment], SEED), not plain) as model:
-                step = FastTraining(model, mnist, TUTORIAL).step
-            calls[experiment, plain] = lambda step=step: step(batch)
+            with conv2d.accelerated(train.build(experiment, SEED), not plain) as model:
+                step = FastTraining(model, images, experiment.recipe).step
+            calls[experiment.id, plain] = lambda step=step: step(batch)
     seconds = in_turn(calls, 10 * rounds, 10)
     return core_table(seconds, {name: operations for name, (_, operations) in convolutions.items()}) | {
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
@@ -268,62 +257,10 @@ def step_rows(seconds):
     return rows
 
 
-def cards_on_one_core(rounds, times=10):
-    """Return what one core does with cards: steps, so many `times` in each round, drawing, and whole epochs."""
-    import torch
-
-    import train
-    from fast import conv2d
-    from fast.step import FastTraining
-    from stn import data
-    from studies.cards import data as card_data
-
-    train.configure()
-    scenes, batch, calls, epochs = card_data.cards(data.load()), torch.arange(BATCH_SIZE), {}, {}
-    order = data.epoch_order(len(scenes.train_labels), SEED, 1)
-    for experiment in map(ALL.get, CARDS):
-        for plain in (True, False):
-            model = train.build(experiment, SEED)
-            if not plain:
-                conv2d.accelerate(model)  # for its evaluation, too
-            step = FastTraining(model, scenes, experiment.recipe).step
-            calls[experiment.id, plain] = lambda step=step: step(batch)
-        epochs[experiment.id] = model, step
-    parts = {experiment: [] for experiment in epochs}
-    for number in range(1, rounds + 1):
-        for experiment, (model, step) in epochs.items():
-            at = [time.perf_counter()]
-            for part in (
-                lambda number=number: scenes.draw_epoch(SEED, number),
-                lambda step=step: train.train_epoch(step, order),
-                lambda model=model: train.evaluate(model, scenes.test_images, scenes.test_labels),
-            ):
-                part()
-                at.append(time.perf_counter())
-            parts[experiment].append([after - before for before, after in itertools.pairwise(at)])
-    return cards_table(in_turn(calls, times * rounds, 2), parts, len(order))
-
-
-def cards_table(seconds, parts, n_scenes):
-    """Return the scenes that are drawn a second, and a row for each experiment, medians of what was measured in turn.
-
-    seconds: of steps, {(experiment, whether in the plain form): [...]}
-    parts: {experiment: [(seconds that an epoch spends drawing n_scenes, training, in the test), ...]}
-    """
-    drawing = statistics.median(draw for epochs in parts.values() for draw, _, _ in epochs)
-    rows = []
-    for row in step_rows(seconds):
-        epochs = parts[row["experiment"]]
-        share = statistics.median(epoch[0] / sum(epoch) for epoch in epochs)
-        whole = {"epoch_seconds": round(statistics.median(map(sum, epochs)), 2), "drawing_share": round(share, 4)}
-        rows.append(row | whole)
-    return {"scenes_a_second": round(n_scenes / drawing), "rows": rows}
-
-
 def ratios(theirs, ours):
     """Return the median, the smallest and the largest ratio of seconds that were measured in turn."""
-    found = [a / b for a, b in zip(theirs, ours, strict=True)]
-    return {"ratio": statistics.median(found), "ratio_min": min(found), "ratio_max": max(found)}
+    quotients = [a / b for a, b in zip(theirs, ours, strict=True)]
+    return {"ratio": statistics.median(quotients), "ratio_min": min(quotients), "ratio_max": max(quotients)}
 
 
 def row(experiment, rounds):
@@ -350,8 +287,9 @@ def whole_job(rows, processes):
     """Return the minutes of all experiments with both loops, and their ratio, from the rows of the table."""
     tutorial = sum(row["epochs"] * row["tutorial_seconds_per_epoch"] for row in rows)
     seconds = {row["experiment"]: row["epochs"] * row["ours_seconds_per_epoch"] * processes for row in rows}
-    jobs = in_starting_order([Job(ALL[row["experiment"]], 1, row["epochs"]) for row in rows], processes)
-    free = when_free([seconds[job.experiment.id] for job in jobs], [0] * processes)
+    free = [0] * processes  # when each is, if the next idle one takes the next run
+    for job in longest_first([Job(ALL[row["experiment"]], 1, row["epochs"]) for row in rows]):
+        heapreplace(free, free[0] + seconds[job.experiment.id])
     return {
         "tutorial_minutes_whole_job": round(tutorial / 60, 2),
         "ours_minutes_all_cores_busy": round(sum(seconds.values()) / processes / 60, 2),
@@ -362,24 +300,13 @@ def whole_job(rows, processes):
 
 
 def core(options):
-    """Time one core in a new process; return {"core": its numbers}, and what makes it imitate another."""
+    """Time one core in a new process; return its numbers."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(one_core, options.rounds).result()
-    for step in found["steps"]:
+        numbers = pool.submit(one_core, options.rounds, options.core or STEPS_OF).result()
+    for step in numbers["steps"]:
         print("{experiment}: a step takes {plain_ms:.1f} ms plain, {fast_ms:.1f} ms fast".format_map(step), flush=True)
-    print("the convolutions reach {share_of_peak:.0%} of the peak".format_map(found["convolutions"][-1]))
-    imitating = {name: os.environ[name] for name in IMITATING if name in os.environ}
-    return {"core": found | ({"environment": imitating} if imitating else {})}
-
-
-def cards(options):
-    """Time the networks that read cards in a new process; return the numbers."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(cards_on_one_core, options.rounds).result()
-    told = "{experiment}: a step takes {plain_ms:.1f} ms plain, {fast_ms:.1f} ms fast; drawing {drawing_share:.1%}"
-    for row in found["rows"]:
-        print(told.format_map(row), flush=True)
-    return {"rounds": options.rounds, **found}
+    print("the convolutions reach {share_of_peak:.0%} of the peak".format_map(numbers["convolutions"][-1]))
+    return {"core": numbers}
 
 
 def speed(options):
@@ -410,16 +337,14 @@ def main():
     add("--only", nargs="+", choices=[e.id for e in EXPERIMENTS], metavar="EXP", help="these experiments")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     add("--jobs", type=int, metavar="N", help="our processes at a time")
-    add("--core", action="store_true", help="only what one core does, half a minute")
-    add("--cards", action="store_true", help="only the networks that read cards, on one core, a few minutes")
+    steps = f"only what one core does, with the steps of these experiments (default: {' '.join(STEPS_OF)})"
+    add("--core", nargs="*", choices=ALL, metavar="EXP", help=steps)
     add("--save", metavar="FILE", help="write the numbers as JSON")
     options = cli.parse(parser)
     cli.check_numbers(parser, options, rounds=99, jobs=1024)
     cli.check_parent(parser, options, "save")
-    if options.core and options.device != "cpu":
-        parser.error("--core: only for --device cpu")
-    if options.cards and (options.device != "cpu" or options.core or options.only or options.jobs):
-        parser.error("--cards: not with --device cuda, --core, --only or --jobs")
+    if options.core is not None and (options.device != "cpu" or options.only or options.jobs):
+        parser.error("--core: not with --device cuda, --only or --jobs")
     device_name = None
     if options.device == "cuda":
         import torch
@@ -427,11 +352,9 @@ def main():
         device_name = torch.cuda.get_device_name()
     content = {"command": " ".join(["python", "tools/benchmark.py", *sys.argv[1:]])}
     content |= provenance(device_name=device_name)
-    if options.cards:
-        content |= cards(options)
-    elif options.device == "cpu":
+    if options.device == "cpu":
         content |= core(options)
-    if not (options.core or options.cards):
+    if options.core is None:
         content |= speed(options)
     if options.save:
         write_json(options.save, content)

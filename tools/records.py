@@ -158,7 +158,6 @@ def keep(out, exp_ids, found):
 
 
 def main():
-    cli.keep_streams()
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--out", default="experiments", metavar="FOLDER", help="where the runs are")
