@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lab import catalogue
 from lab.comparison import by_data, distinct, groups, poolable
-from lab.results import check_kinds, in_one_line, is_mnist, last, read_checksummed, without_predictions
+from lab.results import is_mnist, last, read, without_predictions
 from lab.stats import is_skewed
 
 RECORDS = Path(__file__).resolve().parent.parent / "results"
@@ -18,22 +18,10 @@ def of_folder(out):
     record, complaints = {}, []
     for path in sorted(Path(out).glob("exp_*/results.json")):
         try:
-            record[path.parent.name] = read_quickly(path)
+            record[path.parent.name] = without_predictions(read(path))
         except ValueError as error:
             complaints.append(f"{path}: passed over, it is broken ({error})")
     return lines(poolable(distinct(record)[0])[0], out), complaints
-
-
-@in_one_line()
-def read_quickly(path):
-    """Read the results of a run without its predictions, some hundred in a tenth of a second. Raise ValueError."""
-    content = read_checksummed(path)
-    check_kinds(content)
-    if content["experiment_name"] != path.parent.name:
-        raise ValueError(f"it is of {content['experiment_name']!r}; a copied or renamed folder?")
-    run = without_predictions(content)
-    last(run)  # there is one
-    return run
 
 
 def of_records(set_name):
