@@ -34,7 +34,7 @@ FAULTS = {}  # kind of fault: {"tried", "survived", "seconds": the longest until
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=4, metavar="N", help="kills in the stress test (default: 4)")
+    parser.addoption("--kills", type=int, default=3, metavar="N", help="kills in the stress test (default: 3)")
     parser.addoption("--slow", action="store_true", help="also run the tests that are marked as slow")
     parser.addoption("--save-faults", metavar="FILE", help="write what became of the faults that were tried, as JSON")
     parser.addoption("--save-measurements", metavar="FOLDER", help="write what the slow tests measured there, as JSON")
