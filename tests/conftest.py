@@ -27,6 +27,7 @@ from studies.cards import data as card_data
 from studies.cards import metrics as card_metrics
 
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # machines here are noisy
+hypothesis.settings.register_profile("slow", hypothesis.settings.get_profile("steady"), max_examples=1000)
 hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +42,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if config.getoption("--slow"):
+        hypothesis.settings.load_profile("slow")
     if config.getoption("--save-faults") and config.getoption("numprocesses", None):
         raise pytest.UsageError("--save-faults needs all tests in one process: leave out -n")
     if folder := config.getoption("--save-measurements"):

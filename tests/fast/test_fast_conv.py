@@ -290,13 +290,14 @@ ODD_LAYERS = [
 
 @given(
     layers=st.tuples(*[mostly([nn.Conv2d, CoordConv2d], ODD_LAYERS)] * 2),
-    kernels=st.tuples(st.sampled_from([3, 5]), st.sampled_from([3, 5])),
+    kernels=st.sampled_from([(3, 5), (5, 3)]),
     channels=st.sampled_from([(1, 2, 10), (3, 10, 2)]),
     shape=st.tuples(mostly([1, 2, 16, 17, 33], [0]), mostly([None], range(6)), *[mostly(range(16, 23), range(16))] * 2),
     rank=mostly([4], [3, 5]),
     dtypes=mostly(
-        [(torch.float32, torch.float32), (torch.float64, torch.float64)],
+        [(torch.float32, torch.float32)],
         [
+            (torch.float64, torch.float64),
             *((torch.float64, torch.float32), (torch.float32, torch.float64)),
             *((torch.uint8, torch.float32), (torch.bfloat16, torch.bfloat16)),
         ],
@@ -304,7 +305,7 @@ ODD_LAYERS = [
     layout=st.sampled_from(["as it is", "transposed", "channels last", "every other"]),
     of_images=st.booleans(),
 )
-@settings(max_examples=300)
+@settings(max_examples=200)
 def whatever_is_given_the_result_or_the_error_is_that_of_the_plain_form(
     guarded, layers, kernels, channels, shape, rank, dtypes, layout, of_images
 ):
@@ -336,7 +337,7 @@ def whatever_is_given_the_result_or_the_error_is_that_of_the_plain_form(
 def test_whatever_is_given_the_result_or_the_error_is_that_of_the_plain_form(guarded):
     before = guarded.calls
     whatever_is_given_the_result_or_the_error_is_that_of_the_plain_form(guarded)
-    assert guarded.calls - before > 300  # two of each layer, forward and back: a good part of the examples is computed
+    assert guarded.calls - before > 200  # two of each layer, forward and back: a good part of the examples is computed
 
 
 def test_the_guards_see_a_write_beyond_an_array(guarded):
@@ -482,9 +483,11 @@ def test_two_processes_at_once(compiled, checkout):
     assert end(begin(checkout)) == (compiled[1], "")
 
 
-@pytest.mark.parametrize("damage", [b"", b"damaged", None])
+@pytest.mark.parametrize(
+    "damage", [None, *(pytest.param(content, marks=pytest.mark.slow) for content in (b"", b"damaged"))]
+)
 def test_a_damaged_cache_is_made_anew(compiled, cached, damage):
-    """Indices and code that are empty, other bytes, or cut in half as by a full disk."""
+    """Indices and code that are cut in half as by a full disk, empty, or other bytes."""
     for path in cached.glob("fast/__pycache__/*.nb?"):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2] if damage is None else damage)
@@ -528,11 +531,11 @@ def test_another_processor_does_not_get_this_ones_code(compiled, cached):
 def test_a_checkout_that_cannot_be_written_and_no_home(checkout):
     """Then each process compiles. (A file in place of the folder stops root, too.)"""
     (checkout / "fast" / "__pycache__").write_text("")
-    for _ in range(2):
-        output, errors = end(begin(checkout, HOME="/dev/null"))
-        assert output
-        assert errors.startswith(TOLD)
-        assert errors.count("\n") == 1
+    output, errors = end(begin(checkout, HOME="/dev/null"))
+    assert output
+    assert errors.startswith(TOLD)
+    assert errors.count("\n") == 1
+    assert not [*checkout.rglob("*.nb?")]  # so that the next one compiles, too
 
 
 def test_a_checkout_that_cannot_be_written_and_a_home(checkout):
