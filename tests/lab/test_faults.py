@@ -501,7 +501,7 @@ def test_runs_that_fail_are_told_and_the_others_go_on(start, undisturbed, idx_fo
 
 
 def test_memory_files_and_threads_do_not_grow_with_the_epochs_nor_with_the_runs(tmp_path, idx_folder):
-    """One process trains a run of 80 epochs, then four short ones, as a worker does."""
+    """One process trains a run of 80 epochs, then three short ones, as a worker does."""
     program = """
 import json, os, sys, threading
 from models import Net_CoordConv_Homography
@@ -520,7 +520,7 @@ def run(name, n_epochs, on_progress=None):
 
 in_epoch, after_run = {}, []
 run("long", 80, lambda epoch, *_: in_epoch.update({epoch: look()}))
-for number in range(4):
+for number in range(3):
     run(f"short_{number}", 1)
     after_run.append(look())
 left = [link for number in os.listdir("/proc/self/fd") if os.path.exists(link := f"/proc/self/fd/{number}")]
