@@ -51,6 +51,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: "science" not in item.path.parts)  # first; the order is otherwise as it was
     if not config.getoption("--slow"):
         for item in items:
             if item.get_closest_marker("slow"):

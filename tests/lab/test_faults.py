@@ -1,6 +1,6 @@
 """What goes wrong on a long sweep: kills, full disks, rotten files, two at once, numbers that are not finite.
 
-Real processes on real files. Faults of the data are in test_data.py, interrupts and command lines in test_commands.py.
+Real processes on real files. Faults of the data are in test_mnist.py, interrupts and command lines in test_commands.py.
 """
 
 import contextlib
@@ -93,8 +93,9 @@ def damage(path, how):
     path.write_bytes({"empty": b"", "truncated": content[:-1], "half": content[: len(content) // 2]}.get(how, content))
 
 
-@pytest.mark.parametrize("how", ["empty", "truncated", "half", "altered"])
-@pytest.mark.parametrize("both", [False, True], ids=["the last", "both"])
+@pytest.mark.parametrize(
+    ("how", "both"), [("empty", False), ("truncated", False), ("half", False), ("altered", False), ("half", True)]
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     finished, stopped, digits, tmp_path, capsys, fault, how, both
 ):

@@ -267,7 +267,15 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+OFTEN = (
+    *("after logging the first epoch", "in the second epoch", "between two figures"),
+    *("after logging the last epoch", "after the weights"),
+)
+
+
+@pytest.mark.parametrize(
+    "moment", [moment if moment in OFTEN else pytest.param(moment, marks=pytest.mark.slow) for moment in MOMENTS]
+)
 def test_going_on_after_an_interruption_gives_the_same_bits(finished, digits, tmp_path, monkeypatch, moment):
     folder, undisturbed = tmp_path / TRIAL, finished[0]
     model, *interrupted_call = MOMENTS[moment]

@@ -36,7 +36,7 @@ SCRIPTS = (
     "tools/benchmark.py",
     "tools/records.py",
 )
-BY_HAND_TOO = {"demo.png"}  # figures that plot.py does not draw: the page, by a test of tests/test_demo.py
+BY_HAND_TOO = {"demo.png"}  # figures that plot.py does not draw: the page, by a test of tests/digits/test_demo.py
 
 
 def programs(text):
@@ -229,7 +229,8 @@ def test_the_readmes_table_is_that_of_the_experiments():
 def test_the_figures_are_drawn_from_the_records_alone(tmp_path, monkeypatch, as_files):
     """Into an empty folder, with the names of those in the repository; and the page beside them."""
     if not as_files:  # as empty ones: their pixels take most of the time
-        monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
+        for name in ("save", "save_animation"):
+            monkeypatch.setattr(figures, name, lambda drawn, path: path.touch())
     (tmp_path / "docs").mkdir()
     (tmp_path / "figures").mkdir()
     records.write_docs(ROOT / "results", tmp_path / "docs", tmp_path / "figures")

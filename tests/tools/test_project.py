@@ -141,7 +141,7 @@ def test_the_core_without_the_rooms_trains_the_seven(tmp_path, idx_folder):
     """By the plain loop, and compares them; what belongs to a room is not there."""
     checkout = copy_of_the_repository(tmp_path, rooms=False)
     assert not any((checkout / room).exists() for room in ROOMS)
-    process = run_in(checkout, "run_experiments.py", "--epochs", 1, "--data", idx_folder)
+    process = run_in(checkout, "run_experiments.py", "--epochs", 1, "--jobs", 1, "--data", idx_folder)
     assert process.returncode == 0, process.stderr
     assert len([*checkout.glob("experiments/*/results.json")]) == 7
     assert run_in(checkout, "plot.py").returncode == 0
