@@ -26,6 +26,7 @@ from studies.cards import data as card_data
 from studies.cards import metrics as card_metrics
 
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)  # machines here are noisy
+hypothesis.settings.register_profile("slow", hypothesis.settings.get_profile("steady"), max_examples=1000)
 hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,13 +34,15 @@ FAULTS = {}  # kind of fault: {"tried", "survived", "seconds": the longest until
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=4, metavar="N", help="kills in the stress test (default: 4)")
+    parser.addoption("--kills", type=int, default=3, metavar="N", help="kills in the stress test (default: 3)")
     parser.addoption("--slow", action="store_true", help="also run the tests that are marked as slow")
     parser.addoption("--save-faults", metavar="FILE", help="write what became of the faults that were tried, as JSON")
     parser.addoption("--save-measurements", metavar="FOLDER", help="write what the slow tests measured there, as JSON")
 
 
 def pytest_configure(config):
+    if config.getoption("--slow"):
+        hypothesis.settings.load_profile("slow")
     if config.getoption("--save-faults") and config.getoption("numprocesses", None):
         raise pytest.UsageError("--save-faults needs all tests in one process: leave out -n")
     if folder := config.getoption("--save-measurements"):
@@ -47,6 +50,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: "science" not in item.path.parts)  # first; the order is otherwise as it was
     if not config.getoption("--slow"):
         for item in items:
             if item.get_closest_marker("slow"):

@@ -12,11 +12,12 @@ import page
 import pytest
 import records
 import torch
-from conftest import ROOT
+from conftest import ROOT, prepared
 from helpers import write_idx
 
 import run_experiments
 import train
+from lab import figures
 from lab.settings import Experiment
 from run_experiments import ALL, EXPERIMENTS
 from stn import mnist
@@ -35,7 +36,7 @@ SCRIPTS = (
     "tools/benchmark.py",
     "tools/records.py",
 )
-BY_HAND_TOO = {"demo.png"}  # figures that plot.py does not draw: the page, by a test of tests/test_demo.py
+BY_HAND_TOO = {"demo.png"}  # figures that plot.py does not draw: the page, by a test of tests/digits/test_demo.py
 
 
 def programs(text):
@@ -183,13 +184,18 @@ def fashion(idx_folder, tmp_path):
     return folder
 
 
-def test_other_images_have_a_normalisation_of_their_own(fashion, call, tmp_path):
-    pixels = mnist.read_idx(fashion / "train-images-idx3-ubyte")
-    process = call(*commands(OWN)[2], "--epochs", "1", cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
+def test_other_images_have_a_normalisation_of_their_own(fashion, tmp_path, monkeypatch):
+    """The command of the page, by its own functions."""
+    monkeypatch.chdir(tmp_path)
+    pixels = mnist.read_idx(fashion, "train-images-idx3-ubyte")
+    words = [*commands(OWN)[2][1:], "--epochs", "1", "--device", "cpu"]
+    rows = run_experiments.selection(run_experiments.parse_arguments(words))
+    _, (options, jobs, announcement) = prepared(rows, *words)
+    for job in jobs:
+        assert run_experiments.train_job(job, options)[0] == "finished"
     mean, std = pixels.mean() / 255, pixels.std() / 255
     said = f"fashion: normalised with the mean {mean:.4f} and standard deviation {std:.4f} of its training images"
-    assert process.stdout.splitlines()[1] == said
+    assert announcement == [said]
     runs = sorted((tmp_path / "experiments_fashion").glob("exp_0*"))
     assert [path.name[:6] for path in runs] == ["exp_02", "exp_03"]
     described = json.loads((runs[0] / "results.json").read_text())["data"]
@@ -219,8 +225,12 @@ def test_the_readmes_table_is_that_of_the_experiments():
         assert cells[4:] == [str(experiment.epochs), f"`{experiment.directory(1)}`"]
 
 
-def test_the_figures_are_drawn_from_the_records_alone(tmp_path):
+@pytest.mark.parametrize("as_files", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_figures_are_drawn_from_the_records_alone(tmp_path, monkeypatch, as_files):
     """Into an empty folder, with the names of those in the repository; and the page beside them."""
+    if not as_files:  # as empty ones: their pixels take most of the time
+        for name in ("save", "save_animation"):
+            monkeypatch.setattr(figures, name, lambda drawn, path: path.touch())
     (tmp_path / "docs").mkdir()
     (tmp_path / "figures").mkdir()
     records.write_docs(ROOT / "results", tmp_path / "docs", tmp_path / "figures")

@@ -161,6 +161,7 @@ def test_large_and_bad_uploads(client, tmp_path):
         assert reason in remark
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc of Linux")
 def test_a_picture_takes_less_than_50_ms_of_one_core(server, client):
     """From the request to the HTML of both networks, counted by the server's process: others may use the machine."""

@@ -187,8 +187,17 @@ def test_a_new_network_sees_the_middle_of_a_canvas_twice(digits):
     torch.testing.assert_close(network.warp(canvases, from_the_left), canvases[:, :, 14:42, :28])
 
 
-@pytest.mark.parametrize("model", [Net_CoordConv, Net_CoordConv_Homography])
-@pytest.mark.parametrize("arguments", ON_CANVAS, ids=str)
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        (Net_CoordConv, {}),
+        (Net_CoordConv, {"bypass_localisation": True}),
+        (Net_CoordConv_Homography, {"passes": 3}),
+        pytest.param(Net_CoordConv, {"passes": 3}, marks=pytest.mark.slow),
+        pytest.param(Net_CoordConv_Homography, {}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_without_a_canvas_the_operations_are_those_of_a_network_that_knows_none(model, arguments, digits):
     class Before(model):
         def localisation_input(self, x):

@@ -2,12 +2,13 @@
 
 import copy
 import gc
+import json
 import pickle
 import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 
 import onnxruntime
 import pytest
@@ -93,8 +94,14 @@ def test_a_network_is_exported_for_batches_of_any_size(network):
     assert not [name for name in names if "stn" in str(name)]  # nothing that only this repository has
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def all_but_these_slow(*names):
+    """NETWORKS as parameters: what takes seconds is tried with some of them, unless --slow is given."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+
+
+@pytest.mark.parametrize("name", all_but_these_slow("Net", "card"))
 def test_a_network_becomes_onnx(name):
+    """A homography in several passes, too: a program of docs/elsewhere.md, which a test runs."""
     network, images, more = new(name)
     exported = torch.onnx.export(network, (images,), dynamo=True, dynamic_shapes=({0: DYNAMIC},), verbose=False)
     close(run_onnx(exported, more), network(more).detach())
@@ -120,7 +127,7 @@ def test_a_network_is_traced_for_batches_of_any_size(network):
     close(traced(more), network(more))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", all_but_these_slow("homography", "card"))
 def test_a_network_is_compiled_whole(name):
     """And trained: by what torch.compile sees, without a compiler of C++."""
     torch._dynamo.reset()
@@ -564,10 +571,10 @@ def test_a_single_image_without_a_batch_is_taken_as_torchs_layers_take_it(rank):
     close(layer(images[1]), layer(images)[1])
 
 
-@pytest.mark.parametrize("name", ["coordconv", "stn/warps"])
-def test_a_file_is_taken_into_another_project_alone(name, tmp_path):
-    shutil.copy(ROOT / f"{name}.py", tmp_path / "taken.py")
-    program = "import sys, taken, torch; sys.exit(any(name in sys.modules for name in ('models', 'stn', 'lab')))"
+def test_files_are_taken_into_another_project_alone(tmp_path):
+    for name in ("coordconv.py", "stn/warps.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    program = "import sys, coordconv, warps; sys.exit(any(name in sys.modules for name in ('models', 'stn', 'lab')))"
     assert subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=tmp_path).returncode == 0
 
 
@@ -606,22 +613,16 @@ def test_coordinates_of_a_size_that_is_not_known_yet_have_the_precision_of_their
     torch.testing.assert_close(program.module()(images), AddCoords(2)(images), rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("gradient", [False, True])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("padding", ["zeros", "background"])
-@pytest.mark.parametrize("warp", ["affine_warp", "homography_warp"])
-def test_a_warp_of_a_large_image_takes_no_more_than_twice_the_memory_of_torchs_own(warp, padding, channels, gradient):
-    program = """
-import sys, torch
+MEMORY = """
+import json, multiprocessing, sys, torch
 import torch.nn.functional as F
 from stn import warps
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
-form, padding, channels, gradient = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "True"
-theta = torch.tensor([[1, 0.1, 0, 0.1, 1, 0]], requires_grad=gradient)
-def run(images):
+def run(images, form, padding, gradient):
+    theta = torch.tensor([[1, 0.1, 0, 0.1, 1, 0]], requires_grad=gradient)
     images.requires_grad_(gradient)
     if form == "torch":
         grid = F.affine_grid(theta.view(1, 2, 3), images.shape, align_corners=False)
@@ -631,22 +632,47 @@ def run(images):
     if gradient:
         warped.backward(warped.detach())
 
+def measure(answers, channels, *case):
+    images = torch.rand(1, channels, 1000, 1500)
+    run(images[:, :, :70, :70].clone(), *case)
+    before = peak()
+    run(images, *case)
+    answers.put(peak() - before)
+
 torch.set_num_threads(1)
-images = torch.rand(1, channels, 1000, 1500)
-run(images[:, :, :70, :70].clone())
-before = peak()
-run(images)
-print(peak() - before)
+fork = multiprocessing.get_context("fork")
+for line in sys.stdin:
+    answers = fork.SimpleQueue()
+    process = fork.Process(target=measure, args=(answers, *json.loads(line)))
+    process.start()
+    print(answers.get(), flush=True)
+    process.join()
 """
+
+
+@pytest.fixture(scope="module")
+def peak():
+    """peak(channels, form, padding, gradient): kilobytes that a large warp adds to the peak of a new process."""
     if not sys.platform.startswith("linux"):
         pytest.skip("reads /proc")
-    arguments = padding, str(channels), str(gradient)
-    ours, torchs = (
-        int(
-            subprocess.run(
-                [sys.executable, "-c", program, form, *arguments], cwd=ROOT, capture_output=True, check=True
-            ).stdout
-        )
-        for form in (warp, "torch")
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", MEMORY], cwd=ROOT, **pipes) as process:
+
+        @cache
+        def measured(*case):
+            print(json.dumps(case), file=process.stdin, flush=True)
+            return int(process.stdout.readline())
+
+        yield measured
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("padding", ["zeros", "background"])
+@pytest.mark.parametrize("warp", ["affine_warp", "homography_warp"])
+def test_a_warp_of_a_large_image_takes_no_more_than_twice_the_memory_of_torchs_own(
+    warp, padding, channels, gradient, peak
+):
+    ours, torchs = peak(channels, warp, padding, gradient), peak(channels, "torch", "zeros", gradient)
     assert 4 * channels * 1000 * 1500 / 1024 < ours <= 2 * torchs

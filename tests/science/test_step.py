@@ -63,8 +63,16 @@ def test_the_rate_of_the_localisation_network_follows_the_other_unless_it_is_giv
     assert Recipe(learning_rate=0.02, localisation_rate=0.001).as_settings()["localisation_rate"] == 0.001
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "optimizer"),
+    [
+        *(("Net", "sgd"), ("homography", "adam"), ("canvas", "adam")),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (("Net", "adam"), ("homography", "sgd"), ("canvas", "sgd"))
+        ),
+    ],
+)
 def test_the_recorded_step_is_the_one_that_was_recorded_to_the_bit_and_the_plain_one_up_to_rounding(
     digits, network, optimizer
 ):
@@ -276,7 +284,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", ["pruning", "spectral_norm", pytest.param("weight_norm", marks=pytest.mark.slow)])
 def test_a_network_with_changed_layers_is_trained_as_by_the_plain_loop(digits, tmp_path, change):
     few, states = first_320(digits), []
     for plain in (False, True):

@@ -14,10 +14,10 @@ import sys
 import pytest
 import records
 import torch
-from conftest import ROOT, results_of, write_results
+from conftest import ROOT, prepared, results_of, write_results
 from filelock import FileLock
 from helpers import TRIAL, Interruption, Linear, Unrecorded, forbid, interrupt, run, write_idx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stress_kill import points, without_times
 from tensorboard.backend.event_processing import plugin_event_accumulator
@@ -230,7 +230,6 @@ def scratch(finished, tmp_path_factory):
     return out / TRIAL, {name: (out / TRIAL / name).read_bytes() for name in names}
 
 
-@settings(max_examples=1000)
 @given(mutations=MUTATION)
 def test_mutated_results_are_refused_or_mean_the_same(scratch, mutations):
     place, good = scratch
@@ -249,7 +248,6 @@ def plain(content, told=("code", "git_commit", "versions", "device_name")):
     return {key: value for key, value in content.items() if value is not None and key not in told}
 
 
-@settings(max_examples=1000)
 @given(mutations=MUTATION)
 def test_mutated_settings_are_refused_or_mean_the_same(scratch, mutations):
     place, good = scratch
@@ -274,7 +272,6 @@ def test_mutated_settings_are_refused_or_mean_the_same(scratch, mutations):
     assert complaint == "" or ("--force" in complaint and "\n" not in complaint)
 
 
-@settings(max_examples=1000)
 @given(mutations=MUTATION, name=st.sampled_from(["checkpoint.pt", "weights.pt"]))
 def test_mutated_checkpoints_are_damaged(scratch, mutations, name):
     place, good = scratch
@@ -341,8 +338,9 @@ def test_each_epoch_is_shown_once_after_kills_and_whatever_the_clock_says(finish
 
 
 def test_a_finished_runs_altered_files_are_named_at_the_next_start(call, idx_folder, tmp_path, fault):
+    _, (options, (job,), _) = prepared([ALL["exp_03"]], "--data", idx_folder, "--out", tmp_path)
+    run_experiments.train_job(job, options)
     command = ("run_experiments.py", "--data", idx_folder, "--out", tmp_path, "--epochs", 1, "--only", "exp_03")
-    assert call(*command).returncode == 0
     (events,) = (tmp_path / NAME).glob("events*")
     content = bytearray(events.read_bytes())
     content[len(content) // 2] ^= 1
@@ -370,10 +368,9 @@ def fashion(idx_folder, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("name", ["$a$\\frac$", "a|b", "few_\x1b[31m"])
-def test_names_of_data_are_shown_as_they_are(idx_folder, call, tmp_path, name, fault):
-    """A pair of dollars is a formula for matplotlib, a bar ends a cell in Markdown."""
-    folder = shutil.copytree(idx_folder, tmp_path / name)
+def test_names_of_data_are_shown_as_they_are(idx_folder, call, tmp_path, fault):
+    """A pair of dollars is a formula for matplotlib, a bar ends a cell in Markdown, an escape colours a terminal."""
+    folder = shutil.copytree(idx_folder, tmp_path / "$a$\\frac$|few_\x1b[31m")
     command = ("run_experiments.py", "--data", folder, "--out", tmp_path / "out", "--epochs", 1, "--only", "exp_03")
     with fault("names of folders with other characters"):
         process = call(*command)
@@ -387,10 +384,10 @@ def test_names_of_data_are_shown_as_they_are(idx_folder, call, tmp_path, name, f
         assert {len(re.findall(r"(?<!\\)\|", row)) for row in table} == {3}
 
 
-def test_a_folder_called_mnist_is_not_mnist(fashion, call, tmp_path, fault):
+def test_a_folder_called_mnist_is_not_mnist(fashion, tmp_path, fault):
     out = tmp_path / "out"
-    process = call("run_experiments.py", "--data", fashion, "--out", out, "--epochs", 1, "--only", "exp_02", "exp_03")
-    assert process.returncode == 0, process.stderr
+    _, (options, jobs, _) = prepared([ALL["exp_02"], ALL["exp_03"]], "--data", fashion, "--out", out)
+    assert [run_experiments.train_job(job, options)[0] for job in jobs] == ["finished"] * 2
     with fault("other data under the name of MNIST"):
         record = results.read_all(out)[0]
         assert not any("wrong" in run for run in record.values())

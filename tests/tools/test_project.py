@@ -62,19 +62,25 @@ def test_imports_follow_the_rule_of_the_house(module):
         assert scripts <= {"run_experiments": {"train"}, "plot": {"run_experiments"}}.get(module, set())
 
 
-def test_the_code_of_a_run_is_all_that_decides_its_result_and_nothing_else(tmp_path):
-    """A changed line in what logs, draws and compares, or in another study, makes no run another one."""
-    checkout = copy_of_the_repository(tmp_path)
-    program = """
-import sys; sys.path.insert(0, ".")
+CODES = """
+import importlib, json, sys
+sys.path.insert(0, ".")
 from lab import catalogue, folder
-for spec in catalogue.datasets().values():
-    print(spec.name, folder.code_hash(spec.sources))
+for _ in sys.stdin:
+    importlib.reload(folder)
+    print(json.dumps({spec.name: folder.code_hash(spec.sources) for spec in catalogue.datasets().values()}), flush=True)
 """
 
+
+def test_the_code_of_a_run_is_all_that_decides_its_result_and_nothing_else(tmp_path, start):
+    """A changed line in what logs, draws and compares, or in another study, makes no run another one."""
+    checkout = copy_of_the_repository(tmp_path)
+    process = start([sys.executable, "-c", CODES], cwd=checkout, stdin=subprocess.PIPE)
+
     def codes():
-        printed = subprocess.run([sys.executable, "-c", program], cwd=checkout, capture_output=True, check=True).stdout
-        return dict(line.rsplit(" ", 1) for line in printed.decode().splitlines())
+        process.stdin.write("look again\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
 
     def changed(name):
         path, before = checkout / name, codes()
@@ -137,7 +143,7 @@ def test_the_core_without_the_rooms_trains_the_seven(tmp_path, idx_folder):
     """By the plain loop, and compares them; what belongs to a room is not there."""
     checkout = copy_of_the_repository(tmp_path, rooms=False)
     assert not any((checkout / room).exists() for room in ROOMS)
-    process = run_in(checkout, "run_experiments.py", "--epochs", 1, "--data", idx_folder)
+    process = run_in(checkout, "run_experiments.py", "--epochs", 1, "--jobs", 1, "--data", idx_folder)
     assert process.returncode == 0, process.stderr
     assert len([*checkout.glob("experiments/*/results.json")]) == 7
     assert run_in(checkout, "plot.py").returncode == 0
@@ -332,18 +338,17 @@ def test_images_of_another_size_are_a_new_file_only(tmp_path, idx_folder):
         assert "42×42" in found["refused"]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        name
-        for name in MODULES
-        if name.startswith("lab.") or name in ("studies.steady", "studies.cards", "studies.perspective")
-    ]
-    + ["run_experiments", "plot", "predict", "extract_id", "demo"],
-)
-def test_what_only_reads_does_not_wait_for_torch(module):
-    program = f"import sys; import {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+def test_what_only_reads_does_not_wait_for_torch():
+    """No module of lab/, no study and no script imports torch; one process imports them one after another."""
+    studies = ("studies.steady", "studies.cards", "studies.perspective")
+    names = [name for name in MODULES if name.startswith("lab.") or name in studies]
+    names += ["run_experiments", "plot", "predict", "extract_id", "demo"]
+    program = (
+        f"import importlib, sys\nfor name in {names}:\n    importlib.import_module(name)\n"
+        "    assert 'torch' not in sys.modules, name"
+    )
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
 
 
 def test_a_module_does_nothing_when_imported(tmp_path):

@@ -1,6 +1,6 @@
 """What a whole job needs of the memory, and how long 1,001 finished runs take to look at (on Linux).
 
-    python -m pytest tests/test_scale.py --slow [--save-measurements results]
+    python -m pytest tests/commands/test_scale.py --slow [--save-measurements results]
 
 takes a few minutes; nothing else should use torch meanwhile. The tests that are not slow are of the measuring itself.
 """
