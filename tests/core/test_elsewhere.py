@@ -228,6 +228,7 @@ def test_gradients_of_single_samples_and_jacobians(network, fast):
     close(vectorised.flatten(0, -5)[3].flatten(), expected)
 
 
+@quiet
 def test_only_the_gradient_is_transformed():
     """The result was computed as usual, by compiled loops, before its gradient is batched or differentiated."""
     network, images, _ = new("CoordConv")
