@@ -102,7 +102,7 @@ def picture(image, label, frame=None):
     return f"<figure>{drawing}<figcaption>{label}</figcaption></figure>"
 
 
-def told(network, image):
+def render_prediction(network, image):
     """Return what a network makes of an image (28, 28) as HTML: the frame, the straightened digit, the bars."""
     read = network.read(image[None])
     row, frame = read.probabilities[0], None if read.frames is None else read.frames[0]
@@ -160,11 +160,11 @@ def page(networks, examples):
 
     def compare(image, left, right, *sliders):
         image = moved(image, *sliders)
-        return told(networks[left], image), told(networks[right], image)
+        return render_prediction(networks[left], image), render_prediction(networks[right], image)
 
     choices = [(f"{name}: {network.description}", name) for name, network in networks.items()]
     with gr.Blocks(title="Spatial transformers by hand", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        digit, found = gr.State(examples[0]), gr.State(examples[:1])
+        digit, digits_found = gr.State(examples[0]), gr.State(examples[:1])
         gr.Markdown("# Spatial transformers by hand\nDraw a digit, then move it: the orange frame is what is read.")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
@@ -185,7 +185,7 @@ def page(networks, examples):
                     for name in FIRST:
                         with gr.Column(min_width=260):
                             select = gr.Dropdown(choices, value=name, label="Network")
-                            sides.append((select, gr.HTML(told(networks[name], examples[0]))))
+                            sides.append((select, gr.HTML(render_prediction(networks[name], examples[0]))))
                 sliders = []
                 for row in zip(*2 * [iter(SLIDERS)], strict=True):
                     with gr.Row():
@@ -194,17 +194,17 @@ def page(networks, examples):
                             sliders.append(gr.Slider(low, high, rest, step=step, label=name, min_width=200))
                 reset = gr.Button("Put it back", size="sm")
         selects, results = zip(*sides, strict=True)
-        new = [digit, found, several, remark]
+        new = [digit, digits_found, several, remark]
         gr.on([pad.change, as_it_is.change], draw, [pad, as_it_is], new, show_progress="hidden")
         # Not opened by Gradio: what cannot be read is refused by `find_digits`, in one line.
         photo.change(photograph, photo, new, preprocess=False)
         number.change(test_image, number, [digit, remark], show_progress="hidden")
         gallery.select(number_of, None, number, api_visibility="private")
-        several.select(choose, found, digit, api_visibility="private")
+        several.select(choose, digits_found, digit, api_visibility="private")
         reset.click(put_back, None, sliders)
-        given = [digit, *selects, *sliders]
+        inputs = [digit, *selects, *sliders]
         fast = {"show_progress": "hidden", "trigger_mode": "always_last", "queue": False}
-        gr.on([item.change for item in given], compare, given, results, **fast)
+        gr.on([item.change for item in inputs], compare, inputs, results, **fast)
     return blocks
 
 
@@ -225,8 +225,8 @@ class SamePlace:
 
 def serve(options, uploads):
     """Serve the page until the program is interrupted; return the exit code. uploads: a folder for what is sent."""
-    own = {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-    os.environ |= own  # before Gradio is imported
+    environment = {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    os.environ |= environment  # before Gradio is imported
     try:
         import gradio as gr
     except ImportError as error:

@@ -27,7 +27,7 @@ DEFAULT = "exp_40"  # four homography passes, told in training where the corners
 CARD, OUTLINE = SUFFIXES = (".card.png", ".outline.png")
 
 
-def read_photo(path, place, model, alignment, debug=False):
+def read_photo(path, target, model, alignment, debug=False):
     """Read one photograph, write its card and its outline as `place` with a suffix; return a result, and it in lines.
 
     debug: also give and draw the likeliest card where none was found, as far as its numbers are finite. Raise
@@ -37,23 +37,23 @@ def read_photo(path, place, model, alignment, debug=False):
 
     photo = detector.read_photograph(path)
     card = detector.find_card(photo, model, alignment)
-    found = card.confidence >= detector.THRESHOLD
-    result = {"image": str(path), "number": None, "confidence": round(card.confidence, 4), "found": found}
+    is_found = card.confidence >= detector.THRESHOLD
+    result = {"image": str(path), "number": None, "confidence": round(card.confidence, 4), "found": is_found}
     result |= {"digits_sure": round(card.sure, 4), "agreement": round(card.agreement, 4)}
     result |= dict.fromkeys(("probabilities", "corners", "card", "outline"))
-    pictures = {"card": detector.straightened, "outline": detector.outlined} if found or debug else {}
+    pictures = {"card": detector.straightened, "outline": detector.outlined} if is_found or debug else {}
     for (name, draw), suffix in zip(pictures.items(), SUFFIXES, strict=False):
         if picture := draw(photo, card):
-            target = place.with_name(place.name + suffix)
+            target = target.with_name(target.name + suffix)
             with atomic_write(target) as temporary:
                 picture.save(temporary, "png", compress_level=1)
             result[name] = str(target)
-    if (found or debug) and all(map(math.isfinite, card.probabilities)):
+    if (is_found or debug) and all(map(math.isfinite, card.probabilities)):
         result["number"] = card.number
         result["probabilities"] = [round(float(value), 4) for value in card.probabilities]
-    if (found or debug) and all(map(math.isfinite, card.corners.flat)):
+    if (is_found or debug) and all(map(math.isfinite, card.corners.flat)):
         result["corners"] = [[round(float(value), 1) for value in corner] for corner in card.corners]
-    return result, format_result(result, detector.THRESHOLD, found or debug)
+    return result, format_result(result, detector.THRESHOLD, is_found or debug)
 
 
 def format_result(result, threshold, shown):
@@ -98,7 +98,7 @@ def main():
     import torch
 
     from digits import pretrained
-    from digits.image_files import ImageError, new_folder, tell_each
+    from digits.image_files import ImageError, new_folder, process_files
     from stn.mnist import DataError
     from studies.cards import detector
 
@@ -111,10 +111,10 @@ def main():
         print(f"extract_id.py: {error}", file=sys.stderr)
         return 2
 
-    def work(path, place):
-        return read_photo(path, place, network.model, alignment, options.debug)
+    def work(path, target):
+        return read_photo(path, target, network.model, alignment, options.debug)
 
-    return tell_each(options.photos, options, "extract_id.py", SUFFIXES, work)
+    return process_files(options.photos, options, "extract_id.py", SUFFIXES, work)
 
 
 if __name__ == "__main__":

@@ -129,10 +129,10 @@ class Net(nn.Module):
 
     def homographies(self, x):
         """List the transforms after each pass, [(B, 3, 3), ...]; see `homography`."""
-        found = [self.params_to_homography(self.localise(self.localisation_input(x)))]
+        homographies = [self.params_to_homography(self.localise(self.localisation_input(x)))]
         for _ in range(self.passes - 1):
-            found.append(self.refine(x, found[-1]))
-        return found
+            homographies.append(self.refine(x, homographies[-1]))
+        return homographies
 
     def refine(self, x, homographies):
         """Look at the images as they are warped so far, and return the transforms composed with the answer."""

@@ -43,14 +43,14 @@ from lab.catalogue import datasets, load_object, spec_of, studies
 from lab.comparison import (
     by_data,
     comparisons,
-    distinct,
+    drop_duplicate_runs,
+    drop_incompatible_runs,
     families,
     groups,
     is_plain_mnist,
-    obstacles,
     of_experiment,
     one_run_each,
-    poolable,
+    why_incomparable,
 )
 from lab.files import write_text
 from lab.published import CLAIM, ORIGINAL_ACCURACY
@@ -172,18 +172,18 @@ def read_runs(out, pool=False):
 
     Say on stderr which are left out, and which are not compared.
     """
-    contents, complaints = read_whole(out)
-    found, same = distinct({name: condensed(content) for name, content in contents.items()})
+    results, complaints = read_whole(out)
+    found, same = drop_duplicate_runs({name: condensed(content) for name, content in results.items()})
     complaints += same
     if not pool:
-        found, more = poolable(found)
-        complaints += more + obstacles(found, ALL)
+        found, more = drop_incompatible_runs(found)
+        complaints += more + why_incomparable(found, ALL)
     for complaint in complaints:
         print(printable(complaint), file=sys.stderr)
-    return found, contents
+    return found, results
 
 
-def draw_comparison(record, contents, target, pool=False, within=tables.ENOUGH):
+def draw_comparison(record, results, target, pool=False, within=tables.ENOUGH):
     """Write what the module's docstring lists into the folder `target`, and print the paths."""
     present = groups(record)
     shown = [row for row in ALL.values() if row in EXPERIMENTS or row.name in present]
@@ -191,7 +191,7 @@ def draw_comparison(record, contents, target, pool=False, within=tables.ENOUGH):
     for name, drawing in drawn.items():
         figures.save(drawing, target / name)
     write_text(target / "comparison.md", tables.comparison_document(record, ALL, pool, within))
-    exported = export.write_tables(contents, target)
+    exported = export.write_tables(results, target)
     # At the end: who reads only the first lines (`| head`) has all files.
     for path in (*(target / name for name in (*drawn, "comparison.md")), *exported):
         print(path)
@@ -247,11 +247,11 @@ def animate(out, name):
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError("the name of a run is needed, not a path")
-    place = Path(out) / name
-    settings, checkpoint = read_run(place)
+    run_dir = Path(out) / name
+    settings, checkpoint = read_run(run_dir)
     if not checkpoint["transforms"]:
-        raise ValueError(f"{place} has no transformer to animate")
-    path = place / "transformation.gif"
+        raise ValueError(f"{run_dir} has no transformer to animate")
+    path = run_dir / "transformation.gif"
     save_animation(path, settings, checkpoint["transforms"], dataset_of(settings))
     return path
 
@@ -277,7 +277,7 @@ def main():
             parser.error(f"--animate {options.animate}: {error}")
         return 0
     try:
-        found, contents = read_runs(options.out, options.pool)
+        found, results = read_runs(options.out, options.pool)
     except (OSError, EOFError) as error:
         parser.error(f"--out {options.out}: {error}")
     if not found:
@@ -286,7 +286,7 @@ def main():
     target = Path(options.figures or options.out)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        draw_comparison(found, contents, target, options.pool, options.within)
+        draw_comparison(found, results, target, options.pool, options.within)
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")
     return 0

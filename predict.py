@@ -31,25 +31,25 @@ def read_image(path, picture, network, as_is):
     """
     from digits.own_images import find_digits
 
-    found = find_digits(path, as_is)
-    read = network.read(found.images)
+    detected = find_digits(path, as_is)
+    read = network.read(detected.images)
     digits = read.probabilities.argmax(1)
     titles = [f"{digit}, {row[digit]:.0%}" for digit, row in zip(digits, read.probabilities, strict=True)]
     frames = None
     if read.frames is not None:  # from pixels of 28×28, counted from their centres, to those of the image
-        frames = (read.frames + 0.5) * found.places[:, None, :1] + found.places[:, None, 1:] - 0.5
-    figures.save(figures.digits_read(found.grey, frames, found.images, read.straightened, titles), picture)
+        frames = (read.frames + 0.5) * detected.places[:, None, :1] + detected.places[:, None, 1:] - 0.5
+    figures.save(figures.digits_read(detected.grey, frames, detected.images, read.straightened, titles), picture)
     result = {
         "image": str(path),
         "digits": "".join(map(str, digits)),
         "probabilities": [[round(float(value), 4) for value in row] for row in read.probabilities],
-        "steps": found.steps,
+        "steps": detected.steps,
         "picture": str(picture),
     }
-    return result, told(result)
+    return result, format_result(result)
 
 
-def told(result):
+def format_result(result):
     """Tell a result in lines: the digits, the steps, and the likeliest classes of each digit."""
     image, picture = printable(result["image"]), printable(result["picture"])
     lines = [f"{image}: {result['digits']}  ({'; '.join(result['steps'])}) -> {picture}"]
@@ -83,7 +83,7 @@ def main():
     import torch
 
     from digits import pretrained
-    from digits.image_files import ImageError, new_folder, tell_each
+    from digits.image_files import ImageError, new_folder, process_files
 
     torch.set_num_threads(1)  # images are small
     try:
@@ -96,10 +96,10 @@ def main():
         print(f"predict.py: {error}", file=sys.stderr)
         return 2
 
-    def work(path, place):
-        return read_image(path, place.with_name(place.name + SUFFIX), network, options.as_is)
+    def work(path, target):
+        return read_image(path, target.with_name(target.name + SUFFIX), network, options.as_is)
 
-    return tell_each(options.images, options, "predict.py", (SUFFIX,), work)
+    return process_files(options.images, options, "predict.py", (SUFFIX,), work)
 
 
 if __name__ == "__main__":

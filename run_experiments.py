@@ -268,11 +268,11 @@ def list_experiments(out):
         print(printable(f"run_experiments.py: {complaints[0]}{more}"), file=sys.stderr)
     for name, experiments in SETS.items():
         print(f"--set {name}")
-        found = outcomes.of_records(name) | ours
+        outcome_lines = outcomes.of_records(name) | ours
         for row in experiments:
             print(f"{row.id}  {row.title}, {row.epochs} epochs\n        {row.question}")
-            if row.name in found:
-                print(f"        {printable(found[row.name])}")
+            if row.name in outcome_lines:
+                print(f"        {printable(outcome_lines[row.name])}")
 
 
 def parse_arguments(arguments=None):

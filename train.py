@@ -92,8 +92,8 @@ def train(
         check_outputs(model.to(device), data, device, experiment_name)
         if names := lazy_names(model):
             raise RunError(f"{experiment_name}: {', '.join(names)} have no size: their layers are never called")
-    own = {"run": run, "seed": seed, "recipe": recipe, "plain": plain}
-    settings = settings_of(model, experiment_name, arguments, n_epochs, data.description, device, **own)
+    run_fields = {"run": run, "seed": seed, "recipe": recipe, "plain": plain}
+    settings = settings_of(model, experiment_name, arguments, n_epochs, data.description, device, **run_fields)
     return train_run(model, settings, data, out, device, overwrite, question, log_images, on_progress)
 
 
@@ -109,31 +109,31 @@ def build(experiment, seed):
     return build_network(find_network(experiment.model), experiment.arguments, datasets()[experiment.data])
 
 
-def settings_of(model, experiment_name, arguments, n_epochs, data, device, plain=False, **own):
+def settings_of(model, experiment_name, arguments, n_epochs, data, device, plain=False, **run_fields):
     """Return the `Settings` of a run. data: the description of a data set. Raise RunError if they cannot be."""
     kind_of_device = torch.device(device).type
-    own["plain_convolutions"] = plain or not (fast_room() and fast_room().is_available(kind_of_device))
-    own |= {"device": kind_of_device, "code": code_of(model, data), "git_commit": folder.git_commit()}
-    own |= {"versions": folder.versions(), "structure": structure(model)}
+    run_fields["plain_convolutions"] = plain or not (fast_room() and fast_room().is_available(kind_of_device))
+    run_fields |= {"device": kind_of_device, "code": code_of(model, data), "git_commit": folder.git_commit()}
+    run_fields |= {"versions": folder.versions(), "structure": structure(model)}
     kind, signature = type(model).__name__, weights_signature(model)
-    return Settings(experiment_name, kind, arguments or {}, signature, n_epochs, data, **own)
+    return Settings(experiment_name, kind, arguments or {}, signature, n_epochs, data, **run_fields)
 
 
 def train_run(model, settings, data, out, device, overwrite, question, log_images, on_progress):
     """Train what `settings` describe, from the last complete epoch to the end; see `train`."""
     configure()
-    place, content = Path(out) / settings.experiment_name, settings.as_json()
+    run_dir, recorded = Path(out) / settings.experiment_name, settings.as_json()
     try:
-        with folder.run_lock(place):
+        with folder.run_lock(run_dir):
             if overwrite:
-                folder.remove_run(place)
-            state = folder.state_of(place, content)
+                folder.remove_run(run_dir)
+            state = folder.state_of(run_dir, recorded)
             if state == "finished":
-                return take_finished(place, model.to(device), settings, device)
+                return take_finished(run_dir, model.to(device), settings, device)
             if state == "failed":
-                raise RunError(folder.failure(place))
+                raise RunError(folder.failure(run_dir))
             if code_of(model, settings.data) != settings.code:
-                raise RunError(f"{place}: the code has changed since this command was started; start it again")
+                raise RunError(f"{run_dir}: the code has changed since this command was started; start it again")
             check_outputs(model.to(device), data, device, settings.experiment_name)
             data = data.to(device)
             clock = Clock()
@@ -143,30 +143,30 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
                 device_name = (
                     torch.cuda.get_device_name(device) if settings.device == "cuda" else folder.processor_name()
                 )
-                content["device_name"] = folder.devices(place, device_name)
-                write_json(place / "settings.json", content)
+                recorded["device_name"] = folder.devices(run_dir, device_name)
+                write_json(run_dir / "settings.json", recorded)
                 history, predictions, conclusion = epochs(
-                    model, settings, data, training, clock, place, question, log_images, on_progress
+                    model, settings, data, training, clock, run_dir, question, log_images, on_progress
                 )
-            return finish(place, content, model, history, predictions, conclusion)
+            return finish(run_dir, recorded, model, history, predictions, conclusion)
     except folder.Locked as by:
-        raise RunError(f"{place} is being trained by {by}; wait for it or choose another --out") from None
+        raise RunError(f"{run_dir} is being trained by {by}; wait for it or choose another --out") from None
     except Damaged as error:
         raise RunError(f"{error}; {folder.WAY_OUT}") from None
     except OSError as error:
-        raise RunError(unwritable(place, error)) from error
+        raise RunError(unwritable(run_dir, error)) from error
 
 
-def take_finished(place, model, settings, device):
+def take_finished(run_dir, model, settings, device):
     """Put the weights of a finished run into `model` and return its results; say on stderr if its code was another.
 
     Raise RunError if the weights do not belong to the results.
     """
-    content, weights = load_finished(place, device)
-    if content["code"] != settings.code or settings.code is None:
-        print(f"{place}: already finished, with {folder.other_code(content)}", file=sys.stderr)
+    run_results, weights = load_finished(run_dir, device)
+    if run_results["code"] != settings.code or settings.code is None:
+        print(f"{run_dir}: already finished, with {folder.other_code(run_results)}", file=sys.stderr)
     model.load_state_dict(weights)
-    return content
+    return run_results
 
 
 @torch.no_grad()  # not in inference mode: what a network makes there and keeps could not be trained with
@@ -268,13 +268,13 @@ def new_training(model, data, settings, fast=None):
     return training
 
 
-def epochs(model, settings, data, training, clock, place, question, log_images, on_progress):
+def epochs(model, settings, data, training, clock, run_dir, question, log_images, on_progress):
     """Train the epochs that are missing. Return the history, the predictions of the test images, and a `Conclusion`."""
     recipe, n_epochs, seed = settings.recipe, settings.n_epochs, settings.seed
     owner, device = fingerprint(settings.as_json()), data.train_images.device
-    history, transforms = load_checkpoint(place, owner, model, training, device)
+    history, transforms = load_checkpoint(run_dir, owner, model, training, device)
     predictions = conclusion = None
-    with tensorboard.open_writer(place, history) as writer:
+    with tensorboard.open_writer(run_dir, history) as writer:
         if not history:
             tensorboard.start(writer, settings.as_json(), question, model, data, log_images)
         for epoch in range(len(history) + 1, n_epochs + 1):
@@ -294,7 +294,7 @@ def epochs(model, settings, data, training, clock, place, question, log_images, 
                 train_loss, test_loss, *tensors_in(model.state_dict()), *tensors_in(training.state_dict())
             ):
                 losses = f"train loss {train_loss}, test loss {test_loss}"
-                folder.fail(place, f"the loss or a weight in epoch {epoch} is not finite ({losses})")
+                folder.fail(run_dir, f"the loss or a weight in epoch {epoch} is not finite ({losses})")
             correct = int((predictions == data.test_labels).view(len(predictions), -1).all(1).sum())
             entry = {
                 "epoch": epoch,
@@ -306,7 +306,7 @@ def epochs(model, settings, data, training, clock, place, question, log_images, 
                 "test_seconds": test_seconds,
             }
             if epoch == n_epochs:
-                conclusion = conclude(place, model, data, predictions)
+                conclusion = conclude(run_dir, model, data, predictions)
             clock.lap()
             # Before the checkpoint: a complete epoch is never missing its points.
             tensorboard.epoch_done(writer, model, data, entry, predictions, log_images, conclusion)
@@ -316,10 +316,10 @@ def epochs(model, settings, data, training, clock, place, question, log_images, 
             # All that is not in the three: preparations, measures and figures, the checkpoint of the epoch before.
             entry["other_seconds"] = clock.rest(train_seconds + test_seconds + entry["log_seconds"])
             history.append(entry)
-            save_checkpoint(place, owner, model, training, history, transforms)
+            save_checkpoint(run_dir, owner, model, training, history, transforms)
     if predictions is None:  # all epochs were complete already
         _, predictions = evaluate(model, data.test_images, data.test_labels)
-        conclusion = conclude(place, model, data, predictions)
+        conclusion = conclude(run_dir, model, data, predictions)
     return history, predictions, conclusion
 
 
@@ -382,38 +382,40 @@ def evaluate(model, images, labels):
 
 
 class Conclusion(NamedTuple):
-    """What was found when a network had been trained, see `conclude`."""
+    """What `conclude` measures when a network has been trained."""
 
     confusion: list  # of all digits, see `stn.metrics.confusion`
     confusion_png: Path
     transformer: TransformerMeasures | None
 
 
-def conclude(place, model, data, predictions):
+def conclude(run_dir, model, data, predictions):
     """Measure a trained network on the test images and draw the figures of its run into `place`.
 
     predictions: the predicted classes of the test images, in the shape of their labels.
     """
-    name, metrics = place.name, metrics_of(data)
-    found = Conclusion(
+    name, metrics = run_dir.name, metrics_of(data)
+    conclusion = Conclusion(
         confusion(data.test_labels, predictions),
-        place / "confusion_matrix.png",
+        run_dir / "confusion_matrix.png",
         metrics.measure_transformer(model, data),
     )
-    figures.save(figures.confusion_matrix(found.confusion, name), found.confusion_png)
+    figures.save(figures.confusion_matrix(conclusion.confusion, name), conclusion.confusion_png)
     if hasattr(model, "transform"):
-        figures.save(metrics.draw_transforms(model, data, name), place / "visualized_transformation.png")
-    if found.transformer and found.transformer.statistics:
-        figures.save(figures.class_statistics(*found.transformer.statistics, name), place / "class_statistics.png")
-    return found
+        figures.save(metrics.draw_transforms(model, data, name), run_dir / "visualized_transformation.png")
+    if conclusion.transformer and conclusion.transformer.statistics:
+        figures.save(
+            figures.class_statistics(*conclusion.transformer.statistics, name), run_dir / "class_statistics.png"
+        )
+    return conclusion
 
 
-def finish(place, settings, model, history, predictions, conclusion):
+def finish(run_dir, settings, model, history, predictions, conclusion):
     """Write the weights and, last of all, results.json; return the content of the latter."""
     correct = history[-1]["test_correct"]
-    weights = save_tensors(place / "weights.pt", model.state_dict(), fingerprint(settings))
-    content = {
-        "experiment_name": place.name,
+    weights = save_tensors(run_dir / "weights.pt", model.state_dict(), fingerprint(settings))
+    run_results = {
+        "experiment_name": run_dir.name,
         "avg_test_loss": history[-1]["test_loss"],
         "test_accuracy": 100 * correct / len(predictions),
         "test_correct": correct,
@@ -424,7 +426,7 @@ def finish(place, settings, model, history, predictions, conclusion):
         **folder.provenance(settings["device_name"]),
         "git_commit": settings["git_commit"],  # at the start, as is the code
         "weights": weights,  # the seal of weights.pt
-        "events": folder.event_seals(place),
+        "events": folder.event_seals(run_dir),
         "transformer": conclusion.transformer and conclusion.transformer.numbers,
         "confusion_matrix": conclusion.confusion,
         "history": history,
@@ -432,8 +434,8 @@ def finish(place, settings, model, history, predictions, conclusion):
             map(str, predictions.flatten().tolist())
         ),  # the digits of the test images, in their order
     }
-    results.write(place / "results.json", content)
-    return content
+    results.write(run_dir / "results.json", run_results)
+    return run_results
 
 
 def main(n_epochs=30, data=None):

@@ -83,7 +83,7 @@ def laid_flat(image, steps):
     return image.convert("RGB")
 
 
-def tell_each(paths, options, script, suffixes, work):
+def process_files(paths, options, script, suffixes, work):
     """Let `work` read images, print what it makes of each, and return the exit code: 1 if some cannot be read.
 
     work(path, place) returns a result for --json, and the same in lines. It writes files named `place` and one of the
@@ -91,14 +91,14 @@ def tell_each(paths, options, script, suffixes, work):
     raise ImageError, or OSError if a file cannot be written: that is told, and the next one is read.
     """
 
-    def tell(path, separator, reason):
+    def report(path, separator, reason):
         text = json.dumps({"image": str(path), "error": reason}) if options.json else f"{path}{separator}{reason}"
         print(text if options.json else printable(text), file=sys.stdout if options.json else sys.stderr, flush=True)
 
     failed, taken, names = False, set(), {path.name for path in paths}
     for path in paths:
         if is_made(path, suffixes, names):
-            tell(path, ": ", f"passed over, a picture by {script}")
+            report(path, ": ", f"passed over, a picture by {script}")
             continue
         try:
             result, lines = work(path, new_place(path, options.out, taken))
@@ -106,7 +106,7 @@ def tell_each(paths, options, script, suffixes, work):
         except (ImageError, OSError) as error:
             failed = True
             unwritten = f"cannot be written: {getattr(error, 'strerror', None) or error}"
-            tell(path, " ", str(error) if isinstance(error, ImageError) else unwritten)
+            report(path, " ", str(error) if isinstance(error, ImageError) else unwritten)
     return int(failed)
 
 
@@ -128,9 +128,9 @@ def is_made(path, suffixes, names):
 def new_place(path, out, taken):
     """Return where what is made of an image goes, but for a suffix: beside it or in `out`; none of those taken."""
     folder, number = Path(out) if out else path.parent, 1
-    place = folder / path.name
-    while place in taken:
+    target = folder / path.name
+    while target in taken:
         number += 1
-        place = folder / f"{path.stem}_{number}{path.suffix}"
-    taken.add(place)
-    return place
+        target = folder / f"{path.stem}_{number}{path.suffix}"
+    taken.add(target)
+    return target

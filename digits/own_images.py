@@ -50,13 +50,13 @@ def find_digits(source, as_is=False):
             labels, boxes = components(ink)
             steps.append("cut out the sheet of paper")
     labels, boxes = parts_put_together(labels, boxes)
-    found = [
+    digits = [
         as_mnist(ink[box] * ndimage.binary_dilation(labels[box] == number), box) for number, box in reading_order(boxes)
     ]
-    steps.append(f"{'dark ink on light' if is_dark else 'light ink on dark'}, {len(found)} found")
-    if any(thickened for *_, thickened in found):
+    steps.append(f"{'dark ink on light' if is_dark else 'light ink on dark'}, {len(digits)} found")
+    if any(thickened for *_, thickened in digits):
         steps.append("thin strokes thickened")
-    return Digits(grey, np.stack([image for image, *_ in found]), np.array([place for _, place, _ in found]), steps)
+    return Digits(grey, np.stack([image for image, *_ in digits]), np.array([place for _, place, _ in digits]), steps)
 
 
 def upright_grey(source):

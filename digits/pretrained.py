@@ -90,67 +90,67 @@ def names():
     return sorted(path.stem for path in WEIGHTS.glob("*.json"))
 
 
-def load(which):
+def load(name_or_folder):
     """Return the `Trained` network of a name in weights/, or else of the finished run in a folder.
 
     Raise RunError, in one line, for what is not there, is damaged, or does not fit the networks of models.py.
     """
-    if str(which) in names():
-        return built(str(which), *read_kept(str(which)))
-    place = Path(which)
-    if not place.is_dir():
-        raise RunError(f"{which} is neither a name in weights/ ({', '.join(names())}) nor the folder of a run")
-    if not (place / "results.json").exists():
-        raise RunError(f"{place} holds no finished run: it has no results.json")
+    if str(name_or_folder) in names():
+        return built(str(name_or_folder), *load_exported(str(name_or_folder)))
+    run_dir = Path(name_or_folder)
+    if not run_dir.is_dir():
+        raise RunError(f"{name_or_folder} is neither a name in weights/ ({', '.join(names())}) nor the folder of a run")
+    if not (run_dir / "results.json").exists():
+        raise RunError(f"{run_dir} holds no finished run: it has no results.json")
     try:
-        return built(place.name, *load_finished(place.resolve()))
+        return built(run_dir.name, *load_finished(run_dir.resolve()))
     except OSError as error:
-        raise RunError(f"{place}: its weights cannot be read ({error})") from None
+        raise RunError(f"{run_dir}: its weights cannot be read ({error})") from None
 
 
-def built(name, content, weights):
+def built(name, run, weights):
     """Return the `Trained` network that `content`, of a results.json, describes, with its weights."""
-    kind = find_network(content["model"])
+    kind = find_network(run["model"])
     if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
-        raise RunError(f"{name} is a {content['model']}, which neither models.py nor a study has")
+        raise RunError(f"{name} is a {run['model']}, which neither models.py nor a study has")
     try:
-        model = build_network(kind, content["arguments"], spec_of(content["data"])).eval()
-        told = {"structure": structure(model)} | content  # earlier versions have not told it
-        fits = (weights_signature(model), structure(model)) == (told["weights_signature"], told["structure"])
+        model = build_network(kind, run["arguments"], spec_of(run["data"])).eval()
+        recorded = {"structure": structure(model)} | run  # earlier versions have not told it
+        fits = (weights_signature(model), structure(model)) == (recorded["weights_signature"], recorded["structure"])
     except (TypeError, ValueError):  # arguments that it does not take
         fits = False
     if not fits:
-        raise RunError(f"{name} does not fit the networks of models.py any more; check out {content['git_commit']}")
+        raise RunError(f"{name} does not fit the networks of models.py any more; check out {run['git_commit']}")
     model.load_state_dict(weights)
-    return Trained(name, model, content)
+    return Trained(name, model, run)
 
 
-def read_kept(name, part="model"):
+def load_exported(name, part="model"):
     """Return (results, state_dict) of a network in weights/, or another part of its file. Raise RunError."""
     path = WEIGHTS / f"{name}.json"
     try:
-        content = results.read_checksummed(path)
+        run = results.read_checksummed(path)
         path = path.with_suffix(".pt")
-        if sha256(path) != content["weights"]:
+        if sha256(path) != run["weights"]:
             raise Damaged("not the file of its record")
-        return content, load_tensors(path)[part]
+        return run, load_tensors(path)[part]
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error}); restore it with `git checkout -- weights`") from None
 
 
-def keep(place, n_transforms=0):
+def keep(run_dir, n_transforms=0):
     """Keep the finished run in the folder `place` under the id of its experiment; return the path of its weights.
 
     n_transforms: of how many test images the transforms after each epoch are kept, too, for an animation.
     Raise RunError or OSError if the run is not whole.
     """
-    content, weights = load_finished(place)
+    run, weights = load_finished(run_dir)
     transforms = []
     if n_transforms:
-        checkpoint = load_tensors(place / "checkpoint.pt", owner=fingerprint(read_settings(place)))
+        checkpoint = load_tensors(run_dir / "checkpoint.pt", owner=fingerprint(read_settings(run_dir)))
         transforms = [homographies[:n_transforms].clone() for homographies in checkpoint["transforms"]]
-    path = WEIGHTS / f"{place.name.partition('_run_')[0]}.pt"
+    path = WEIGHTS / f"{run_dir.name.partition('_run_')[0]}.pt"
     WEIGHTS.mkdir(exist_ok=True)
     save_tensors(path, {"model": weights, "transforms": transforms})
-    results.write(path.with_suffix(".json"), results.condensed(content) | {"weights": sha256(path)})
+    results.write(path.with_suffix(".json"), results.condensed(run) | {"weights": sha256(path)})
     return path

@@ -60,9 +60,9 @@ def one_run_each(record):
     return len(record) == len(groups(record)) > 1
 
 
-def distinct(record):
+def drop_duplicate_runs(record):
     """Return (the record with each run once, [a line about each that is left out]): by number or content."""
-    kept, seen, complaints = {}, {}, []
+    chosen_names, seen, complaints = {}, {}, []
     for name in sorted(record, key=lambda name: ("_run_" not in name, name)):  # a number in the name decides
         number = split_name(name, record[name])
         content = number[0], json.dumps([record[name]["history"], record[name].get("wrong")])
@@ -71,9 +71,9 @@ def distinct(record):
                 complaints.append(f"{name}: left out, it {why} {seen[key]}")
                 break
         else:
-            kept[name] = record[name]
+            chosen_names[name] = record[name]
             seen |= {number: name, content: name}
-    return {name: run for name, run in record.items() if name in kept}, complaints
+    return {name: run for name, run in record.items() if name in chosen_names}, complaints
 
 
 def code_of(run):
@@ -86,25 +86,25 @@ def provenance(run):
     return {key: code_of(run) if key == "code" else run.get(key) for key in PROVENANCE}
 
 
-def poolable(record):
+def drop_incompatible_runs(record):
     """Return (the record without runs that must not be pooled with others of their experiment, [a line about each]).
 
     The runs of an experiment belong together if they have the same settings, data, code and machine. Of several such
     sets the largest is kept, of equal ones that with more epochs.
     """
-    kept, complaints = set(), []
+    chosen_names, complaints = set(), []
     for name, runs in groups(record).items():
         sets = {}
         for run in runs.values():
             settings = {key: value for key, value in run.items() if key not in OWN | MEASURED} | {"code": code_of(run)}
             sets.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
         (best, chosen), *others = sorted(sets.items(), key=lambda item: (-len(item[1]), -item[1][0]["n_epochs"]))
-        kept |= {run["experiment_name"] for run in chosen}
+        chosen_names |= {run["experiment_name"] for run in chosen}
         for settings, left_out in others:
             what = ", ".join(differences(json.loads(settings), json.loads(best)))
             numbers = ", ".join(f"{split_name(run['experiment_name'], run)[1]:02d}" for run in left_out)
             complaints.append(f"{name}: run {numbers} left out, it has {what} (--pool keeps it)")
-    return {name: run for name, run in record.items() if name in kept}, complaints
+    return {name: run for name, run in record.items() if name in chosen_names}, complaints
 
 
 def comparable(runs):
@@ -117,7 +117,7 @@ def comparable(runs):
 
 
 def obstacle(record, pair, table):
-    """Say why two experiments must not be compared in pairs, or return None; each has runs of one kind (`poolable`).
+    """Say why two experiments must not be compared in pairs, or return None. The runs of each belong together.
 
     table: {id: Experiment}.
     """
@@ -131,7 +131,7 @@ def obstacle(record, pair, table):
     return f"{pair[0]} and {pair[1]} are not compared: they differ in {', '.join(different)}" if different else None
 
 
-def obstacles(record, table):
+def why_incomparable(record, table):
     """List a line about each pair of experiments that is there and must not be compared."""
     pairs = dict.fromkeys(pair[:2] for family in families().values() for pair in family)
     return [f"{why} (--pool compares them)" for pair in pairs if (why := obstacle(record, pair, table))]
@@ -164,7 +164,7 @@ def last_steps(runs):
     return [size for run in runs.values() for size in steps(run["history"]["test_correct"])[-N_STEPS:]]
 
 
-def falls(record, after=10):
+def largest_drops(record, after=10):
     """List the largest fall of each run from an epoch to the next, after so many epochs, the deepest first.
 
     Each is (points, name, epoch, accuracy before, after, at the end). Shorter runs have none.

@@ -17,23 +17,23 @@ def write_tables(results, folder):
     results: {name of a run: the content of its results.json}.
     """
     runs, epochs = [], []
-    for name, content in results.items():
-        experiment, number = split_name(name, content)
+    for name, run in results.items():
+        experiment, number = split_name(name, run)
         exp_id = re.match(r"exp_\d+", name)
         row = {"name": name, "experiment_id": exp_id and exp_id[0], "experiment": experiment, "run": number}
-        last = content["history"][-1]
+        last = run["history"][-1]
         outcome = {"test_loss": last["test_loss"], "train_loss": last["train_loss"]}
-        rest = {key: value for key, value in content.items() if key not in LEFT_OUT}
-        rest["transformer"] = content["transformer"] or {}  # None where a network has none
+        rest = {key: value for key, value in run.items() if key not in LEFT_OUT}
+        rest["transformer"] = run["transformer"] or {}  # None where a network has none
         runs.append(row | outcome | flattened(rest))
-        epochs += [row | {"seed": content["seed"]} | epoch for epoch in content["history"]]
+        epochs += [row | {"seed": run["seed"]} | epoch for epoch in run["history"]]
     return [write_table(folder / name, rows) for name, rows in (("runs.csv", runs), ("epochs.csv", epochs))]
 
 
-def flattened(content, prefix=""):
+def flattened(run, prefix=""):
     """Flatten dicts and lists: {"arguments": {"passes": 2}, "sizes": [3]} -> {"arguments.passes": 2, "sizes.0": 3}."""
     flat = {}
-    for key, value in content.items():
+    for key, value in run.items():
         if isinstance(value, list):
             value = dict(enumerate(value))
         flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

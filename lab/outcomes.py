@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lab import catalogue
-from lab.comparison import by_data, distinct, groups, poolable
+from lab.comparison import by_data, drop_duplicate_runs, drop_incompatible_runs, groups
 from lab.results import is_mnist, last, read, without_predictions
 from lab.stats import is_skewed
 
@@ -21,7 +21,7 @@ def of_folder(out):
             record[path.parent.name] = without_predictions(read(path))
         except ValueError as error:
             complaints.append(f"{path}: passed over, it is broken ({error})")
-    return lines(poolable(distinct(record)[0])[0], out), complaints
+    return lines(drop_incompatible_runs(drop_duplicate_runs(record)[0])[0], out), complaints
 
 
 def of_records(set_name):

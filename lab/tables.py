@@ -7,15 +7,15 @@ from lab.catalogue import load_object, spec_of
 from lab.comparison import (
     by_data,
     comparisons,
-    falls,
     families,
     groups,
     is_plain_mnist,
+    largest_drops,
     last_steps,
-    obstacles,
     of_experiment,
     one_run_each,
     split_name,
+    why_incomparable,
 )
 from lab.published import ORIGINAL_ACCURACY
 from lab.results import ONE_RUN_EACH, last, last_five, percentages, wrong_images
@@ -220,7 +220,7 @@ def needed_table(record, table, pool=False, within=ENOUGH):
 
 
 def falls_table(found):
-    """The five deepest of the `falls` of a record."""
+    """The five deepest of the `largest_drops` of a record."""
     rows = [
         [f"`{name}`", epoch, *(f"{value:.2f}" for value in (before, after, end))]
         for _, name, epoch, before, after, end in found[:5]
@@ -237,7 +237,7 @@ def paragraphs(*parts):
 
 def comparison_document(record, table, pool=False, within=ENOUGH):
     """Tell all that can be said about the runs in a folder, as Markdown; within: see `needed_table`."""
-    parts = ["# Comparison", *(obstacles(record, table) if not pool else ())]
+    parts = ["# Comparison", *(why_incomparable(record, table) if not pool else ())]
     for (title, _), part in by_data(record).items():
         single = sum(len(runs) == 1 for runs in groups(part).values())
         note = f"{single} of the experiments have one run only, and therefore no interval." if single else ""
@@ -252,6 +252,6 @@ def comparison_document(record, table, pool=False, within=ENOUGH):
             parts += [f"### How many runs it takes for ± {within:g} points", needed]
         if variance := variance_table(part):
             parts += ["### Where the variance comes from", variance]
-        if fallen := [fall for fall in falls(part) if fall[0] >= DEEP]:
+        if fallen := [fall for fall in largest_drops(part) if fall[0] >= DEEP]:
             parts += [f"### Falls of {DEEP} points and more from one epoch to the next", falls_table(fallen)]
     return paragraphs(*parts) + "\n"

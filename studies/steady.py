@@ -100,7 +100,7 @@ def recipes_figure(record, table, steady=None):
 
 def section(page):
     """Write the section of docs/results.md on the swings; page: see tools/page.py."""
-    from lab.comparison import falls  # late: only who writes it waits for NumPy
+    from lab.comparison import largest_drops  # late: only who writes it waits for NumPy
     from lab.tables import SWINGING, chosen_table, falls_table
 
     swings, runs = page.read("swings"), page.read("runs")
@@ -111,5 +111,5 @@ def section(page):
         page.source(swings, page.only(SWINGS), "swings"),
         page.figure("Test accuracy by epoch, with each of the two changes and with both", "StabilityCurves.png"),
         f"The deepest falls in the {len(runs)} runs of the seven:",
-        falls_table(falls(runs)),
+        falls_table(largest_drops(runs)),
     ]

@@ -51,11 +51,11 @@ class Page(NamedTuple):
             one, f"{len(record)} runs", f"{command} && python tools/records.py --record {name}", commits=commits
         )
 
-    def measurement(self, title, name, tell, *parts):
+    def measurement(self, title, name, describe, *parts):
         """Return a section on a measurement in results/<name>.json."""
-        content = self.read(name)
-        parts = [part.format_map(content) for part in parts]
-        return f"### {title}\n\n{tell(content)}\n\n{machine(content, *parts, content['command'])}"
+        measured = self.read(name)
+        parts = [part.format_map(measured) for part in parts]
+        return f"### {title}\n\n{describe(measured)}\n\n{machine(measured, *parts, measured['command'])}"
 
     @staticmethod
     def only(exp_ids):
@@ -73,13 +73,13 @@ def questions_table(tutorial, steady, table):
     rows = {"": ["`exp_01`", table["exp_01"].question, f"{reached} of {len(runs)} runs reach {TUTORIAL_ACCURACY} %"]}
     header = ["", "question"]
     for recipe, record, family in (("tutorial's", tutorial, "The seven"), ("steady", steady, "The steady recipe")):
-        found = comparisons(record, families()[family], table)
-        how, cells = column([comparison.differences.values() for comparison in found.values()], sign="+")
+        pairs = comparisons(record, families()[family], table)
+        how, cells = column([comparison.differences.values() for comparison in pairs.values()], sign="+")
         header += [f"{recipe} recipe, points: {how}", "p", "would be seen"]
-        for ((one, other, what), comparison), cell in zip(found.items(), cells, strict=True):
+        for ((one, other, what), comparison), cell in zip(pairs.items(), cells, strict=True):
             asks, cell = ("exp_03", f"the transformer: {cell}") if what == "the transformer" else (one, cell)
             row = rows.setdefault(what, [f"`{asks}`", table[asks].question])
-            seen = stats.detectable(list(comparison.differences.values()), len(found))
+            seen = stats.detectable(list(comparison.differences.values()), len(pairs))
             row += [f"{cell} ({one} − {other})", p_text(comparison.p_value), f"{seen:.2f}"]
     return markdown_table(header, [row + [""] * (len(header) - len(row)) for row in rows.values()])
 
@@ -131,7 +131,7 @@ def speed_table(speed):
 def core_text(speed):
     """What one core reaches: the convolutions beside the product of two large matrices, and steps in both forms."""
     core = speed["core"]
-    told = (
+    summary = (
         "{instruction_set}, {images_in_a_register} images in a register. A product of two 1024² matrices runs at "
         "{peak_gflops:.0f} GFLOP/s; at that rate the convolutions of a step of exp_02 take {floor_ms_exp_02:.1f} ms."
     ).format_map(core)
@@ -143,7 +143,7 @@ def core_text(speed):
         )
     )
     return paragraphs(
-        told,
+        summary,
         markdown_table(["convolution, forward and backward", "GFLOP/s", "of the peak"], rates),
         markdown_table(["a recorded step, ms", "ordinary layers", "ours", "ratio (lowest to highest)"], steps),
     )
@@ -151,7 +151,7 @@ def core_text(speed):
 
 def cards_speed_text(record):
     """Tell of networks that read cards, on one core: their steps in both forms, and what drawing takes of an epoch."""
-    told = "A core draws {scenes_a_second:,} scenes a second.".format_map(record)
+    summary = "A core draws {scenes_a_second:,} scenes a second.".format_map(record)
     forms = "{experiment}", "{plain_ms:.1f}", "{fast_ms:.1f}", RATIO, "{epoch_seconds:.1f}", "{drawing_share:.1%}"
     rows = [[form.format_map(row) for form in forms] for row in record["rows"]]
     header = [
@@ -162,7 +162,7 @@ def cards_speed_text(record):
         "s an epoch",
         "of it drawing",
     ]
-    return paragraphs(told, markdown_table(header, rows))
+    return paragraphs(summary, markdown_table(header, rows))
 
 
 def parts_table(job):
@@ -179,8 +179,8 @@ def parts_table(job):
 
 
 def job_text(job):
-    told = "{minutes:.1f} minutes for {runs} runs, {at_a_time} at a time.".format_map(job)
-    return paragraphs(told, parts_table(job))
+    summary = "{minutes:.1f} minutes for {runs} runs, {at_a_time} at a time.".format_map(job)
+    return paragraphs(summary, parts_table(job))
 
 
 def formulations_table(record):
@@ -203,8 +203,8 @@ def formulations_cells(pairs):
     losses = [100 * (fast / plain - 1) for fast, plain in first_losses]
     means = [statistics.fmean(map(last, form)) for form in zip(*pairs, strict=True)]
     changes = [interval_text([value(fast) - value(plain) for fast, plain in pairs], "+") for value in (last, last_five)]
-    told = f"{interval_text(losses, '+')} %", f"{max(map(abs, losses)):.2f} %"
-    return [len(pairs), *told, *(f"{mean:.2f}" for mean in means), *changes]
+    summary = f"{interval_text(losses, '+')} %", f"{max(map(abs, losses)):.2f} %"
+    return [len(pairs), *summary, *(f"{mean:.2f}" for mean in means), *changes]
 
 
 def scale_table(record):
@@ -232,8 +232,8 @@ def kept_table(folder):
     for path in sorted(folder.glob("*.json")):
         run = read_checksummed(path)
         title = run["experiment_name"].partition("_run_")[2].partition("_")[2].replace("_", " ")
-        told = [f"`{path.stem}`", title, spec_of(run["data"]).summary, f"{last(run):.2f}", run["seed"]]
-        rows.append([*told, commit(run), f"`{run['weights'][:16]}`"])
+        summary = [f"`{path.stem}`", title, spec_of(run["data"]).summary, f"{last(run):.2f}", run["seed"]]
+        rows.append([*summary, commit(run), f"`{run['weights'][:16]}`"])
     header = ["", "experiment", "MNIST", "accuracy, %", "seed", "commit", "SHA-256 of the weights begins with"]
     return markdown_table(header, rows)
 
@@ -255,11 +255,11 @@ def extract_id_table(record):
         error = f"{row['corner_error']:.2f}" if "corner_error" in row else ""
         share = f"{100 * row['kept'] / row['scenes']:.1f}"
         rows.append([kind, f"{row['scenes']:,}", row["kept"], share, row.get("right", ""), error])
-    found = f"a card found, with a confidence of {record['threshold']:.2f} or more"
+    pairs = f"a card found, with a confidence of {record['threshold']:.2f} or more"
     header = [
         "",
         "photographs",
-        found,
+        pairs,
         "%",
         "of those the number is right",
         "corner error in % of the diagonal, median",
@@ -267,8 +267,8 @@ def extract_id_table(record):
     seconds = (
         "{to_find:.3f} to find the card, {without_imports:.2f} with both pictures, {with_imports:.2f} with imports"
     )
-    told = f"Seconds for a photograph of 1600×1200 on a core: {seconds.format_map(record['seconds'])}."
-    return paragraphs(markdown_table(header, rows), told)
+    summary = f"Seconds for a photograph of 1600×1200 on a core: {seconds.format_map(record['seconds'])}."
+    return paragraphs(markdown_table(header, rows), summary)
 
 
 def gpu_text(record):
@@ -276,13 +276,13 @@ def gpu_text(record):
     return f"The seven in {minutes} minutes, {record['at_a_time']} at a time."
 
 
-def machine(content, *parts, commits=None):
+def machine(measured, *parts, commits=None):
     """Say where numbers come from: what `lab.folder.provenance` gave, and parts of which the last is a command.
 
     commits: if there are several.
     """
-    torch = content["versions"]["torch"]
-    what = [*parts[:-1], content["device_name"], f"torch {torch}", f"commit {commits or commit(content)}"]
+    torch = measured["versions"]["torch"]
+    what = [*parts[:-1], measured["device_name"], f"torch {torch}", f"commit {commits or commit(measured)}"]
     return f"({', '.join(what)}; command: `{parts[-1]}`)"
 
 

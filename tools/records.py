@@ -17,7 +17,7 @@ import numpy as np
 from page import FORMULATIONS, results_document
 
 from lab import catalogue, cli, figures
-from lab.comparison import comparable, of_experiment, poolable
+from lab.comparison import comparable, drop_incompatible_runs, of_experiment
 from lab.files import write_json, write_text
 from lab.published import ORIGINAL_ACCURACY
 from lab.results import is_mnist, read_all
@@ -66,7 +66,7 @@ def draw_shown(pictures):
         if exp_id in ANIMATED:
             statistics = metrics.measure_transformer(model, digits).statistics
             figures.save(figures.class_statistics(*statistics, name), pictures / f"class_statistics_{exp_id}.png")
-            _, transforms = pretrained.read_kept(exp_id, part="transforms")
+            _, transforms = pretrained.load_exported(exp_id, part="transforms")
             save_animation(pictures / f"transformation_{exp_id}.gif", run, transforms, digits)
 
 
@@ -112,38 +112,39 @@ def as_in_the_table(run, plain=False):
     return is_mnist(run["data"]) and all(run[key] == value for key, value in settings.items())
 
 
-def complete(out, found, exp_ids, plain=False):
+def complete(out, runs_found, exp_ids, plain=False):
     """Return the runs of a set as the table has it, of each experiment those whose numbers all of them have.
 
     Raise ValueError if there are none, or if code or machines differ.
     """
-    runs = {exp_id: of_experiment(found, ALL[exp_id]) for exp_id in exp_ids}
+    runs = {exp_id: of_experiment(runs_found, ALL[exp_id]) for exp_id in exp_ids}
     full = [{n for n, run in of_one.items() if as_in_the_table(run, plain)} for of_one in runs.values()]
     if missing := [exp_id for exp_id, numbers in zip(exp_ids, full, strict=True) if not numbers]:
         raise ValueError(f"{out} has no full run of {', '.join(missing)}")
     numbers = sorted(set.intersection(*full))
     if not numbers:
         raise ValueError(f"{out} has no number of which there is a full run of each experiment")
-    kept = {run["experiment_name"]: run for of_one in runs.values() for run in map(of_one.get, numbers)}
-    if not comparable(kept):
+    complete_runs = {run["experiment_name"]: run for of_one in runs.values() for run in map(of_one.get, numbers)}
+    if not comparable(complete_runs):
         raise ValueError("the runs differ in code or machine")
-    return kept
+    return complete_runs
 
 
-def record(out, name, found, results):
+def record(out, name, runs_found, results):
     """Keep the runs of a complete set as results/<name>.json.
 
     Of the formulations, <out> has the runs and <out>_plain the same in the plain form.
     Raise ValueError or OSError if the set is not complete.
     """
-    kept = complete(out, found, RECORDS[name])
+    complete_runs = complete(out, runs_found, RECORDS[name])
     if name == "formulations":
-        place = f"{Path(out)}_plain"
-        kept = {"fast": kept, "plain": complete(place, poolable(read_all(place)[0])[0], RECORDS[name], plain=True)}
-    write_json(results / f"{name}.json", kept)
+        plain_dir = f"{Path(out)}_plain"
+        plain_runs, _ = drop_incompatible_runs(read_all(plain_dir)[0])
+        complete_runs = {"fast": complete_runs, "plain": complete(plain_dir, plain_runs, RECORDS[name], plain=True)}
+    write_json(results / f"{name}.json", complete_runs)
 
 
-def keep(out, exp_ids, found):
+def keep(out, exp_ids, runs_found):
     """Keep the weights of run 01 of experiments in weights/, and print the paths.
 
     Raise ValueError, OSError or RunError if a run is not there, not whole, or not as the table has it.
@@ -152,7 +153,7 @@ def keep(out, exp_ids, found):
 
     for exp_id in exp_ids:
         name = ALL[exp_id].directory(1)
-        if name not in found or not as_in_the_table(found[name]):
+        if name not in runs_found or not as_in_the_table(runs_found[name]):
             raise ValueError(f"{out} has no full run 01 of {exp_id}")
         print(pretrained.keep(Path(out) / name, N_ANIMATED if exp_id in ANIMATED else 0))
 
@@ -173,13 +174,13 @@ def main():
     if not Path(options.out).is_dir():
         parser.error(f"--out {options.out}: there is no such folder")
     try:
-        found, _ = read_runs(options.out)
-        if not found:
+        runs_found, _ = read_runs(options.out)
+        if not runs_found:
             print(f"records.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
             return 1
         if options.record:
-            record(options.out, options.record, found, ROOT / "results")
-        keep(options.out, options.keep, found)
+            record(options.out, options.record, runs_found, ROOT / "results")
+        keep(options.out, options.keep, runs_found)
     except (RunError, ValueError, OSError) as error:
         parser.error(str(error))
     return 0

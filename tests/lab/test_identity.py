@@ -163,7 +163,7 @@ def test_runs_are_pooled_by_their_code_and_unknown_code_equals_nothing(one, othe
         (NAME, one | {"history": histories[0]}), (NAME.replace("01", "02"), other | {"history": histories[1]})
     )
     with fault("runs of other or unknown code pooled"):
-        kept, complaints = comparison.poolable(record)
+        kept, complaints = comparison.drop_incompatible_runs(record)
         assert len(kept) == 1 + pooled
         assert len(complaints) == 1 - pooled
         assert comparison.comparable(record) == pooled
@@ -297,7 +297,7 @@ def test_runs_with_the_same_number_or_content_are_named(tmp_path, fault):
     folder.mkdir()
     results.write(folder / "results.json", results_of(name(1), [902, 984]) | {"experiment_name": "exp_03_foo"})
     with fault("runs whose numbers collide, or copies"):
-        record, complaints = comparison.distinct(results.read_all(tmp_path)[0])
+        record, complaints = comparison.drop_duplicate_runs(results.read_all(tmp_path)[0])
         assert list(record) == [name(1), name(3)]
         assert sorted(complaints) == [
             f"exp_03_foo: left out, it has the same number as {name(1)}",

@@ -116,7 +116,7 @@ def test_swings_table_looks_at_the_last_ten_steps():
 )
 def test_runs_of_another_kind_are_not_pooled(change, reason):
     runs = {("exp_02", run): ([980], {}) for run in (1, 2)} | {("exp_02", 3): ([980], change)}
-    record, complaints = comparison.poolable(record_of(runs))
+    record, complaints = comparison.drop_incompatible_runs(record_of(runs))
     assert [run["run"] for run in record.values()] == [1, 2]
     assert len(complaints) == 1
     assert complaints[0].startswith(f"exp_02_reproduce_baseline: run 03 left out, it has {reason} ")
@@ -126,12 +126,12 @@ def test_runs_of_another_kind_are_not_pooled(change, reason):
 def test_runs_are_pooled_however_many_cores_their_machine_had():
     """Each has one thread, so the number of cores changes nothing in it."""
     record = record_of({("exp_02", run): ([980], {"cores": run}) for run in (1, 2)})
-    assert comparison.poolable(record) == (record, [])
+    assert comparison.drop_incompatible_runs(record) == (record, [])
 
 
 def test_a_short_look_is_not_pooled_with_full_runs():
     runs = {("exp_02", 1): ([900, 980], {}), ("exp_02", 2): ([900], {})}
-    record, complaints = comparison.poolable(record_of(runs))
+    record, complaints = comparison.drop_incompatible_runs(record_of(runs))
     assert [run["n_epochs"] for run in record.values()] == [2]
     assert "n_epochs 1 instead of 2" in complaints[0]
 
@@ -159,21 +159,21 @@ def test_curves_over_the_strength_are_medians_of_runs():
 def test_experiments_of_different_code_are_not_compared_unless_asked():
     runs = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {"git_commit": "b" * 40})}
     record = record_of(runs)
-    assert comparison.poolable(record) == (record, [])
+    assert comparison.drop_incompatible_runs(record) == (record, [])
     assert comparison.comparisons(record, SEVEN, ALL) == {}
     refused = "exp_02 and exp_03 are not compared: they differ in code (--pool compares them)"
-    assert comparison.obstacles(record, ALL) == [refused]
+    assert comparison.why_incomparable(record, ALL) == [refused]
     assert refused in tables.comparison_document(record, ALL)
     assert list(comparison.comparisons(record, SEVEN, ALL, pool=True)) == [TRANSFORMER]
 
 
 def test_experiments_of_different_epochs_or_data_are_not_compared():
     short = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970, 975], {})}
-    assert "differ in n_epochs" in comparison.obstacles(record_of(short), ALL)[0]
+    assert "differ in n_epochs" in comparison.why_incomparable(record_of(short), ALL)[0]
     other = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {"data": {"name": "other"}})}
-    assert "differ in data" in comparison.obstacles(record_of(other), ALL)[0]
+    assert "differ in data" in comparison.why_incomparable(record_of(other), ALL)[0]
     table = {("exp_01", 1): ([980] * 20, {}), ("exp_02", 1): ([980] * 30, {})}
-    assert comparison.obstacles(record_of(table), ALL) == []
+    assert comparison.why_incomparable(record_of(table), ALL) == []
 
 
 def test_single_runs_have_no_interval_and_no_p_value():
@@ -265,7 +265,7 @@ def test_a_ranking_shows_ties():
 def test_the_deepest_falls_are_named():
     correct = [100, 900, *[980] * 12, 300, 985]
     record = record_of({("exp_02", 3): (correct, {}), ("exp_03", 1): ([970] * 15 + [969], {})})
-    rows = tables.falls_table(comparison.falls(record)).splitlines()[2:]
+    rows = tables.falls_table(comparison.largest_drops(record)).splitlines()[2:]
     assert rows == [
         "| `exp_02_run_03_reproduce_baseline` | 15 | 98.00 | 30.00 | 98.50 |",
         "| `exp_03_run_01_bypass_localisation` | 16 | 97.00 | 96.90 | 96.90 |",
