@@ -187,7 +187,7 @@ def fashion(idx_folder, tmp_path):
 def test_other_images_have_a_normalisation_of_their_own(fashion, tmp_path, monkeypatch):
     """The command of the page, by its own functions."""
     monkeypatch.chdir(tmp_path)
-    pixels = mnist.read_idx(fashion, "train-images-idx3-ubyte")
+    pixels = mnist.read_idx(fashion / "train-images-idx3-ubyte")
     words = [*commands(OWN)[2][1:], "--epochs", "1", "--device", "cpu"]
     rows = run_experiments.selection(run_experiments.parse_arguments(words))
     _, (options, jobs, announcement) = prepared(rows, *words)
