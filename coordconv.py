@@ -48,8 +48,8 @@ def _axis(n, dtype, device):
 def cached(make, size, *rest, like):
     """Return make(size, *rest, dtype, device) as for the tensor `like`, made once for each of a few small sizes.
 
-    Nothing is kept where sizes are not known yet, in compiling, tracing and exporting, nor what was made under a mode
-    that sees operations before they are done, or in the memory of a CUDA graph. What is kept stays, since a CUDA graph
+    Nothing is kept where sizes are not known yet, in compiling, tracing and exporting, nor what was made under a
+    dispatch mode or torch.func, or in the memory of a CUDA graph. What is kept stays, since a CUDA graph
     may have recorded where it lies.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) not in (torch.Tensor, nn.Parameter):

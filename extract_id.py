@@ -28,7 +28,7 @@ CARD, OUTLINE = SUFFIXES = (".card.png", ".outline.png")
 
 
 def read_photo(path, target, model, alignment, debug=False):
-    """Read one photograph, write its card and its outline as `place` with a suffix; return a result, and it in lines.
+    """Read one photograph, write its card and its outline as `target` with a suffix; return a result, and it in lines.
 
     debug: also give and draw the likeliest card where none was found, as far as its numbers are finite. Raise
     ImageError, or OSError if a picture cannot be written.
@@ -44,10 +44,10 @@ def read_photo(path, target, model, alignment, debug=False):
     pictures = {"card": detector.straightened, "outline": detector.outlined} if is_found or debug else {}
     for (name, draw), suffix in zip(pictures.items(), SUFFIXES, strict=False):
         if picture := draw(photo, card):
-            target = target.with_name(target.name + suffix)
-            with atomic_write(target) as temporary:
+            picture_path = target.with_name(target.name + suffix)
+            with atomic_write(picture_path) as temporary:
                 picture.save(temporary, "png", compress_level=1)
-            result[name] = str(target)
+            result[name] = str(picture_path)
     if (is_found or debug) and all(map(math.isfinite, card.probabilities)):
         result["number"] = card.number
         result["probabilities"] = [round(float(value), 4) for value in card.probabilities]

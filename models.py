@@ -21,7 +21,7 @@ def convolve_and_pool(conv1, conv2, x):
 
 
 def n_pixels(size, kernels):
-    """Count what is left of a map of `size` (height, width) after convolutions, each with 2×2 max pooling.
+    """Return height × width of a map of `size` (height, width) after convolutions, each with 2×2 max pooling.
 
     kernels: their sides. The convolutions have no padding and stride 1. Raise ValueError if nothing is left.
     """
@@ -46,18 +46,18 @@ class Net(nn.Module):
 
     The keyword arguments are what the experiments vary: the kind of convolution in each part; whether there is a
     transformer at all (without one there is no localisation network either, so no parameter is ever dead); what it
-    reads outside of the image (`padding`, see stn/warps.py); and how often it looks. With several `passes` the same
+    reads outside of the image (`padding`, see stn/warps.py); and the number of passes. With several `passes` the same
     localisation network sees the image as it is warped so far, its answer is composed with those before, and the
     original image is warped again (inverse compositional STN, arXiv 1612.03897). With a `canvas` of 2 it is given
     (B, 1, 56, 56), in whose middle the image lies: it sees only that, but warps read from the canvas. `image_size` is
     that of the image, (height, width) or one number for both; the linear layers are made for it.
 
-    For another transform, override `transform_identity` (what the localisation network predicts, and with which values
-    it does nothing) and `params_to_homography` (which transform that is).
+    For another transform, override `transform_identity` (the numbers that the localisation network predicts for an
+    identity) and `params_to_homography` (which transform that is).
     """
 
     repeatable = True  # the same operations whatever the values: fast/step.py records a step once and repeats it
-    convolve_and_pool = staticmethod(convolve_and_pool)  # in training on a CPU, fast/ puts its own in place
+    convolve_and_pool = staticmethod(convolve_and_pool)  # in training on a CPU, fast/ substitutes a compiled version
     transform_identity = warps.AFFINE_IDENTITY
     localisation = ((8, 7), (10, 5), 32)  # channels and kernels of its convolutions, then hidden units
     localisation_size = None  # (height, width) of what the localisation network sees, where it is not `image_size`

@@ -94,7 +94,7 @@ def value_rows(record):
 
 
 def accuracy_figure(record, title=""):
-    """Draw the runs of every experiment as points, with mean and interval. title: of the data, if it is to be told."""
+    """Draw the runs of every experiment as points, with mean and interval. title: of the data set, "" to leave it out."""
     line = CLAIM if all(map(is_plain_mnist, record.values())) else None
     title = title and f" ({title})".replace("$", r"\$")  # not a formula
     return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title}", line))
@@ -136,7 +136,7 @@ def accuracy_curves(record):
 
 
 def confusion_figure(record):
-    """Draw those of two experiments, a run on average, and their difference; None if they are not known."""
+    """Draw the mean confusion matrices of two experiments and their difference; None if they are not known."""
     matrices, titles = [], []
     for exp_id in CONFUSED:
         counts = [confusion_matrix(run) for run in of_experiment(record, ALL[exp_id]).values()]
@@ -262,7 +262,7 @@ def main():
     add("--out", default="experiments", metavar="FOLDER", help="where the runs are")
     add("--figures", metavar="FOLDER", help="where the figures go (default: beside the runs)")
     add("--pool", action="store_true", help="pool and compare runs also if code or settings differ")
-    needed = f"tell how many runs intervals of ± POINTS need (default: {tables.ENOUGH})"
+    needed = f"say how many runs give intervals of ± POINTS (default: {tables.ENOUGH})"
     add("--within", type=float, default=tables.ENOUGH, metavar="POINTS", help=needed)
     add("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
     options = cli.parse(parser)

@@ -57,8 +57,7 @@ EXPERIMENTS = (
 SETS = {"original": EXPERIMENTS}
 for study in catalogue.studies().values():
     SETS |= study.sets
-ALL = {row.id: row for rows in SETS.values() for row in rows if not isinstance(row, str)}
-ALL = dict(sorted(ALL.items()))
+ALL = catalogue.rows_by_id(SETS)
 SETS = {name: tuple(ALL.get(row, row) if isinstance(row, str) else row for row in rows) for name, rows in SETS.items()}
 
 
@@ -200,7 +199,7 @@ def prepare(options, jobs, on_progress=None):
 
     from stn.data import read
     from stn.mnist import DataError
-    from train import build, fast_room, settings_of
+    from train import build, fast_package, settings_of
 
     here = options.executor == "local"  # elsewhere there may be other devices
     if options.device is None:
@@ -235,7 +234,7 @@ def prepare(options, jobs, on_progress=None):
             complaints.append(str(error))
     if complaints:
         return "failed", "\n".join(complaints)
-    options.plain = jobs[0].settings.plain_convolutions  # without Numba, which has been said once
+    options.plain = jobs[0].settings.plain_convolutions  # True without Numba; the warning has been printed
     if todo := [job for job in jobs if not job.results]:
         try:
             Path(options.out).mkdir(parents=True, exist_ok=True)
@@ -243,7 +242,7 @@ def prepare(options, jobs, on_progress=None):
             return "failed", unwritable(options.out, error)
         if here and options.device == "cpu" and not options.plain:  # compile before there are more workers
             for row in {job.experiment.id: job.experiment for job in todo}.values():
-                with fast_room().accelerated(networks[row.id], "cpu") as network:
+                with fast_package().accelerated(networks[row.id], "cpu") as network:
                     network(torch.zeros(2, 1, *specs[row.data].image_size)).sum().backward()
     return "prepared", (options, jobs, note)
 

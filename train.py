@@ -37,7 +37,7 @@ from stn.metrics import N_SHOWN, TransformerMeasures, batches, confusion, has_tr
 from stn.mnist import DataError
 from stn.step import is_local, loss_of, trainable, unchanged
 
-STEPS_BETWEEN_LOOKS = 50  # from one look at the loss, and one call of `on_progress`, to the next
+STEPS_BETWEEN_CHECKS = 50  # from one look at the loss, and one call of `on_progress`, to the next
 
 
 def train(
@@ -68,7 +68,7 @@ def train(
         complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights
         (other code is named on stderr); a run with other settings raises RunError unless `overwrite` asks for it to be
         replaced.
-    run, arguments: recorded only (the run's number; the keyword arguments that made the model).
+    run, arguments: the run's number and the keyword arguments that made the model; only recorded.
     seed: decides the order of the images and the dropout of every epoch. Sets torch's global seed.
     recipe: the optimiser and its learning rates.
     data: a `stn.data.Dataset`; MNIST if None.
@@ -104,15 +104,21 @@ def lazy_names(model):
 
 
 def build(experiment, seed):
-    """Return a new network of an `Experiment`; the seed decides its initial weights."""
+    """Return a new network of an `Experiment`; the seed decides its initial weights.
+
+    Raise RunError if neither models.py nor a study has a network of that name.
+    """
+    kind = find_network(experiment.model)
+    if kind is None:
+        raise RunError(f"{experiment.id}: neither models.py nor a study has a network {experiment.model}")
     torch.manual_seed(seed)
-    return build_network(find_network(experiment.model), experiment.arguments, datasets()[experiment.data])
+    return build_network(kind, experiment.arguments, datasets()[experiment.data])
 
 
 def settings_of(model, experiment_name, arguments, n_epochs, data, device, plain=False, **run_fields):
-    """Return the `Settings` of a run. data: the description of a data set. Raise RunError if they cannot be."""
+    """Return the `Settings` of a run. data: the description of a data set. Raise RunError if they are invalid."""
     kind_of_device = torch.device(device).type
-    run_fields["plain_convolutions"] = plain or not (fast_room() and fast_room().is_available(kind_of_device))
+    run_fields["plain_convolutions"] = plain or not (fast_package() and fast_package().is_available(kind_of_device))
     run_fields |= {"device": kind_of_device, "code": code_of(model, data), "git_commit": folder.git_commit()}
     run_fields |= {"versions": folder.versions(), "structure": structure(model)}
     kind, signature = type(model).__name__, weights_signature(model)
@@ -137,7 +143,7 @@ def train_run(model, settings, data, out, device, overwrite, question, log_image
             check_outputs(model.to(device), data, device, settings.experiment_name)
             data = data.to(device)
             clock = Clock()
-            fast = None if settings.plain_convolutions else fast_room()
+            fast = None if settings.plain_convolutions else fast_package()
             with fast.accelerated(model, settings.device) if fast else nullcontext():
                 training = new_training(model, data, settings, fast)
                 device_name = (
@@ -242,7 +248,7 @@ class PlainTraining:
         self.optimizer.load_state_dict(state)
 
 
-def fast_room():
+def fast_package():
     """Return the package fast/, None without it."""
     try:
         import fast
@@ -252,10 +258,10 @@ def fast_room():
 
 
 def new_training(model, data, settings, fast=None):
-    """Prepare the training of a network, and try it on a full batch and on the last one of an epoch.
+    """Prepare the training of a network, and do a trial step on a full batch and on the last, smaller one.
 
     The network stays as it is. Raise RunError if either fails: the last may be of one image only, say, which batch
-    normalisation refuses. fast: the package of what is fast, None for the plain loop.
+    normalisation refuses. fast: the package fast/, None for the plain loop.
     """
     name, n = settings.experiment_name, len(data.train_labels)
     with as_run_error(name, "a training step cannot be recorded (see `repeatable` in the docstring of train)"):
@@ -349,7 +355,7 @@ def train_epoch(step, order, on_progress=None):
     total = torch.zeros((), device=order.device)  # on the device: reading it at every step would stall a GPU
     for number, batch in enumerate(batches):
         total += step(batch) * len(batch)
-        if number % STEPS_BETWEEN_LOOKS == 0:
+        if number % STEPS_BETWEEN_CHECKS == 0:
             if not all_finite(total):
                 break
             if on_progress:
@@ -390,7 +396,7 @@ class Conclusion(NamedTuple):
 
 
 def conclude(run_dir, model, data, predictions):
-    """Measure a trained network on the test images and draw the figures of its run into `place`.
+    """Measure a trained network on the test images and draw the figures of its run into `run_dir`.
 
     predictions: the predicted classes of the test images, in the shape of their labels.
     """

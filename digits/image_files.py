@@ -86,7 +86,7 @@ def laid_flat(image, steps):
 def process_files(paths, options, script, suffixes, work):
     """Let `work` read images, print what it makes of each, and return the exit code: 1 if some cannot be read.
 
-    work(path, place) returns a result for --json, and the same in lines. It writes files named `place` and one of the
+    work(path, target) returns a result for --json, and the same in lines. It writes files named `target` and one of the
     suffixes: beside the image, or in the folder options.out; what it has made of an image there is passed over. It may
     raise ImageError, or OSError if a file cannot be written: that is told, and the next one is read.
     """

@@ -96,7 +96,7 @@ def load(name_or_folder):
     Raise RunError, in one line, for what is not there, is damaged, or does not fit the networks of models.py.
     """
     if str(name_or_folder) in names():
-        return built(str(name_or_folder), *load_exported(str(name_or_folder)))
+        return built(str(name_or_folder), *load_from_weights(str(name_or_folder)))
     run_dir = Path(name_or_folder)
     if not run_dir.is_dir():
         raise RunError(f"{name_or_folder} is neither a name in weights/ ({', '.join(names())}) nor the folder of a run")
@@ -109,7 +109,7 @@ def load(name_or_folder):
 
 
 def built(name, run, weights):
-    """Return the `Trained` network that `content`, of a results.json, describes, with its weights."""
+    """Return the `Trained` network that `run`, a results.json, describes, with its weights."""
     kind = find_network(run["model"])
     if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
         raise RunError(f"{name} is a {run['model']}, which neither models.py nor a study has")
@@ -125,7 +125,7 @@ def built(name, run, weights):
     return Trained(name, model, run)
 
 
-def load_exported(name, part="model"):
+def load_from_weights(name, part="model"):
     """Return (results, state_dict) of a network in weights/, or another part of its file. Raise RunError."""
     path = WEIGHTS / f"{name}.json"
     try:
@@ -139,7 +139,7 @@ def load_exported(name, part="model"):
 
 
 def keep(run_dir, n_transforms=0):
-    """Keep the finished run in the folder `place` under the id of its experiment; return the path of its weights.
+    """Keep the finished run in the folder `run_dir` under the id of its experiment; return the path of its weights.
 
     n_transforms: of how many test images the transforms after each epoch are kept, too, for an animation.
     Raise RunError or OSError if the run is not whole.

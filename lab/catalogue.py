@@ -1,6 +1,6 @@
 """What there is to train beside the seven: the studies of the folder studies/, their experiments and their data sets.
 
-A study is a module or a package of that folder with a `STUDY`. Nothing else has to be told of it: a new study, or a new
+A study is a module or a package of that folder with a `STUDY`. No registration is needed: a new study, or a new
 data set, is new files only.
 """
 
@@ -99,6 +99,15 @@ def spec_of(description):
 def network_module(name):
     """Return the name of the module that has a network's class."""
     return {kind: module for study in studies().values() for kind, module in study.networks.items()}.get(name, "models")
+
+
+def rows_by_id(sets):
+    """Return {id: row} of all sets, in the order of the ids. Raise ValueError if two rows have one id."""
+    rows = {}
+    for row in (row for rows_of_set in sets.values() for row in rows_of_set if not isinstance(row, str)):
+        if rows.setdefault(row.id, row) is not row:
+            raise ValueError(f"two experiments have the id {row.id}: {rows[row.id].title} and {row.title}")
+    return dict(sorted(rows.items(), key=lambda item: (len(item[0]), item[0])))
 
 
 def build_network(kind, arguments, spec):

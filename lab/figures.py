@@ -207,7 +207,7 @@ def values_by_row(*panels, images=None, least=None):
     panels: side by side, each (rows, xlabel, line). rows: (label, [values], stats.Interval, mark), where the interval
     of a median has no limits, and `mark`, or None, is a value of someone else's, drawn as a diamond. line: (x, name) of
     a vertical line, or None. images: how many one unit of the axis is, for a second axis on top in test images. least:
-    where all axes begin, if it is given; how many runs lie below is told at the edge.
+    where all axes begin, if it is given; the number of runs below it is written at the edge.
     """
     height = 0.46 * max(len(rows) for rows, _, _ in panels) + 1.6
     figure = Figure(figsize=(5 + 4 * len(panels), height), layout="constrained")

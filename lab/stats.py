@@ -152,7 +152,7 @@ def sign_flip_p_value(differences):
     return None if len(differences) < FEWEST_FOR_TEST else flipped(tuple(map(float, differences)))
 
 
-@cache  # the same differences are drawn, told and counted
+@cache  # figures, tables and power ask for the same differences
 def flipped(differences):
     from scipy.stats import permutation_test
 

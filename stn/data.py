@@ -105,7 +105,7 @@ def normalise(pixels, mean, std):
 def epoch_seed(seed, epoch, stream=0):
     """Return the seed of everything random in one epoch, so that an epoch depends on nothing that ran before it.
 
-    What shall not depend on the rest of the epoch's randomness uses another stream.
+    Use another `stream` for independent random numbers.
     """
     return int(np.random.SeedSequence((seed, epoch, stream)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 

@@ -68,7 +68,7 @@ def mean_over_images(statistic, labels):
 
 
 def ink_kept(pairs):
-    """Return the share of the sum of all pixels for which the transformed images have a place.
+    """Return the share of the sum of all pixels that lies inside the transformed images.
 
     pairs: images in batches with their homographies, ((B, 1, H, W), (B, 3, 3)), ...
     """

@@ -48,7 +48,7 @@ def read_folder(folder):
     for split, pixels, labels in (("train", *arrays[:2]), ("t10k", *arrays[2:])):
         if pixels.shape[1:] != (28, 28):
             size = "×".join(map(str, pixels.shape[1:]))
-            raise DataError(f"{folder}: the {split} images are {size}; the networks read 28×28")
+            raise DataError(f"{folder}: the {split} images are {size}, not 28×28; a study can make other sizes of them")
         if len(pixels) == 0 or labels.shape != (len(pixels),) or labels.max() > 9:
             raise DataError(f"{folder}: the {split} set needs one label in 0..9 for each of its {len(pixels)} images")
     return arrays

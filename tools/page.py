@@ -218,12 +218,12 @@ def scale_table(record):
 
 
 def faults_table(record):
-    """What was tried to make runs fail, how often nothing was lost, and how soon it was told."""
+    """What was tried to make runs fail, how often nothing was lost, and how soon it was reported."""
     rows = [
         [kind, row["tried"], row["survived"], f"{row['seconds']:.1f}" if row["seconds"] >= 0.05 else "under 0.1"]
         for kind, row in record["faults"].items()
     ]
-    return markdown_table(["fault", "tried", "survived", "longest time until it was told, seconds"], rows)
+    return markdown_table(["fault", "tried", "survived", "longest time until it was reported, seconds"], rows)
 
 
 def kept_table(folder):

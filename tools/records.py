@@ -66,7 +66,7 @@ def draw_shown(pictures):
         if exp_id in ANIMATED:
             statistics = metrics.measure_transformer(model, digits).statistics
             figures.save(figures.class_statistics(*statistics, name), pictures / f"class_statistics_{exp_id}.png")
-            _, transforms = pretrained.load_exported(exp_id, part="transforms")
+            _, transforms = pretrained.load_from_weights(exp_id, part="transforms")
             save_animation(pictures / f"transformation_{exp_id}.gif", run, transforms, digits)
 
 

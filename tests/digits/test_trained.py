@@ -145,7 +145,7 @@ def test_a_run_is_loaded_from_its_folder_and_kept_by_its_id(undisturbed, tmp_pat
     assert pretrained.keep(place, n_transforms=3) == tmp_path / "exp_08.pt"
     kept = pretrained.load("exp_08")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in kept.model.state_dict().items())
-    _, transforms = pretrained.load_exported("exp_08", "transforms")
+    _, transforms = pretrained.load_from_weights("exp_08", "transforms")
     assert [tuple(epoch.shape) for epoch in transforms] == [(3, 3, 3)] * kept.results["n_epochs"]
 
 

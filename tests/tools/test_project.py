@@ -6,10 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
 from stress_kill import assert_same_runs
+
+import train
+from lab import catalogue
+from lab.settings import Experiment, RunError
 
 CORE = {"lab", "stn"}
 ROOMS = {"studies", "fast", "digits", "tools"}
@@ -349,6 +354,16 @@ def test_what_only_reads_does_not_wait_for_torch():
     )
     process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
+
+
+def test_a_row_with_the_id_of_another_or_a_network_that_is_not_there_is_named():
+    row = Experiment("exp_90", "one", "Net", 1, "?")
+    with pytest.raises(ValueError, match="two experiments have the id exp_90: one and two"):
+        catalogue.rows_by_id({"a": (row, "exp_02"), "b": (row, replace(row, title="two"))})
+    with pytest.raises(RunError, match=r"exp_90: neither models\.py nor a study has a network Netz"):
+        train.build(replace(row, model="Netz"), 1)
+    rows = [replace(row, id=f"exp_{n}") for n in (100, 11, 10)]
+    assert [*catalogue.rows_by_id({"a": rows})] == ["exp_10", "exp_11", "exp_100"]
 
 
 def test_a_module_does_nothing_when_imported(tmp_path):
