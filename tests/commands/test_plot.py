@@ -102,11 +102,11 @@ def test_confusion_comparison_writes_the_difference():
     assert {"4.0", "1.5", "+1.5", "-4.0", "90"} <= set(shown)
 
 
-def test_no_results_is_a_clear_message(tmp_path, call):
-    result = call("plot.py", "--out", tmp_path)
+def test_no_results_is_a_clear_message(tmp_path, call_here):
+    result = call_here("plot.py", "--out", tmp_path)
     assert result.returncode == 1
     assert result.stderr == f"plot.py: no results in {tmp_path}; run_experiments.py makes them\n"
-    missing = call("plot.py", "--out", tmp_path / "nowhere")
+    missing = call_here("plot.py", "--out", tmp_path / "nowhere")
     assert missing.returncode == 2
     assert "there is no such folder" in missing.stderr
 
@@ -174,14 +174,14 @@ def test_animation_has_a_picture_for_the_start_and_each_epoch(tmp_path, made, ar
         assert (np.ptp(colours, axis=2) > 100).any()  # the frames are not grey
 
 
-def test_what_cannot_be_animated_is_refused(tmp_path, monkeypatch, digits, call):
+def test_what_cannot_be_animated_is_refused(tmp_path, monkeypatch, digits, call_here):
     monkeypatch.setattr(data, "load", lambda: digits)
     train.train(Net(bypass_localisation=True), "still", 1, data=digits, out=tmp_path)
     with pytest.raises(ValueError, match="no transformer to animate"):
         plot.animate(tmp_path, "still")
     with pytest.raises(ValueError, match="not a path"):
         plot.animate(tmp_path / "still", "../still")
-    result = call("plot.py", "--out", tmp_path, "--animate", "nowhere")
+    result = call_here("plot.py", "--out", tmp_path, "--animate", "nowhere")
     assert result.returncode == 2
     assert "--animate nowhere: " in result.stderr
     assert "Traceback" not in result.stderr
