@@ -204,11 +204,11 @@ def test_a_record_has_the_same_runs_of_every_experiment():
         records.complete("out", record, ("exp_02", "exp_05"))
 
 
-def test_perspective_runs_are_drawn_by_themselves(tmp_path, call):
+def test_perspective_runs_are_drawn_by_themselves(tmp_path, call_here):
     write_results(tmp_path, "exp_03_run_01_bypass_localisation", [982])
     write_results(tmp_path, "exp_13_run_01_perspective_affine", [930], data={"name": "few", "perspective_sigma": 3.5})
     (tmp_path / "unfinished").mkdir()
-    result = call("plot.py", "--out", tmp_path)
+    result = call_here("plot.py", "--out", tmp_path)
     assert result.returncode == 0
     assert result.stderr == f"{tmp_path / 'unfinished'}: passed over, it has no results.json (unfinished?)\n"
     names = {path.name for path in tmp_path.iterdir() if path.is_file()}
