@@ -94,7 +94,7 @@ def value_rows(record):
 
 
 def accuracy_figure(record, title=""):
-    """Draw the runs of every experiment as points, with mean and interval. title: of the data set, "" to leave it out."""
+    """Draw the runs of every experiment as points, with mean and interval. title: of the data set, or ""."""
     line = CLAIM if all(map(is_plain_mnist, record.values())) else None
     title = title and f" ({title})".replace("$", r"\$")  # not a formula
     return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title}", line))

@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ("exp_03", "exp_08")  # one without a transformer, one with
-EPOCHS = 10
+EPOCHS = 6
 VICTIMS = ("worker", "parent", "all")
 
 

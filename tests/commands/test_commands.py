@@ -1,7 +1,7 @@
 """The three commands as a user types them, on a few hundred digits, in a temporary folder."""
 
 import contextlib
-import importlib
+import inspect
 import io
 import itertools
 import json
@@ -397,24 +397,22 @@ def test_any_words_are_understood_or_refused(words):
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "message"),
+    ("script", "arguments", "message"),
     [
-        ("plot", ["--out", "a", "--out", "b"], "error: --out is given twice"),
-        ("plot", ["extra"], "unrecognized arguments: extra"),
-        ("plot", ["--within", "nan"], "--within: points from 0.001 to 100 are needed, not nan"),
-        ("benchmark", ["--rounds", "-1"], "a whole number from 1 to 99 is needed, not -1"),
-        ("benchmark", ["--only", "exp_12"], "invalid choice: 'exp_12'"),
-        ("train", ["--epochs", "3"], "unrecognized arguments: --epochs 3"),
+        ("plot.py", ["--out", "a", "--out", "b"], "error: --out is given twice"),
+        ("plot.py", ["extra"], "unrecognized arguments: extra"),
+        ("plot.py", ["--within", "nan"], "--within: points from 0.001 to 100 are needed, not nan"),
+        ("tools/benchmark.py", ["--rounds", "-1"], "a whole number from 1 to 99 is needed, not -1"),
+        ("tools/benchmark.py", ["--only", "exp_12"], "invalid choice: 'exp_12'"),
+        ("train.py", ["--epochs", "3"], "unrecognized arguments: --epochs 3"),
     ],
 )
-def test_wrong_usage_of_the_other_scripts(fault, monkeypatch, capsys, module, arguments, message):
-    monkeypatch.setattr(sys, "argv", [f"{module}.py", *arguments])
+def test_wrong_usage_of_the_other_scripts(call_here, fault, script, arguments, message):
     with fault("nonsense on the command line") as told:
-        with pytest.raises(SystemExit) as exit_:
-            importlib.import_module(module).main()
+        process = call_here(script, *arguments)
         told()
-        assert exit_.value.code == 2
-        assert message in capsys.readouterr().err.splitlines()[-1]
+        assert process.returncode == 2
+        assert message in process.stderr.splitlines()[-1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -469,7 +467,7 @@ def test_set_selects_and_only_overrules():
     assert [experiment.id for experiment in run_experiments.selection(chosen)] == ["exp_03", "exp_12"]
 
 
-def test_train_py_trains_the_homography_into_test_over_whatever_is_there(tmp_path, idx_folder):
+def test_train_py_trains_as_exp_08_into_test_over_whatever_is_there(tmp_path, idx_folder):
     """Twice on few digits, for one epoch and for two."""
     program = "import sys, train; from stn.data import load; digits = load(sys.argv.pop())"
     process = subprocess.run(
@@ -484,11 +482,17 @@ def test_train_py_trains_the_homography_into_test_over_whatever_is_there(tmp_pat
     line = f"test accuracy {results['test_accuracy']:.2f} % after 2 epochs; see experiments/test"
     assert process.stdout.splitlines()[1:] == [line]
     assert len(list((tmp_path / "experiments" / "test").glob("events.*"))) == 1
+    found = json.loads((tmp_path / "experiments" / "test" / "settings.json").read_text())
+    _, (_, (job,), _) = prepared([ALL["exp_08"]], "--data", idx_folder, "--out", tmp_path / "out", n_epochs=2)
+    expected = job.settings.as_json() | {"experiment_name": "test"}
+    assert found.pop("device_name")
+    assert found == expected | ({"device": "cuda"} if torch.cuda.is_available() else {})
+    assert inspect.signature(train.main).parameters["n_epochs"].default == ALL["exp_08"].epochs
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_train_py_trains_as_exp_08_and_ends_when_it_is_interrupted(start, tmp_path, number):
-    _, (_, (job,), _) = prepared([ALL["exp_08"]], "--out", tmp_path / "out", n_epochs=ALL["exp_08"].epochs)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_train_py_ends_when_it_is_interrupted(start, tmp_path, number):
     settings = tmp_path / "experiments" / "test" / "settings.json"
     process = start([sys.executable, ROOT / "train.py"], cwd=tmp_path)
     wait_until(settings.exists)
@@ -497,10 +501,6 @@ def test_train_py_trains_as_exp_08_and_ends_when_it_is_interrupted(start, tmp_pa
     assert process.returncode == 128 + number
     assert output.splitlines()[-1] == "Interrupted: the same command starts again."
     assert "Traceback" not in errors
-    expected = job.settings.as_json() | {"experiment_name": "test"}
-    found = json.loads(settings.read_text())
-    assert found.pop("device_name")
-    assert found == expected | ({"device": "cuda"} if torch.cuda.is_available() else {})
 
 
 def test_train_py_explains_itself(tmp_path, monkeypatch, capsys):

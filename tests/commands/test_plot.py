@@ -110,11 +110,11 @@ def test_confusion_comparison_writes_the_difference():
     assert {"4.0", "1.5", "+1.5", "-4.0", "90"} <= set(shown)
 
 
-def test_no_results_is_a_clear_message(tmp_path, call):
-    result = call("plot.py", "--out", tmp_path)
+def test_no_results_is_a_clear_message(tmp_path, call_here):
+    result = call_here("plot.py", "--out", tmp_path)
     assert result.returncode == 1
     assert result.stderr == f"plot.py: no results in {tmp_path}; run_experiments.py makes them\n"
-    missing = call("plot.py", "--out", tmp_path / "nowhere")
+    missing = call_here("plot.py", "--out", tmp_path / "nowhere")
     assert missing.returncode == 2
     assert "there is no such folder" in missing.stderr
 
@@ -182,14 +182,14 @@ def test_animation_has_a_picture_for_the_start_and_each_epoch(tmp_path, made, ar
         assert (np.ptp(colours, axis=2) > 100).any()  # the frames are not grey
 
 
-def test_what_cannot_be_animated_is_refused(tmp_path, monkeypatch, digits, call):
+def test_what_cannot_be_animated_is_refused(tmp_path, monkeypatch, digits, call_here):
     monkeypatch.setattr(data, "load", lambda: digits)
     train.train(Net(bypass_localisation=True), "still", 1, data=digits, out=tmp_path)
     with pytest.raises(ValueError, match="no transformer to animate"):
         plot.animate(tmp_path, "still")
     with pytest.raises(ValueError, match="not a path"):
         plot.animate(tmp_path / "still", "../still")
-    result = call("plot.py", "--out", tmp_path, "--animate", "nowhere")
+    result = call_here("plot.py", "--out", tmp_path, "--animate", "nowhere")
     assert result.returncode == 2
     assert "--animate nowhere: " in result.stderr
     assert "Traceback" not in result.stderr
@@ -212,11 +212,11 @@ def test_a_record_has_the_same_runs_of_every_experiment():
         records.complete("out", record, ("exp_02", "exp_05"))
 
 
-def test_perspective_runs_are_drawn_by_themselves(tmp_path, call):
+def test_perspective_runs_are_drawn_by_themselves(tmp_path, call_here):
     write_results(tmp_path, "exp_03_run_01_bypass_localisation", [982])
     write_results(tmp_path, "exp_13_run_01_perspective_affine", [930], data={"name": "few", "perspective_sigma": 3.5})
     (tmp_path / "unfinished").mkdir()
-    result = call("plot.py", "--out", tmp_path)
+    result = call_here("plot.py", "--out", tmp_path)
     assert result.returncode == 0
     assert result.stderr == f"{tmp_path / 'unfinished'}: passed over, it has no results.json (unfinished?)\n"
     names = {path.name for path in tmp_path.iterdir() if path.is_file()}

@@ -134,16 +134,16 @@ def test_every_endpoint(client, tmp_path):
     assert tried == names
 
 
-def test_twenty_at_once(server):
+def test_ten_at_once(server):
     def ask(number):
         client = new_client(server)
         client.predict(number, api_name="/test_image")
         return digit_in(client.predict("exp_02", "exp_16", *AT_REST, api_name="/compare")[1])
 
-    with ThreadPoolExecutor(20) as pool:
-        read = list(pool.map(ask, range(20)))
+    with ThreadPoolExecutor(10) as pool:
+        read = list(pool.map(ask, range(10)))
     wrong = sum(int(digit) != label for digit, label in zip(read, mnist.read_mnist()[3], strict=False))
-    assert wrong <= 2  # each has its own digit: no mixing of sessions
+    assert wrong <= 1  # each has its own digit: no mixing of sessions
 
 
 def test_large_and_bad_uploads(client, tmp_path):

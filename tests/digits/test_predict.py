@@ -2,58 +2,42 @@
 
 import json
 import struct
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pictures import handwritten, photographed, printed
 from PIL import Image
 
-import predict
 from digits import pretrained
 from stn import mnist
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """A photographed test image of MNIST, three printed digits, a broken file and a blank sheet."""
+    """A photographed image of MNIST, three printed digits (also with damaged EXIF data), no image, a blank sheet."""
     image = handwritten(mnist.read_mnist()[2][0])
     photographed(image, np.random.default_rng(0)).save(tmp_path / "seven.jpg")
     line = np.pad(printed("274", "DejaVuSans"), 40)
     Image.fromarray(((1 - line) * 255).astype(np.uint8)).save(tmp_path / "three.png")
+    directory = struct.pack("<HHHII", 1, 0x010F, 2, 400, 5000)  # one entry, whose text lies beyond the end
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00" + directory
+    Image.open(tmp_path / "three.png").save(tmp_path / "damaged_exif.jpg", exif=exif)
     (tmp_path / "broken.png").write_bytes(b"no image")
     Image.new("L", (300, 200), 230).save(tmp_path / "blank.png")
     return tmp_path
 
 
-@pytest.fixture
-def predict_here(monkeypatch, capsys):
-    """predict_here(*arguments, cwd=folder): the command in this process, as `call("predict.py", ...)` runs it."""
-
-    def main(*arguments, cwd):
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
-        try:
-            code = predict.main()
-        except SystemExit as wrong:
-            code = wrong.code
-        told = capsys.readouterr()
-        return SimpleNamespace(returncode=code, stdout=told.out, stderr=told.err)
-
-    return main
-
-
-def test_several_images_are_read_and_bad_ones_named(call, predict_here, photos):
-    names = ["seven.jpg", "broken.png", "blank.png", "missing.png", "three.png"]
+def test_several_images_are_read_and_bad_ones_named(call, call_here, photos):
+    """Damaged EXIF data are passed over: Pillow warns of them, and the photograph is read as it stands."""
+    names = ["seven.jpg", "broken.png", "blank.png", "missing.png", "damaged_exif.jpg", "three.png"]
     process = call("predict.py", *names, cwd=photos)
     assert process.returncode == 1
     told = [line for line in process.stdout.splitlines() if not line.startswith(" ")]
-    assert [line.split("  (")[0] for line in told] == ["seven.jpg: 7", "three.png: 274"]
+    assert [line.split("  (")[0] for line in told] == ["seven.jpg: 7", "damaged_exif.jpg: 274", "three.png: 274"]
     assert told[0].endswith("1 found) -> seven.jpg.read.png")
-    assert "dark ink on light, 3 found" in told[1]
+    assert "dark ink on light, 3 found" in told[2]
     shares = [line.split()[1:3] for line in process.stdout.splitlines() if line.startswith(" ")]
-    assert [share[0] for share in shares] == ["7:", "2:", "7:", "4:"]
+    assert [share[0] for share in shares] == ["7:", *["2:", "7:", "4:"] * 2]
     assert process.stderr.splitlines() == [
         "broken.png is no image, or none of these: PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM",
         "blank.png is blank: no ink stands out from the paper",
@@ -61,15 +45,17 @@ def test_several_images_are_read_and_bad_ones_named(call, predict_here, photos):
     ]
     for name in ("seven.jpg.read.png", "three.png.read.png"):
         assert np.asarray(Image.open(photos / name).convert("RGB")).std() > 20  # something is drawn
-    again = predict_here("seven.jpg", "seven.jpg.read.png", cwd=photos)
+    again = call_here("predict.py", "seven.jpg", "seven.jpg.read.png", cwd=photos)
     assert again.returncode == 0
     assert again.stderr == "seven.jpg.read.png: passed over, a picture by predict.py\n"
 
 
-def test_json_for_programs(predict_here, photos):
+def test_json_for_programs(call_here, photos):
     (photos / "other").mkdir()
     (photos / "seven.jpg").rename(photos / "other" / "three.png")
-    process = predict_here("--json", "three.png", "broken.png", "other/three.png", "--out", "out/deep", cwd=photos)
+    process = call_here(
+        "predict.py", "--json", "three.png", "broken.png", "other/three.png", "--out", "out/deep", cwd=photos
+    )
     assert (process.returncode, process.stderr) == (1, "")
     three, broken, seven = map(json.loads, process.stdout.splitlines())
     assert (three["image"], three["digits"], seven["digits"]) == ("three.png", "274", "7")
@@ -84,24 +70,24 @@ def test_json_for_programs(predict_here, photos):
     assert {path.name for path in (photos / "out" / "deep").iterdir()} == {"three.png.read.png", "three_2.png.read.png"}
 
 
-def test_as_it_is(predict_here, tmp_path):
+def test_as_it_is(call_here, tmp_path):
     image = mnist.read_mnist()[2][1]
     Image.fromarray(image).save(tmp_path / "two.png")
-    process = predict_here("two.png", "--as-is", "--weights", "exp_02", "--json", cwd=tmp_path)
+    process = call_here("predict.py", "two.png", "--as-is", "--weights", "exp_02", "--json", cwd=tmp_path)
     result = json.loads(process.stdout)
     assert (result["digits"], result["steps"]) == ("2", ["taken as it is"])
     expected = pretrained.load("exp_02").read(image[None] / 255).probabilities
     np.testing.assert_allclose(result["probabilities"], expected, atol=1e-3)
 
 
-def test_a_runs_folder_is_a_network_too(predict_here, photos, undisturbed):
-    process = predict_here("three.png", "--json", "--weights", next(undisturbed.glob("exp_03*")), cwd=photos)
+def test_a_runs_folder_is_a_network_too(call_here, photos, undisturbed):
+    process = call_here("predict.py", "three.png", "--json", "--weights", next(undisturbed.glob("exp_03*")), cwd=photos)
     assert process.returncode == 0, process.stderr
     assert len(json.loads(process.stdout)["digits"]) == 3  # after a look at 640 images
 
 
-def test_the_networks_are_listed(predict_here, tmp_path):
-    lines = predict_here("--list", cwd=tmp_path).stdout.splitlines()
+def test_the_networks_are_listed(call_here, tmp_path):
+    lines = call_here("predict.py", "--list", cwd=tmp_path).stdout.splitlines()
     assert [line.split()[0] for line in lines] == pretrained.names()
     run = pretrained.load("exp_16").results
     accuracy = f"{run['test_correct'] / 100:.2f} % of 10,000 test images, seed 123, commit {run['git_commit'][:7]}"
@@ -117,35 +103,24 @@ def test_the_networks_are_listed(predict_here, tmp_path):
         (["x.png", "--size", "3"], "unrecognized arguments: --size"),
     ],
 )
-def test_wrong_usage_is_one_clear_line(predict_here, photos, arguments, message):
-    process = predict_here(*arguments, cwd=photos)
+def test_wrong_usage_is_one_clear_line(call_here, photos, arguments, message):
+    process = call_here("predict.py", *arguments, cwd=photos)
     assert process.returncode == 2
     assert message in process.stderr.splitlines()[-1]
     assert "Traceback" not in process.stderr
 
 
-def test_a_name_with_other_letters_is_told_in_one_line(predict_here, photos):
+def test_a_name_with_other_letters_is_told_in_one_line(call_here, photos):
     (photos / "seven.jpg").rename(photos / "a\x1b[31m\nb.jpg")
     (photos / "broken.png").rename(photos / "c\n.png")
-    process = predict_here("a\x1b[31m\nb.jpg", "c\n.png", cwd=photos)
+    process = call_here("predict.py", "a\x1b[31m\nb.jpg", "c\n.png", cwd=photos)
     assert process.stdout.splitlines()[0].startswith(r"a\x1b[31m\nb.jpg: 7  (")
     assert process.stderr.splitlines()[0].startswith(r"c\n.png is no image")
 
 
-def test_damaged_exif_data_are_passed_over(call, photos):
-    """Pillow warns of them; the photograph is read as it stands, and the next one, too."""
-    directory = struct.pack("<HHHII", 1, 0x010F, 2, 400, 5000)  # one entry, whose text lies beyond the end
-    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00" + directory
-    Image.open(photos / "three.png").save(photos / "three.jpg", exif=exif)
-    process = call("predict.py", "three.jpg", "seven.jpg", cwd=photos)
-    assert (process.returncode, process.stderr) == (0, "")
-    told = [line for line in process.stdout.splitlines() if not line.startswith(" ")]
-    assert [line.split("  (")[0] for line in told] == ["three.jpg: 274", "seven.jpg: 7"]
-
-
-def test_a_folder_that_cannot_be_written_is_named(predict_here, photos):
+def test_a_folder_that_cannot_be_written_is_named(call_here, photos):
     (photos / "three.png.read.png").mkdir()
-    process = predict_here("three.png", "seven.jpg", cwd=photos)
+    process = call_here("predict.py", "three.png", "seven.jpg", cwd=photos)
     assert process.returncode == 1
     assert process.stderr == "three.png cannot be written: Is a directory\n"
     assert len(process.stderr.splitlines()) == 1

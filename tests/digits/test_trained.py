@@ -27,7 +27,9 @@ NAMES = pretrained.names()
 LARGEST = {"digits": 200_000, "cards": 1_000_000}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "exp_40" else name for name in NAMES]
+)
 def test_a_kept_network_reads_as_many_test_images_as_its_record_says(name):
     """Exactly on this kind of machine, within two elsewhere."""
     network = pretrained.load(name)

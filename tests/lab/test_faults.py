@@ -461,6 +461,7 @@ def test_runs_that_fail_are_told_and_the_others_go_on(start, undisturbed, idx_fo
 # Memory and handles
 
 
+@pytest.mark.slow
 def test_memory_files_and_threads_do_not_grow_with_the_epochs_nor_with_the_runs(tmp_path, idx_folder):
     """One process trains a run of 80 epochs, then three short ones, as a worker does."""
     program = """

@@ -368,7 +368,7 @@ def fashion(idx_folder, tmp_path):
     return folder
 
 
-def test_names_of_data_are_shown_as_they_are(idx_folder, call, tmp_path, fault):
+def test_names_of_data_are_shown_as_they_are(idx_folder, call, call_here, tmp_path, fault):
     """A pair of dollars is a formula for matplotlib, a bar ends a cell in Markdown, an escape colours a terminal."""
     folder = shutil.copytree(idx_folder, tmp_path / "$a$\\frac$|few_\x1b[31m")
     command = ("run_experiments.py", "--data", folder, "--out", tmp_path / "out", "--epochs", 1, "--only", "exp_03")
@@ -376,7 +376,7 @@ def test_names_of_data_are_shown_as_they_are(idx_folder, call, tmp_path, fault):
         process = call(*command)
         assert process.returncode == 0, process.stderr
         assert process.stdout.replace("\n", "").isprintable()
-        plotted = call("plot.py", "--out", tmp_path / "out")
+        plotted = call_here("plot.py", "--out", tmp_path / "out")
         assert plotted.returncode == 0, plotted.stderr
         events = EventAccumulator(str(tmp_path / "out" / NAME)).Reload()
         (text,) = events.Tensors("Settings/text_summary")
@@ -561,7 +561,7 @@ def test_a_lazy_layer_that_is_never_called_is_named(digits, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("in_place", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_compiled_network_is_trained_by_the_same_recipe(digits, tmp_path, in_place):
     """As without compiling up to rounding, the localisation network's own rate included."""
 

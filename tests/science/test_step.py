@@ -29,7 +29,7 @@ def new(network, seed=0):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("norm", [None, 0.01, 100.0])
+@pytest.mark.parametrize("norm", [None, 0.01, pytest.param(100.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_steps_are_those_of_torchs_own_optimisers(digits, optimizer, norm, form):
     """Written out here: two groups of parameters, the gradient of the localisation network clipped by itself."""

@@ -168,14 +168,14 @@ def test_cards_are_compared_with_cards_and_with_nothing_else():
 # --------------------------------------------------------------------------------------------------- what is drawn
 
 
-def test_cards_are_drawn_by_themselves(tmp_path, finished, call):
+def test_cards_are_drawn_by_themselves(tmp_path, finished, call_here):
     for exp_id in ("exp_31", "exp_33"):
         name = ALL[exp_id].directory(1)
         (tmp_path / name).mkdir()
         results.write(tmp_path / name / "results.json", {**finished[1], "experiment_name": name})
     name = ALL["exp_03"].directory(1)
     write_results(tmp_path, name, [982], data={"name": "few", "md5": finished[1]["data"]["md5"]})
-    process = call("plot.py", "--out", tmp_path)
+    process = call_here("plot.py", "--out", tmp_path)
     assert process.returncode == 0, process.stderr
     names = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert {"AccuracyComparison.png", "comparison.md", "diagram_exp_31.png", "diagram_exp_33.png"} <= names

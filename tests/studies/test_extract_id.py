@@ -499,8 +499,8 @@ def test_a_place_that_cannot_be_written_is_named(run, photos):
         (["x.png", "--size", "3"], "unrecognized arguments: --size" if KEPT else "--size"),
     ],
 )
-def test_wrong_usage_is_one_clear_line(call, tmp_path, arguments, message):
-    process = call("extract_id.py", *arguments, cwd=tmp_path)
+def test_wrong_usage_is_one_clear_line(call_here, tmp_path, arguments, message):
+    process = call_here("extract_id.py", *arguments, cwd=tmp_path)
     assert process.returncode == 2
     assert message in process.stderr.splitlines()[-1]
     assert "Traceback" not in process.stderr

@@ -17,7 +17,6 @@ from helpers import write_idx
 
 import run_experiments
 import train
-from lab import figures
 from lab.settings import Experiment
 from run_experiments import ALL, EXPERIMENTS
 from stn import mnist
@@ -99,8 +98,8 @@ def test_no_sentence_stands_twice():
                 seen[words] = name
 
 
-def test_flags_that_the_pages_name_exist(call):
-    known = "".join(call(script, "--help").stdout for script in SCRIPTS)
+def test_flags_that_the_pages_name_exist(call_here):
+    known = "".join(call_here(script, "--help").stdout for script in SCRIPTS)
     own = "--slow --kills --save-faults --save-measurements --check --logdir"  # the tests', ruff's, TensorBoard's
     for name, text in BY_HAND.items():
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
@@ -226,12 +225,9 @@ def test_the_readmes_table_is_that_of_the_experiments():
         assert cells[4:] == [str(experiment.epochs), f"`{experiment.directory(1)}`"]
 
 
-@pytest.mark.parametrize("as_files", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_figures_are_drawn_from_the_records_alone(tmp_path, monkeypatch, as_files):
+@pytest.mark.slow
+def test_the_figures_are_drawn_from_the_records_alone(tmp_path):
     """Into an empty folder, with the names of those in the repository; and the page beside them."""
-    if not as_files:  # as empty ones: their pixels take most of the time
-        for name in ("save", "save_animation"):
-            monkeypatch.setattr(figures, name, lambda drawn, path: path.touch())
     (tmp_path / "docs").mkdir()
     (tmp_path / "figures").mkdir()
     records.write_docs(ROOT / "results", tmp_path / "docs", tmp_path / "figures")
