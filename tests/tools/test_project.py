@@ -125,10 +125,14 @@ def test_the_code_of_a_run_is_all_that_decides_its_result_and_nothing_else(tmp_p
 
 
 def copy_of_the_repository(folder, rooms=True):
-    """Copy what git tracks, as it is now, without the rooms if they are not wanted; MNIST is linked."""
+    """Copy what git tracks, as it is now, without the rooms if they are not wanted."""
     checkout = folder / "checkout"
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout.splitlines()
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    if not names:  # an exported copy, not a repository: all but what tools leave in it
+        skipped = {".venv", "__pycache__", "experiments"}
+        paths = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+        names = [path.as_posix() for path in paths if not skipped & {*path.parts}]
     for name in names:
         room = name.split("/")[0] if "/" in name else ""
         left_out = {"tests", "docs", "results", "weights", ".readme_figures"} | (set() if rooms else ROOMS)
