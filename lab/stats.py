@@ -6,11 +6,10 @@ An interval is over runs: where the mean of infinitely many runs like these woul
 import math
 import statistics
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
-
-# SciPy, which takes half a second, is imported late: only whoever needs an interval or a test waits for it.
+# NumPy and SciPy are imported late: only whoever needs an interval or a test waits for them.
 
 CONFIDENCE = 0.95
 POWER = 0.8  # with which an effect is to be seen
@@ -39,7 +38,7 @@ def mean_interval(values):
 
 def standard_error(values):
     """Return the standard error of the mean of values, two at least."""
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def student(n, tail=(1 - CONFIDENCE) / 2):
@@ -54,8 +53,8 @@ def student(n, tail=(1 - CONFIDENCE) / 2):
 
 def prediction_limits(values):
     """Return where one more value would lie with 95 % probability, were they normal; at least two values."""
-    half = student(len(values)) * np.std(values, ddof=1) * math.sqrt(1 + 1 / len(values))
-    return float(np.mean(values) - half), float(np.mean(values) + half)
+    half = student(len(values)) * statistics.stdev(values) * math.sqrt(1 + 1 / len(values))
+    return statistics.fmean(values) - half, statistics.fmean(values) + half
 
 
 def runs_needed(values, half_width):
@@ -63,7 +62,7 @@ def runs_needed(values, half_width):
 
     The true spread is taken to be theirs; of so many new values the interval will be narrower about every second time.
     """
-    spread, n = float(np.std(values, ddof=1)), 2
+    spread, n = statistics.stdev(values), 2
     while spread * student(n) > half_width * math.sqrt(n):
         n += max(1, n // 100)  # to one percent
     return n
@@ -93,14 +92,15 @@ def is_skewed(values):
     that lie far from the others are looked for, too, by the median absolute deviation: two groups need not be skewed.
     """
     n = len(values)
-    if n < 3 or np.ptp(values) < 1e-9:  # all equal but for rounding
+    if n < 3 or max(values) - min(values) < 1e-9:  # all equal but for rounding
         return False
-    distances = np.abs(values - np.median(values))
-    if n >= 8 and distances.max() > FAR * np.median(distances):
+    median, mean = statistics.median(values), statistics.fmean(values)
+    distances = [abs(value - median) for value in values]
+    if n >= 8 and max(distances) > FAR * statistics.median(distances):
         return True
-    deviations = values - np.mean(values)
-    skewness = np.mean(deviations**3) / np.mean(deviations**2) ** 1.5 * math.sqrt(n * (n - 1)) / (n - 2)
-    return bool(abs(skewness) > SKEWED * math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3))))
+    squares, cubes = (statistics.fmean((value - mean) ** power for value in values) for power in (2, 3))
+    skewness = cubes / squares**1.5 * math.sqrt(n * (n - 1)) / (n - 2)
+    return abs(skewness) > SKEWED * math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))
 
 
 def with_centres(rows):
@@ -154,6 +154,7 @@ def sign_flip_p_value(differences):
 
 @cache  # figures, tables and power ask for the same differences
 def flipped(differences):
+    import numpy as np
     from scipy.stats import permutation_test
 
     result = permutation_test(
@@ -196,6 +197,7 @@ def variance_split(correct):
     variance Σ p_i (1 - p_i), which is estimated from how often runs disagree on each image (Jordan, arXiv 2304.01910).
     What exceeds it are real differences between runs. The test compares it with a chi-squared distribution.
     """
+    import numpy as np
     from scipy.stats import chi2
 
     correct = np.asarray(correct, dtype=float)
@@ -211,4 +213,4 @@ def variance_split(correct):
 
 def steps(correct):
     """Return the sizes of the changes from one epoch to the next."""
-    return np.abs(np.diff(correct)).tolist()
+    return [abs(after - before) for before, after in pairwise(correct)]
