@@ -126,6 +126,13 @@ def test_the_program_that_takes_a_network_elsewhere_writes_a_file_that_reads_as_
         torch.testing.assert_close(torch.from_numpy(scores), names["network"](images), rtol=1e-3, atol=1e-3)
 
 
+def test_the_program_that_passes_a_homography_to_kornia_runs():
+    """It asserts that kornia's warp in pixels is ours; a homography that does nothing would show nothing."""
+    names = {}
+    exec(programs(BY_HAND["elsewhere.md"])[1], names)
+    assert not torch.allclose(names["by_kornia"], names["images"], atol=0.5)
+
+
 def test_an_eighth_experiment_is_a_row(idx_folder, tmp_path, call, monkeypatch):
     """The row of the page, in the table of a process that trains it, and one that draws it."""
     row = re.search(r"^    (Experiment\(.*\)),\n", OWN, re.MULTILINE)[1]
