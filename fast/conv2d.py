@@ -52,12 +52,12 @@ def accelerate(model):
     It is for networks that compute them by `models.convolve_and_pool`, as those of models.py do. Others, and networks
     with a `convolve_and_pool` of their own, stay as they are. Return the model.
     """
-    for module in can_accelerate(model):
+    for module in plain_networks(model):
         module.convolve_and_pool = convolve_and_pool
     return model
 
 
-def can_accelerate(model):
+def plain_networks(model):
     """List the networks in `model` that have the plain `convolve_and_pool` of models.py."""
     plain = models.convolve_and_pool
     return [module for module in model.modules() if getattr(module, "convolve_and_pool", None) is plain]
@@ -69,7 +69,7 @@ def accelerated(model, wanted=True):
 
     A copy of it that is made meanwhile stays accelerated.
     """
-    chosen = can_accelerate(model) if wanted else []
+    chosen = plain_networks(model) if wanted else []
     try:
         yield accelerate(model) if wanted else model
     finally:

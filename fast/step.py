@@ -27,16 +27,16 @@ SAME_AS_METHOD = (
 
 def can_record(model):
     """Tell whether `model` may be recorded (`repeatable`, see `train.train`), is not compiled and has no hooks."""
-    modules = [*model.modules()]
+    modules, parameters = [*model.modules()], [*model.parameters()]
     compiled = any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in modules)
     hooks = nn.modules.module._has_any_global_hook() or any(getattr(m, kind) for m in modules for kind in HOOKS)
-    hooks = hooks or any(parameter._backward_hooks for parameter in model.parameters())
-    return getattr(model, "repeatable", False) and not compiled and not hooks and not accumulate_hooks(model)
+    hooks = hooks or any(p._backward_hooks for p in parameters) or accumulate_hooks(parameters)
+    return getattr(model, "repeatable", False) and not compiled and not hooks
 
 
-def accumulate_hooks(model):
+def accumulate_hooks(parameters):
     """Tell whether a parameter has hooks that are called when its gradient is accumulated."""
-    return any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
+    return any(parameter._post_accumulate_grad_hooks for parameter in parameters)
 
 
 class FastTraining:
@@ -85,7 +85,7 @@ class FastTraining:
 
     def gradients(self, loss):
         """List the gradients of the parameters, 0 for one without a part in the loss."""
-        if not accumulate_hooks(self.model):
+        if not accumulate_hooks(self.parameters):
             return torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         self.model.zero_grad()
         loss.backward()

@@ -30,10 +30,10 @@ def write_tables(results, folder):
     return [write_table(folder / name, rows) for name, rows in (("runs.csv", runs), ("epochs.csv", epochs))]
 
 
-def flattened(run, prefix=""):
+def flattened(nested, prefix=""):
     """Flatten dicts and lists: {"arguments": {"passes": 2}, "sizes": [3]} -> {"arguments.passes": 2, "sizes.0": 3}."""
     flat = {}
-    for key, value in run.items():
+    for key, value in nested.items():
         if isinstance(value, list):
             value = dict(enumerate(value))
         flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

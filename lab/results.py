@@ -69,11 +69,6 @@ def is_mnist(data):
     return data.get("md5") == MNIST
 
 
-def has_mnist_labels(data):
-    """Tell whether the test images of a data set have the labels of MNIST's, one after the other."""
-    return is_mnist(data) and spec_of(data).labels_of_digits
-
-
 def read_all(out):
     """Read all finished runs in the folders of `out` as a record: (record, [complaint about what is passed over])."""
     contents, complaints = read_whole(out)
@@ -109,7 +104,7 @@ def condensed(results):
     Of the predictions only the wrong ones are kept, if the images are MNIST's: "index:class index:class ...".
     """
     small, predicted = without_predictions(results), results["predictions"]
-    labels = mnist_labels() if has_mnist_labels(results["data"]) else ""
+    labels = mnist_labels() if is_mnist(results["data"]) and spec_of(results["data"]).labels_of_digits else ""
     if len(labels) == len(predicted):
         pairs = enumerate(zip(predicted, labels, strict=True))
         small["wrong"] = " ".join(f"{image}:{ours}" for image, (ours, label) in pairs if ours != label)

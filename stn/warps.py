@@ -233,10 +233,15 @@ def pixel_centres(n, like):
 def is_small(height, width, like):
     """Tell whether an output is small enough for `affine_grids`; False where its size is not known yet.
 
-    It is not in compiling, tracing and exporting, nor for another kind of tensor, such as a fake one.
+    See `is_ordinary`.
     """
-    known = not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    return known and type(like) in (torch.Tensor, torch.nn.Parameter) and height * width <= CACHED_SIZE
+    return is_ordinary(like) and height * width <= CACHED_SIZE
+
+
+def is_ordinary(tensor):
+    """Tell whether a tensor has a known size and values: not in compiling, tracing and exporting, and no fake one."""
+    eager = not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return eager and type(tensor) in (torch.Tensor, torch.nn.Parameter)
 
 
 def cached(make, *size, like):
@@ -246,7 +251,7 @@ def cached(make, *size, like):
     are done, or in the memory of a CUDA graph. What is kept stays, since a CUDA graph may have recorded where it lies.
     """
     key = make, *size, like.dtype, like.device
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) not in (torch.Tensor, torch.nn.Parameter):
+    if not is_ordinary(like):
         return make(*key[1:])
     if key not in _cache:
         watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None

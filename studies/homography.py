@@ -42,7 +42,7 @@ STUDY = Study(
 
 def section(page):
     """Write the section of docs/results.md; page: see tools/page.py."""
-    from lab.tables import INK, LARGEST, LAST, RUNS, SWINGING, chosen_table  # late: only who writes it waits for NumPy
+    from lab.tables import INK, LARGEST, LAST, RUNS, SWINGING, chosen_table  # late: only the page of results needs them
 
     record = page.read("homography")
     return [

@@ -100,7 +100,7 @@ def recipes_figure(record, table, steady=None):
 
 def section(page):
     """Write the section of docs/results.md on the swings; page: see tools/page.py."""
-    from lab.comparison import largest_drops  # late: only who writes it waits for NumPy
+    from lab.comparison import largest_drops  # late: only the page of results needs it
     from lab.tables import SWINGING, chosen_table, falls_table
 
     swings, runs = page.read("swings"), page.read("runs")

@@ -255,11 +255,11 @@ def extract_id_table(record):
         error = f"{row['corner_error']:.2f}" if "corner_error" in row else ""
         share = f"{100 * row['kept'] / row['scenes']:.1f}"
         rows.append([kind, f"{row['scenes']:,}", row["kept"], share, row.get("right", ""), error])
-    pairs = f"a card found, with a confidence of {record['threshold']:.2f} or more"
+    found_header = f"a card found, with a confidence of {record['threshold']:.2f} or more"
     header = [
         "",
         "photographs",
-        pairs,
+        found_header,
         "%",
         "of those the number is right",
         "corner error in % of the diagonal, median",
