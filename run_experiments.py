@@ -65,7 +65,7 @@ def run(options, worker):
     """Run the experiments that are asked for and print what became of them; return the exit code."""
     started = time.monotonic()
     jobs = []
-    for number in range(1, options.runs + 1):
+    for number in options.runs:
         for experiment in selection(options):
             jobs.append(Job(experiment, number, options.epochs or experiment.epochs))
     print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} into {printable(options.out)}", flush=True)
@@ -84,7 +84,7 @@ def run(options, worker):
     finally:
         display.close()
         print_summary(jobs)
-    if options.runs == 1 < len(jobs):
+    if len(options.runs) == 1 < len(jobs):
         print(f"\n{ONE_RUN_EACH}")
     minutes = (time.monotonic() - started) / 60
     finished = [job for job in todo if job.status == "finished"]
@@ -284,7 +284,7 @@ def parse_arguments(arguments=None):
     )
     add("--set", choices=SETS, default="original", help="which experiments (default: original, the seven)")
     add("--only", nargs="+", choices=ALL, metavar="EXP", help="run these, by id (exp_03 exp_06), of whichever set")
-    add("--runs", type=int, default=1, metavar="N", help="runs 01 to N of each; the run decides the seed")
+    add("--runs", default="1", metavar="N", help="runs 01 to N of each, or runs M-N; the run decides the seed")
     add("--epochs", type=int, metavar="N", help="train N epochs instead of those of the table")
     add("--jobs", type=int, metavar="N", help="processes at a time (default: one a core; on a GPU one)")
     add("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
@@ -309,7 +309,11 @@ def parse_arguments(arguments=None):
         help="for those jobs, repeatable: partition=cpu, time=120 (minutes), gpus_per_node=1, mem=4GB, account=...",
     )
     options = cli.parse(parser, arguments, repeatable=("--slurm",))
-    cli.check_numbers(parser, options, runs=999, epochs=10_000, jobs=1024)
+    first, _, last = options.runs.rpartition("-")
+    if not (options.runs.replace("-", "").isdecimal() and 1 <= int(first or 1) <= int(last or 0) <= 999):
+        parser.error(f"--runs: a whole number up to 999, or two as in 21-40, are needed, not {options.runs}")
+    options.runs = range(int(first or 1), int(last) + 1)
+    cli.check_numbers(parser, options, epochs=10_000, jobs=1024)
     if not 0 <= options.log_images < 10**9:
         parser.error(f"--log-images: a whole number is needed, not {options.log_images}")
     if options.device is not None and not re.fullmatch(r"cpu|cuda(:\d{1,2})?", options.device):

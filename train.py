@@ -33,7 +33,7 @@ from stn.checkpoint import (
     weights_signature,
 )
 from stn.data import epoch_order, epoch_seed, load, metrics_of
-from stn.metrics import N_SHOWN, TransformerMeasures, batches, confusion, has_transformer, homographies
+from stn.metrics import N_SEEN, N_SHOWN, TransformerMeasures, batches, confusion, has_transformer, homographies
 from stn.mnist import DataError
 from stn.step import is_local, loss_of, trainable, unchanged
 
@@ -62,8 +62,8 @@ def train(
 
     model: maps images (B, 1, 28, 28) to log-probabilities (B, 10); with a method `transform` (images -> images of
         that shape) what the transformer does is drawn, with `homography` as in models.py it is also measured. A method
-        `loss`, of a batch of the data, takes the place of the negative log-likelihood. Seed before you build it, for
-        reproducible weights.
+        `loss`, of a batch of the data, takes the place of the negative log-likelihood. A method `start_epoch` is called
+        with the number of each epoch and how many there are. Seed before you build it, for reproducible weights.
     experiment_name: the directory under `out`. If it holds the same run unfinished, that is continued after its last
         complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights
         (other code is named on stderr); a run with other settings raises RunError unless `overwrite` asks for it to be
@@ -288,6 +288,8 @@ def epochs(model, settings, data, training, clock, run_dir, question, log_images
             torch.manual_seed(epoch_seed(seed, epoch))  # dropout; an epoch depends on (seed, epoch) alone
             order = epoch_order(len(data.train_labels), seed, epoch)
             data.draw_epoch(seed, epoch)
+            if hasattr(model, "start_epoch"):
+                model.start_epoch(epoch, n_epochs)
             training.scale_rates(recipe.lr_scale(epoch, n_epochs))
             accuracy = history[-1]["test_accuracy"] if history else None
             progress = on_progress and (lambda *steps, epoch=epoch, last=accuracy: on_progress(epoch, *steps, last))
@@ -311,14 +313,16 @@ def epochs(model, settings, data, training, clock, run_dir, question, log_images
                 "train_seconds": train_seconds,
                 "test_seconds": test_seconds,
             }
+            if has_transformer(model):
+                first_ones = homographies(model, data.test_images[:N_SEEN])
+                transforms.append(first_ones[:N_SHOWN].cpu().clone())
+                entry["seen"] = round(metrics_of(data).share_seen(data, first_ones), 4)
             if epoch == n_epochs:
                 conclusion = conclude(run_dir, model, data, predictions)
             clock.lap()
             # Before the checkpoint: a complete epoch is never missing its points.
             tensorboard.epoch_done(writer, model, data, entry, predictions, log_images, conclusion)
             entry["log_seconds"] = clock.lap()
-            if has_transformer(model):
-                transforms.append(homographies(model, data.test_images[:N_SHOWN]).cpu())
             # All that is not in the three: preparations, measures and figures, the checkpoint of the epoch before.
             entry["other_seconds"] = clock.rest(train_seconds + test_seconds + entry["log_seconds"])
             history.append(entry)

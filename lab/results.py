@@ -6,8 +6,10 @@ A *record* is {name of a run: its condensed results}; some files in results/ are
 import gzip
 import hashlib
 import json
+import math
 import re
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 
 from lab.catalogue import spec_of
@@ -20,6 +22,10 @@ COLUMNS = ("train_loss", "test_loss", "test_correct")  # of the history, in a re
 PARTS = ("train_seconds", "test_seconds", "log_seconds", "other_seconds")  # of an epoch; a record has their sums
 # What a record leaves out: it follows from the rest and the labels of the test images, or is a checksum of a file.
 LEFT_OUT = ("confusion_matrix", "test_accuracy", "predictions", "weights", "events")
+
+SMALLEST_SHARE = 0.2  # of the digits; a classifier that sees less of them has lost them
+GUESSING = 0.995 * math.log(N_CLASSES)  # nats per digit: a loss from here on is that of guessing
+EPOCHS_TO_LEARN = 3  # from then on the loss is looked at
 
 # For whoever has one run of each experiment.
 ONE_RUN_EACH = (
@@ -116,6 +122,22 @@ def without_predictions(results):
     history = {key: [epoch[key] for epoch in results["history"]] for key in COLUMNS}
     small = {key: value for key, value in results.items() if key not in LEFT_OUT} | {"history": history}
     return small | {part: round(sum(epoch[part] for epoch in results["history"]), 2) for part in PARTS}
+
+
+def is_lost(entry):
+    """Tell whether a transformer has lost its digits, from the entry of an epoch in a run's history.
+
+    Either the classifier sees less than a fifth of them, or after three epochs both losses are those of guessing. (The
+    train loss alone may have other parts.)
+    """
+    guesses = min(entry["train_loss"], entry["test_loss"]) >= GUESSING
+    return entry.get("seen", 1.0) < SMALLEST_SHARE or (guesses and entry["epoch"] >= EPOCHS_TO_LEARN)
+
+
+def lost_epoch(history):
+    """Return the epoch from which on a run has been lost to its end, see `is_lost`; None if it is not lost."""
+    lost = [*takewhile(is_lost, reversed(history))]
+    return lost[-1]["epoch"] if lost else None
 
 
 @lru_cache

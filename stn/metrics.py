@@ -12,6 +12,7 @@ from stn import warps
 # Of test images: the larger, the fewer calls, and a GPU is busy.
 TEST_BATCH_SIZE = {"cpu": 500, "cuda": 2500}
 N_SHOWN = 64  # test images whose transforms are drawn, and kept for every epoch
+N_SEEN = 500  # test images of which the classifier's share is measured after every epoch
 N_DIGITS, PICTURE = 32, "Test digits, and the same transformed"  # in a picture for TensorBoard, and its title
 
 
@@ -78,6 +79,15 @@ def ink_kept(pairs):
         inside = ((numerators / denominators).abs() <= 1).all(2)  # infinity and NaN are not
         kept, ink = kept + (images.flatten(1) * inside).sum(), ink + images.sum()
     return float(kept / ink)
+
+
+def share_seen(data, homographies):
+    """Return the share, 0 to 1, of the ink of the first test images that the classifier sees.
+
+    homographies: those of as many images (N, 3, 3).
+    """
+    images = data.pixels(data.test_images[: len(homographies)])
+    return ink_kept([(images, warps.from_canvas(homographies, data.canvas))])
 
 
 def frames(homographies, size):

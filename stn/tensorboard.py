@@ -1,10 +1,11 @@
 """What a run shows in TensorBoard, all of it written through the one SummaryWriter of its directory.
 
 At step 0: question and settings as text, what the table of hyperparameters needs, a layout of the custom scalars, the
-graph of the network. After each epoch: losses and accuracy, accuracy by class, images per second. Every few epochs and
-at the end: test digits and what the transformer makes of them (at the start, too), its parameters over the test set as
-histograms, and which share of it is rotation, scale, shear, translation and perspective. At the end: the confusion
-matrix and the mean image of each class. Nothing of it changes the run.
+graph of the network. After each epoch: losses and accuracy, accuracy by class, images per second, and which share of
+the digits the classifier sees. Every few epochs and at the end: test digits and what the transformer makes of them (at
+the start, too), its parameters over the test set as histograms, and which share of it is rotation, scale, shear,
+translation and perspective. At the end: the confusion matrix and the mean image of each class. Nothing of it changes
+the run.
 """
 
 import contextlib
@@ -92,6 +93,8 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
     if last:
         _, _, session_end = hparams({}, {})
         writer.file_writer.add_summary(session_end, epoch)
+    if "seen" in entry:
+        writer.add_scalar("Digits seen (%)", 100 * entry["seen"], epoch)
     writer.add_scalar("Average loss train", entry["train_loss"], epoch)
     writer.add_scalar("Average loss test", entry["test_loss"], epoch)
     writer.add_scalar("Accuracy test", entry["test_accuracy"], epoch)

@@ -18,6 +18,7 @@ from studies.cards.data import scenes, sources_of
 
 N_ALIGNED = N_CURVE = 1000  # training scenes for the alignment; test scenes for each strength
 ALIGNMENT_SEED, CURVE_SEED = 1, 2  # of those
+FIELD_GRID = 7, 33  # rows and columns of the points of the number's field that `share_seen` looks at
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 N_SHOWN, PICTURE = 12, "Test scenes, the outline that is found, and the strip that is read"  # drawn
 
@@ -106,6 +107,18 @@ def polygon_area(points):
     """Return the area of a simple polygon (N, 2), by the shoelace formula."""
     x, y = np.asarray(points, float).T
     return abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
+def share_seen(data, homographies):
+    """Return the share, 0 to 1, of the number's field that the classifier sees, in the first test scenes.
+
+    homographies: those of as many scenes (N, 3, 3). The classifier sees only the strip that they cut out.
+    """
+    _, field = geometry.constants(geometry.places_in_the_middle, homographies)
+    truth = data.test_homographies[: len(homographies)].to(homographies)
+    points = warps.sampling_points(truth @ field, *FIELD_GRID)
+    seen = warps.map_points(torch.linalg.inv_ex(homographies @ field).inverse, points)
+    return float((seen.abs() <= 1).all(2).double().mean())  # infinity and NaN are not
 
 
 @torch.inference_mode()

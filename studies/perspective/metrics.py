@@ -10,6 +10,7 @@ from stn.metrics import (  # noqa: F401 (what draws is part of this module, too)
     frames,
     homographies,
     picture,
+    share_seen,
 )
 from stn.metrics import measure_transformer as measure_digits
 from studies.perspective.data import TEST_SEED, distort, perspective_homographies
