@@ -26,7 +26,7 @@ from lab import catalogue, cli, pool
 from lab.files import unwritable, write_json
 from lab.folder import available_cores, modified_files, other_code, read_results, state_of
 from lab.progress import Display, print_summary
-from lab.results import ONE_RUN_EACH
+from lab.results import ONE_RUN_EACH, lost_epoch
 from lab.settings import SEED, ClusterError, Experiment, Job, Recipe, RunError, printable  # noqa: F401 (Recipe: for rows)
 
 # torch is imported late, by the functions that a worker calls: --help and --list answer at once.
@@ -166,7 +166,7 @@ def train_job(job, options, on_progress=None):
     parts = ("train", "test", "log", "other")
     seconds = {part: round(sum(e[f"{part}_seconds"] for e in results["history"]), 2) for part in parts}
     shown = {key: results[key] for key in ("test_accuracy", "test_correct", "test_total", *PROVENANCE)}
-    return "finished", shown | {"seconds": seconds}
+    return "finished", shown | {"seconds": seconds, "lost_epoch": lost_epoch(results)}
 
 
 def train_here(job, options, on_progress=None):
@@ -225,6 +225,7 @@ def prepare(options, jobs, on_progress=None):
         try:
             if not options.force and state_of(run_dir, job.settings.as_json()) == "finished":
                 job.results = read_results(run_dir)
+                job.results["lost_epoch"] = lost_epoch(job.results)
                 job.status = "skipped: already finished"
                 if job.results["code"] != job.settings.code:
                     job.status += f", with {other_code(job.results)}"

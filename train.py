@@ -78,8 +78,8 @@ def train(
         `.item()`, no tensors made from Python numbers.
     question: what the run is to answer; only shown, in TensorBoard.
     log_images: every how many epochs TensorBoard gets images and the parameters of the transformer; 0 for never.
-    on_progress: called as on_progress(epoch, steps done, steps in all, last epoch's accuracy in % or None) now and
-        then.
+    on_progress: called as on_progress(epoch, steps done, steps in all, last) now and then. last: the entry of the epoch
+        before in the history of results.json, and `lost_epoch`, since when the digits are lost or None; None at first.
     """
     data = load() if data is None else data
     if folder.code_changed(spec_of(data.description).sources):
@@ -291,8 +291,8 @@ def epochs(model, settings, data, training, clock, run_dir, question, log_images
             if hasattr(model, "start_epoch"):
                 model.start_epoch(epoch, n_epochs)
             training.scale_rates(recipe.lr_scale(epoch, n_epochs))
-            accuracy = history[-1]["test_accuracy"] if history else None
-            progress = on_progress and (lambda *steps, epoch=epoch, last=accuracy: on_progress(epoch, *steps, last))
+            last = history[-1] | {"lost_epoch": results.lost_epoch({"history": history})} if history else None
+            progress = on_progress and (lambda *steps, epoch=epoch, last=last: on_progress(epoch, *steps, last))
             model.train()
             train_loss = train_epoch(training.step, order.to(device), progress)
             train_seconds = clock.lap()
@@ -481,7 +481,10 @@ def main(n_epochs=30, data=None):
         return received.args[0]
     finally:
         display.close()
+    lost = results.lost_text(results.lost_epoch(done))
     print(f"test accuracy {done['test_accuracy']:.2f} % after {done['n_epochs']} epochs; see experiments/{name}")
+    if lost:
+        print(f"The network has {lost}.")
     return 0
 
 

@@ -4,6 +4,8 @@ import os
 import sys
 import time
 
+from lab.results import lost_text
+
 
 class Display:
     """Show a bar for each running run and one for all; plain lines now and then where there is no terminal."""
@@ -33,9 +35,9 @@ class Display:
         else:
             self.line(name, "started")
 
-    def progress(self, name, n_epochs, epoch, step, steps, accuracy):
-        """accuracy: of the epoch before, in %; None in the first."""
-        shown = f"{accuracy:.2f} %" if accuracy is not None else ""
+    def progress(self, name, n_epochs, epoch, step, steps, last):
+        """Show where a run is; last: what `train.train` says of the epoch before, None in the first."""
+        shown = epoch_text(last) if last else ""
         if self.interactive:
             bar, done = self.bars[name], epoch - 1 + step / steps
             self.total.update(done - bar.n)
@@ -63,12 +65,19 @@ class Display:
                 bar.close()
 
 
+def epoch_text(entry):
+    """Return an epoch's accuracy, the share of the digits that the classifier saw, and whether it has lost them."""
+    seen = f"{100 * entry['seen']:.0f} % of the digits seen" if "seen" in entry else ""
+    return ", ".join(filter(None, [f"{entry['test_accuracy']:.2f} %", lost_text(entry["lost_epoch"]) or seen]))
+
+
 def print_summary(jobs):
     width = max(len(job.name) for job in jobs)
     print(f"\n{'experiment':<{width}}  accuracy  correct         status")
     for job in jobs:
-        figures = " " * 24
+        figures, lost = " " * 24, ""
         if job.results:
+            lost = lost_text(job.results["lost_epoch"])
             correct = f"{job.results['test_correct']} of {job.results['test_total']}"
             figures = f"{job.results['test_accuracy']:6.2f} %  {correct:<14}"
-        print(f"{job.name:<{width}}  {figures}  {job.status}")
+        print(f"{job.name:<{width}}  {figures}  {', '.join(filter(None, [job.status, lost]))}")

@@ -18,7 +18,7 @@ from lab.files import write_json
 ARCHIVED_LABELS = Path(__file__).resolve().parent.parent / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
 N_CLASSES = 10
 MNIST = "bd3808b2414328cf71cc2764408ae4c5"  # MD5 of its four arrays: data that have it are MNIST, whatever their name
-COLUMNS = ("train_loss", "test_loss", "test_correct")  # of the history, in a record
+COLUMNS = ("train_loss", "test_loss", "test_correct", "seen")  # of the history, in a record; `seen` if it is there
 PARTS = ("train_seconds", "test_seconds", "log_seconds", "other_seconds")  # of an epoch; a record has their sums
 # What a record leaves out: it follows from the rest and the labels of the test images, or is a checksum of a file.
 LEFT_OUT = ("confusion_matrix", "test_accuracy", "predictions", "weights", "events")
@@ -119,7 +119,8 @@ def condensed(results):
 
 def without_predictions(results):
     """Leave out of one run's results what follows from the rest, and the predictions; the history becomes columns."""
-    history = {key: [epoch[key] for epoch in results["history"]] for key in COLUMNS}
+    columns = [key for key in COLUMNS if all(key in epoch for epoch in results["history"])]
+    history = {key: [epoch[key] for epoch in results["history"]] for key in columns}
     small = {key: value for key, value in results.items() if key not in LEFT_OUT} | {"history": history}
     return small | {part: round(sum(epoch[part] for epoch in results["history"]), 2) for part in PARTS}
 
@@ -134,10 +135,19 @@ def is_lost(entry):
     return entry.get("seen", 1.0) < SMALLEST_SHARE or (guesses and entry["epoch"] >= EPOCHS_TO_LEARN)
 
 
-def lost_epoch(history):
-    """Return the epoch from which on a run has been lost to its end, see `is_lost`; None if it is not lost."""
+def lost_epoch(run):
+    """Return the epoch from which on a run, condensed or not, is lost to its end; None if it is not, see `is_lost`."""
+    history = run["history"]
+    if isinstance(history, dict):
+        columns = {"epoch": range(1, len(history["train_loss"]) + 1)} | history
+        history = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     lost = [*takewhile(is_lost, reversed(history))]
     return lost[-1]["epoch"] if lost else None
+
+
+def lost_text(epoch):
+    """Return what is said of a run with this `lost_epoch`, "" if it is None."""
+    return "" if epoch is None else f"lost the digits in epoch {epoch}"
 
 
 @lru_cache

@@ -32,11 +32,16 @@ def eager(display):
         bar.dynamic_miniters = False
 
 
+def after(accuracy):
+    """What is said of an epoch of a network without a transformer."""
+    return {"test_accuracy": accuracy, "lost_epoch": None}
+
+
 def test_a_bar_for_the_run_with_its_accuracy_and_one_for_all_with_the_time_left():
     with on_a_terminal(20) as (display, shown):
         display.start(LONG, 10)
         eager(display)
-        display.progress(LONG, 10, 6, 1, 2, 98.5)
+        display.progress(LONG, 10, 6, 1, 2, after(98.5))
         screen = shown()
         assert re.search(r"all +28% \|.*\| \d\d:\d\d<\d\d:\d\d", screen)
         assert re.search(rf"{LONG[:44]} +55% \|.*98\.50 %", screen)
@@ -51,7 +56,7 @@ def test_an_ended_run_counts_whole_and_its_bar_goes(status):
     with on_a_terminal(30) as (display, _):
         display.start("one", 10)
         display.start("other", 10)
-        display.progress("one", 10, 8, 0, 2, 90.0)
+        display.progress("one", 10, 8, 0, 2, after(90.0))
         assert display.total.n == 7
         display.progress("other", 10, 1, 1, 2, None)
         assert display.total.n == 7.5
@@ -73,7 +78,7 @@ def test_where_there_is_no_terminal_lines_tell_now_and_then():
     display = Display(20, stream, seconds_between_lines=-1)
     display.start("one", 10)
     display.progress("one", 10, 1, 50, 100, None)
-    display.progress("one", 10, 2, 0, 100, 97.123)
+    display.progress("one", 10, 2, 0, 100, after(97.123))
     display.end("one", 10, "finished")
     display.end("on a cluster", 10, "failed: no images")
     display.close()
@@ -96,13 +101,15 @@ def test_lines_are_rare(monkeypatch):
     for _ in range(100):
         now[0] += 1
         display.progress("one", 10, 1, 0, 100, None)
-    display.progress("other", 10, 3, 0, 100, 50.0)
+    display.progress("other", 10, 3, 0, 100, after(50.0))
     assert lines(stream)[2:] == ["one: epoch 1 of 10"] * 3 + ["other: epoch 3 of 10, 50.00 %"]
 
 
 def test_the_summary_has_a_line_for_every_run(capsys):
     jobs = [Job(Experiment(f"exp_0{n}", "x" * n, "Net", 1, ""), 1, 1) for n in (1, 2, 3)]
-    jobs[0].conclude("finished", {"test_accuracy": 98.765, "test_correct": 9876, "test_total": 10_000})
+    jobs[0].conclude(
+        "finished", {"test_accuracy": 98.765, "test_correct": 9876, "test_total": 10_000, "lost_epoch": None}
+    )
     jobs[1].conclude("failed", "no images")
     print_summary(jobs)
     assert capsys.readouterr().out.splitlines() == [
