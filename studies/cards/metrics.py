@@ -114,9 +114,13 @@ def share_seen(data, homographies):
 
     homographies: those of as many scenes (N, 3, 3). The classifier sees only the strip that they cut out.
     """
+    return field_seen(homographies, data.test_homographies[: len(homographies)])
+
+
+def field_seen(homographies, truth):
+    """Return the share of the number's field that is seen, from homographies and the true ones, both (N, 3, 3)."""
     _, field = geometry.constants(geometry.places_in_the_middle, homographies)
-    truth = data.test_homographies[: len(homographies)].to(homographies)
-    points = warps.sampling_points(truth @ field, *FIELD_GRID)
+    points = warps.sampling_points(truth.to(homographies) @ field, *FIELD_GRID)
     seen = warps.map_points(torch.linalg.inv_ex(homographies @ field).inverse, points)
     return float((seen.abs() <= 1).all(2).double().mean())  # infinity and NaN are not
 

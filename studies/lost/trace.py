@@ -1,0 +1,155 @@
+"""Follow readers of cards through their first steps, each with one possible cause of losing the card changed.
+
+    python -m studies.lost.trace --out results/lost_steps.json
+
+trains 300 steps of exp_50 for runs 21 to 40, in each of the `VARIANTS`, by the plain loop. Runs of one number have the
+same initial weights and the same batches wherever their variant does not say otherwise. At the steps `MEASURED` it looks,
+in 64 scenes of the first epoch, where the corners are and which share of the number the classifier sees.
+"""
+
+import argparse
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice, product
+from pathlib import Path
+
+import torch
+
+import fast
+from lab.catalogue import datasets
+from lab.files import write_json
+from lab.folder import available_cores, provenance
+from lab.settings import BATCH_SIZE, SEED
+from stn import warps
+from stn.data import epoch_order, epoch_seed, load
+from studies.cards import geometry
+from studies.cards import metrics as card_metrics
+from studies.lost import CONSTANT, PASSES, QUARTER
+from studies.lost.networks import Net_Card_Candidate
+from train import PlainTraining, configure
+
+N_STEPS, N_SCENES = 300, 64
+MEASURED = {*range(0, 40, 2), *range(40, N_STEPS + 1, 10)}  # numbers of steps after which it looks
+OTHER = 100  # added to the number of a run for other weights or other batches
+WAIT = 94  # steps, one epoch
+
+
+class Net_Card_Last_Gradient(Net_Card_Candidate):
+    """The same, but no gradient goes back through a pass to those before it: only the last one teaches."""
+
+    def refine(self, x, homographies):
+        return super().refine(x, homographies.detach())
+
+
+# What is changed, in the words of docs/lost.md.
+VARIANTS = {
+    "as it is": {},
+    "a quarter of the rate": {"recipe": QUARTER},
+    "the leash": {"arguments": {"leash": 1.0}},
+    "other batches": {"batches": OTHER},
+    "other initial weights": {"weights": OTHER},
+    "one pass": {"arguments": {"passes": 1}},
+    "two passes": {"arguments": {"passes": 2}},
+    "gradient of the last pass only": {"network": Net_Card_Last_Gradient},
+    "gradient clipped to a tenth": {"recipe": CONSTANT._replace(localisation_norm=0.1)},
+    "Adam with steps by the size of the gradient": {"eps": 0.01},
+    "localisation network learns from the second epoch on": {"wait": WAIT},
+}
+
+
+def follow(
+    run,
+    recipe=CONSTANT,
+    network=Net_Card_Candidate,
+    arguments=None,
+    batches=0,
+    weights=0,
+    eps=1e-8,
+    wait=0,
+    n_steps=N_STEPS,
+):
+    """Train the first steps of a run and return what is seen of it, {name: [value at each of the steps `MEASURED`]}.
+
+    batches, weights: added to the number of the run that decides these. eps: of Adam, for the localisation network.
+    wait: its first steps, in which it does not learn.
+    """
+    configure()
+    data, seed = held_out_cards(), SEED - 1 + run + batches
+    torch.manual_seed(SEED - 1 + run + weights)
+    model = network(**{"passes": PASSES} | (arguments or {}))
+    training = PlainTraining(model, data, recipe)
+    local = training.optimizer.param_groups[1]
+    local["eps"], rate = eps, local["lr"]
+    trace = {"seen": [], "corners": [], "gradient": []}
+    with fast.accelerated(model, "cpu"):
+        for step, batch in enumerate(islice(epochs_of(data, seed), n_steps)):
+            if step == 0:
+                scenes, truth = data.train_images[:N_SCENES].clone(), data.train_homographies[:N_SCENES].clone()
+            if step in MEASURED:
+                measure(model, scenes, truth, trace)
+            local["lr"] = rate if step >= wait else 0.0
+            model.train()
+            training.step(batch)
+            if step in MEASURED:
+                norms = [weight.grad.norm() for weight in training.localiser if weight.grad is not None]
+                trace["gradient"].append(float(f"{torch.stack(norms).norm():.3g}"))  # after the clipping
+        measure(model, scenes, truth, trace)
+    return trace
+
+
+def epochs_of(data, seed):
+    """Yield the batches of indices of one epoch after the other, and make the scenes those of each epoch."""
+    for epoch in range(1, sys.maxsize):
+        torch.manual_seed(epoch_seed(seed, epoch))
+        data.draw_epoch(seed, epoch)
+        yield from epoch_order(len(data.train_labels), seed, epoch).split(BATCH_SIZE)
+
+
+@torch.no_grad()
+def measure(model, scenes, truth, trace):
+    """Add to a trace the share that is seen and the median position of the corners, in pixels of the scene."""
+    model.eval()
+    homographies = model.homography(scenes)
+    trace["seen"].append(round(card_metrics.field_seen(homographies, truth), 4))
+    corners = warps.to_pixels(geometry.card_corners(homographies), geometry.SCENE, geometry.SCENE)
+    trace["corners"].append([round(value, 1) for value in corners.median(0).values.flatten().tolist()])
+
+
+_data = []
+
+
+def held_out_cards():
+    """Return the data set, made once in each process."""
+    if not _data:
+        _data.append(datasets()["held-out cards"].built(load()))
+    return _data[0]
+
+
+def follow_variant(task):
+    name, run, n_steps = task
+    return follow(run, **VARIANTS[name], n_steps=n_steps)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=Path, help="the file; what it has already is not done again")
+    parser.add_argument("--runs", nargs=2, type=int, default=(21, 40), metavar=("FIRST", "LAST"))
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--steps", type=int, default=N_STEPS)
+    parser.add_argument("--jobs", type=int, default=available_cores())
+    options = parser.parse_args()
+    done = json.loads(options.out.read_text())["variants"] if options.out.exists() else {}
+    runs = range(options.runs[0], options.runs[1] + 1)
+    tasks = [
+        (name, run, options.steps) for name, run in product(options.only, runs) if str(run) not in done.get(name, {})
+    ]
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for (name, run, _), trace in zip(tasks, pool.map(follow_variant, tasks), strict=True):
+            done.setdefault(name, {})[str(run)] = trace
+            print(f"{name}, run {run}: {100 * trace['seen'][-1]:.0f} % of the numbers seen at the end", flush=True)
+            write_json(options.out, {"steps": sorted(MEASURED), **provenance(), "variants": done})
+
+
+if __name__ == "__main__":
+    main()
