@@ -3,8 +3,8 @@
     python -m studies.lost.trace --out results/lost_steps.json
 
 trains 300 steps of exp_50 for runs 21 to 40, in each of the `VARIANTS`, by the plain loop. Runs of one number have the
-same initial weights and the same batches wherever their variant does not say otherwise. At the steps `MEASURED` it looks,
-in 64 scenes of the first epoch, where the corners are and which share of the number the classifier sees.
+same initial weights and batches wherever their variant does not say otherwise. At the steps `MEASURED` it looks, in 64
+scenes of the first epoch, where the corners are and which share of the number the classifier sees.
 """
 
 import argparse
