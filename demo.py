@@ -120,14 +120,14 @@ def page(networks, examples):
     import gradio as gr
 
     from digits.image_files import ImageError
-    from digits.own_images import SIZE, find_digits, resized, upright_grey
+    from digits.own_images import SIZE, find_digits, read_grey, resize
 
     def take(source, as_it_is):
         """Find digits in a drawing or a photograph: the digit to be read, all digits, their gallery, and a remark."""
         try:
             if as_it_is:
-                grey, steps = upright_grey(source)
-                images = (1 - resized(grey, SIZE / max(grey.shape)))[None]
+                grey, steps = read_grey(source)
+                images = (1 - resize(grey, SIZE / max(grey.shape)))[None]
             else:
                 _, images, _, steps = find_digits(source)
         except ImageError as error:

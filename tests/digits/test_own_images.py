@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from digits import pretrained
-from digits.own_images import ImageError, find_digits, upright_grey
+from digits.own_images import ImageError, find_digits, read_grey
 from stn import mnist
 
 INK = np.pad(in_field(printed("5")), ((20, 60), (70, 10)))  # (360, 360), not in the middle
@@ -247,7 +247,7 @@ def test_as_it_is():
 
 
 def test_a_large_image_is_shrunk_with_its_proportions():
-    grey, steps = upright_grey(saved(Image.new("L", (4000, 1000))))
+    grey, steps = read_grey(saved(Image.new("L", (4000, 1000))))
     assert grey.shape == (250, 1000)
     assert steps == ["shrunk from 4000×1000"]
 
