@@ -4,7 +4,7 @@ The classes and their arguments follow github.com/walsvid/CoordConv (MIT licence
 the original are fixed: the layer owns one convolution instead of two, coordinates are made once per size instead of at
 every call, and the radius is measured from the centre, where the coordinates are 0.
 
-This file needs nothing but PyTorch, 2.10 or newer: copy it into a project of your own as it is.
+This file needs nothing but PyTorch, 2.10 or newer: copy it into your own project unchanged.
 """
 
 import math
@@ -40,9 +40,9 @@ def _axis(n, dtype, device):
             if n > 1
             else torch.zeros(n, dtype=dtype, device=device)
         )
-    places = torch.arange(n, device=device)  # the size is not known yet, while a network is exported or traced
-    last = places[-1:]
-    return ((2 * places - last).to(torch.promote_types(dtype, torch.float32)) / last.clamp(min=1)).to(dtype)
+    indices = torch.arange(n, device=device)  # the size is not known yet, while a network is exported or traced
+    last = indices[-1:]
+    return ((2 * indices - last).to(torch.promote_types(dtype, torch.float32)) / last.clamp(min=1)).to(dtype)
 
 
 def cached(make, size, *rest, like):
@@ -66,7 +66,7 @@ def cached(make, size, *rest, like):
 
 
 def is_unchanged(layer, kind):
-    """Tell whether a layer is exactly a `kind`, with ordinary parameters and nothing that observes or replaces it.
+    """Return whether a layer is exactly a `kind`, with ordinary parameters and nothing that observes or replaces it.
 
     Only then may its result be computed from its parameters instead of by calling it. Hooks, parametrizations, pruning,
     weight_norm, spectral_norm, a compiled form, another `forward` and parameters of another class all make it False.

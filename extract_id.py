@@ -14,13 +14,12 @@ Exit code: 0 all were read (also where no card was found), 1 some files could no
 wrong usage or unusable weights, 130 interrupted (143: by SIGTERM).
 """
 
-import sys
 from pathlib import Path
 
 from digits.image_files import add_options, process_files
 from lab import cli
 from lab.files import atomic_write
-from lab.settings import RunError, printable
+from lab.settings import printable
 
 # torch is imported late, by the functions that read: --help answers at once.
 
@@ -79,24 +78,19 @@ def main():
     add_options(parser, DEFAULT)
     parser.add_argument("--debug", action="store_true", help="where no card is found, report and draw the likeliest")
     options = cli.parse(parser)
-    import torch
 
-    from digits import pretrained
-    from stn.mnist import DataError
-    from studies.cards import detector
+    def prepare():
+        import torch
 
-    torch.set_num_threads(1)  # scenes are small
-    try:
+        from digits import pretrained
+        from studies.cards import detector
+
+        torch.set_num_threads(1)  # scenes are small
         network = pretrained.load(options.weights).require("cards")
         alignment = detector.alignment(network)
-    except (RunError, DataError) as error:
-        print(f"extract_id.py: {error}", file=sys.stderr)
-        return 2
+        return lambda path, target: read_photo(path, target, network, alignment, options.debug)
 
-    def read(path, target):
-        return read_photo(path, target, network, alignment, options.debug)
-
-    return process_files(options.photos, options, "extract_id.py", SUFFIXES, read)
+    return process_files(options.photos, options, "extract_id.py", SUFFIXES, prepare)
 
 
 if __name__ == "__main__":

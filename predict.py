@@ -12,13 +12,12 @@ read.
 Exit code: 0 all were read, 1 some were not, 2 wrong usage, 130 interrupted (143: by SIGTERM).
 """
 
-import sys
 from pathlib import Path
 
 from digits.image_files import add_options, process_files
 from lab import cli, figures
 from lab.results import commit, last
-from lab.settings import RunError, printable
+from lab.settings import printable
 
 # torch is imported late, by the functions that read: --help answers at once.
 
@@ -39,7 +38,7 @@ def read_image(path, picture, network, as_is):
     titles = [f"{digit}, {row[digit]:.0%}" for digit, row in zip(digits, read.probabilities, strict=True)]
     frames = None
     if read.frames is not None:  # from pixels of 28×28, counted from their centres, to those of the image
-        frames = (read.frames + 0.5) * detected.places[:, None, :1] + detected.places[:, None, 1:] - 0.5
+        frames = (read.frames + 0.5) * detected.positions[:, None, :1] + detected.positions[:, None, 1:] - 0.5
     figures.save(figures.digits_read(detected.grey, frames, detected.images, read.straightened, titles), picture)
     result = {
         "image": str(path),
@@ -68,7 +67,6 @@ def list_networks():
         run = network.results
         accuracy = f"{last(run):.2f} % of {run['test_total']:,} test images"
         print(f"{network.name}  {network.description}: {accuracy}, seed {run['seed']}, commit {commit(run)}")
-    return 0
 
 
 def main():
@@ -80,23 +78,19 @@ def main():
     options = cli.parse(parser)
     if not options.images and not options.list:
         parser.error("an image is needed")
-    import torch
 
-    from digits import pretrained
+    def prepare():
+        import torch
 
-    torch.set_num_threads(1)  # images are small
-    try:
+        from digits import pretrained
+
+        torch.set_num_threads(1)  # images are small
         if options.list:
             return list_networks()
         network = pretrained.load(options.weights).require("digits")
-    except RunError as error:
-        print(f"predict.py: {error}", file=sys.stderr)
-        return 2
+        return lambda path, target: read_image(path, target.with_name(target.name + SUFFIX), network, options.as_is)
 
-    def read(path, target):
-        return read_image(path, target.with_name(target.name + SUFFIX), network, options.as_is)
-
-    return process_files(options.images, options, "predict.py", (SUFFIX,), read)
+    return process_files([] if options.list else options.images, options, "predict.py", (SUFFIX,), prepare)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from lab.settings import printable
+from lab.settings import RunError, printable
+from stn.mnist import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no others: some run programs, as EPS does
 
@@ -82,12 +83,13 @@ def add_options(parser, default):
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
-def process_files(paths, options, script, suffixes, read):
-    """Let `read` read images, print the results, and return the exit code: 1 if some cannot be read, 2 for a bad --out.
+def process_files(paths, options, script, suffixes, prepare):
+    """Read images, print the results, and return the exit code: 1 if some cannot be read, 2 if none can be.
 
-    read(path, target) returns a result for --json, and the same in lines. It writes pictures, named `target` and one of
-    the suffixes, beside the image or in the folder options.out; such a picture is skipped if it is among the paths. It
-    may raise ImageError, or OSError if a picture cannot be written: this is reported, and the next image is read.
+    prepare() loads what is needed and returns a function: read(path, target) returns a result for --json, and the same
+    in lines. It writes pictures, named `target` and one of the suffixes, beside the image or in the folder options.out;
+    such a picture is skipped if it is among the paths. It may raise ImageError, or OSError if a picture cannot be
+    written: this is reported, and the next image is read.
     """
 
     def report(path, reason):
@@ -95,10 +97,11 @@ def process_files(paths, options, script, suffixes, read):
         print(text, file=sys.stdout if options.json else sys.stderr, flush=True)
 
     try:
+        read = prepare()
         if options.out:
             Path(options.out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(f"{script}: --out {options.out}: {error.strerror}", file=sys.stderr)
+    except (RunError, DataError, OSError) as error:
+        print(f"{script}: {error}", file=sys.stderr)
         return 2
     failed, taken, names = False, set(), {path.name for path in paths}
     for path in paths:

@@ -30,7 +30,7 @@ class Digits(NamedTuple):
 
     grey: np.ndarray  # (H, W) in [0, 1]: the image, upright, grey, and at most 1000 pixels long
     images: np.ndarray  # (N, 28, 28) in [0, 1], light ink on black, in reading order
-    places: np.ndarray  # (N, 3): pixels of `grey` per pixel of 28×28, and (x, y) of the upper left corner in `grey`
+    positions: np.ndarray  # (N, 3): pixels of `grey` per pixel of 28×28, and (x, y) of the upper left corner in `grey`
     steps: list  # what was done, in words
 
 
@@ -55,11 +55,11 @@ def find_digits(source, as_is=False):
     digits = [
         to_mnist(ink[box] * ndimage.binary_dilation(labels[box] == number), box) for number, box in reading_order(boxes)
     ]
-    images, places, thickened = zip(*digits, strict=True)
+    images, positions, thickened = zip(*digits, strict=True)
     steps.append(f"{'dark ink on light' if is_dark else 'light ink on dark'}, {len(digits)} found")
     if any(thickened):
         steps.append("thin strokes thickened")
-    return Digits(grey, np.stack(images), np.array(places), steps)
+    return Digits(grey, np.stack(images), np.array(positions), steps)
 
 
 def read_grey(source):
@@ -174,14 +174,14 @@ def width(box):
 
 
 def belong_together(box, other):
-    """Tell whether two boxes belong to one digit: they overlap by half of the narrower width, and the gap is small."""
+    """Return whether two boxes belong to one digit: they overlap by half of the narrower width, with a small gap."""
     overlap = min(box[1].stop, other[1].stop) - max(box[1].start, other[1].start)
     gap = max(box[0].start, other[0].start) - min(box[0].stop, other[0].stop)
     return overlap >= min(width(box), width(other)) / 2 and gap <= max(height(box), height(other)) / 4
 
 
 def to_mnist(ink, box):
-    """Return ink (h, w) as (28, 28) in [0, 1], its row of `Digits.places`, and whether strokes were thickened.
+    """Return ink (h, w) as (28, 28) in [0, 1], its row of `Digits.positions`, and whether strokes were thickened.
 
     box: where the ink lies in its image.
     """
@@ -203,8 +203,8 @@ def to_mnist(ink, box):
     image = np.zeros((SIZE, SIZE), np.float32)
     image[y : y + small.shape[0], x : x + small.shape[1]] = small
     scale *= shrunk
-    place = scale, box[1].start - margin * shrunk - x * scale, box[0].start - margin * shrunk - y * scale
-    return image, place, thickened
+    position = scale, box[1].start - margin * shrunk - x * scale, box[0].start - margin * shrunk - y * scale
+    return image, position, thickened
 
 
 def resize(values, factor):

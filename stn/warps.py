@@ -13,7 +13,7 @@ sizes.
 An image may lie in the middle of a *canvas* that is `canvas` times as high and as wide, a whole number. [-1, 1] still
 spans the image; the canvas extends beyond.
 
-This file needs nothing but PyTorch, 2.10 or newer: copy it into a project of your own as it is.
+This file needs nothing but PyTorch, 2.10 or newer: copy it into your own project unchanged.
 """
 
 import math
@@ -211,8 +211,8 @@ def affine_grids(height, width, dtype, device):
 
 def pixel_centres(n, like):
     """Return the coordinates of the centres of n pixels in a row, (n,)."""
-    places = torch.arange(n, device=like.device).to(torch.promote_types(like.dtype, torch.float32))
-    return ((2 * places + 1) / n - 1).to(like.dtype)
+    indices = torch.arange(n, device=like.device).to(torch.promote_types(like.dtype, torch.float32))
+    return ((2 * indices + 1) / n - 1).to(like.dtype)
 
 
 def is_small(height, width, like):

@@ -128,16 +128,16 @@ def is_outline(corners):
     return bool((y * next_x - x * next_y > 0).all())
 
 
-def read_scenes(scenes, places, model):
+def read_scenes(scenes, to_photo, model):
     """Read scenes; return homographies (N, 3, 3), probabilities (N, 10, 6) and confidences (N,), all float64.
 
-    scenes: bytes (N, 128, 128). places: (N, 3, 3), the map from each scene to the photograph.
+    scenes: bytes (N, 128, 128). to_photo: (N, 3, 3), the map from each scene to the photograph.
     """
     scenes = torch.from_numpy(np.stack(scenes).astype(np.float32) / 255).unsqueeze(1)
-    found = model.homography(scenes)
-    probabilities = model.classify(geometry.strips(scenes, found)).double().exp().nan_to_num(0)
+    homographies = model.homography(scenes)
+    probabilities = model.classify(geometry.strips(scenes, homographies)).double().exp().nan_to_num(0)
     confidences = probabilities.amax(1).log().mean(1).exp()
-    return torch.from_numpy(np.stack(places)) @ found.double(), probabilities, confidences
+    return torch.from_numpy(np.stack(to_photo)) @ homographies.double(), probabilities, confidences
 
 
 def cut_squares(grey):
@@ -145,7 +145,7 @@ def cut_squares(grey):
 
     The first scene is the whole photograph, the others are overlapping squares of it. Bars have its mean grey.
     """
-    scenes, places = [], []
+    scenes, to_photo = [], []
     for zoom in ZOOMS:
         longest = round(SCENE * zoom)
         width, height = (max(1, round(side * longest / max(grey.size))) for side in grey.size)
@@ -153,8 +153,8 @@ def cut_squares(grey):
         for top in starts(height):
             for left in starts(width):
                 scenes.append(on_bars(view, (-left, -top)))
-                places.append(place_of(left, top, SCENE, SCENE, width, height))
-    return scenes, places
+                to_photo.append(map_to_whole(left, top, SCENE, SCENE, width, height))
+    return scenes, to_photo
 
 
 def on_bars(picture, first):
@@ -176,7 +176,7 @@ def cut_around(grey, homographies):
 
     homographies: (N, 3, 3), of the cards in the photograph (PIL, grey).
     """
-    whole, scenes, places = np.array(grey.size), [], []
+    whole, scenes, to_photo = np.array(grey.size), [], []
     for corners in geometry.card_corners(homographies):
         corners = (corners.nan_to_num().clamp(-1000, 1000).numpy() + 1) / 2 * whole
         sides = side_lengths(corners)
@@ -187,11 +187,11 @@ def cut_around(grey, homographies):
         last = np.maximum(np.floor(((whole - low) / scale).clip(0, SCENE)).astype(int), first + 1)
         box = np.concatenate([low + first * scale, low + last * scale]).clip(0, np.tile(whole, 2))
         scenes.append(on_bars(resize(grey, tuple(last - first), tuple(box)), tuple(first.tolist())))
-        places.append(place_of(*low, *2 * [SCENE * scale], *whole))
-    return scenes, places
+        to_photo.append(map_to_whole(*low, *2 * [SCENE * scale], *whole))
+    return scenes, to_photo
 
 
-def place_of(left, top, width, height, whole_width, whole_height):
+def map_to_whole(left, top, width, height, whole_width, whole_height):
     """Return the map (3, 3) from a rectangle of an image to the whole image, both normalised."""
     across, down = width / whole_width, height / whole_height
     return np.array(

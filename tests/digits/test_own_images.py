@@ -163,7 +163,7 @@ def test_a_sheet_on_a_table_is_no_digit_and_a_bold_digit_is_no_sheet(digit):
 
 def test_the_place_of_a_digit_leads_back_to_its_image():
     found = find_digits(DARK)
-    (scale, left, top), (y, x) = found.places[0], ndimage.center_of_mass(found.images[0])
+    (scale, left, top), (y, x) = found.positions[0], ndimage.center_of_mass(found.images[0])
     expected = np.array(ndimage.center_of_mass(INK))
     assert np.abs(np.array([y + 0.5, x + 0.5]) * scale + [top, left] - expected).max() < scale / 3
 

@@ -99,7 +99,7 @@ def test_the_networks_are_listed(call_here, tmp_path):
     [
         ([], "an image is needed"),
         (["x.png", "--weights", "exp_99"], "exp_99 is neither a name in weights/ (exp_02, "),
-        (["x.png", "--out", "three.png"], "predict.py: --out three.png: File exists"),
+        (["x.png", "--out", "three.png"], "predict.py: [Errno 17] File exists: 'three.png'"),
         (["x.png", "--size", "3"], "unrecognized arguments: --size"),
     ],
 )

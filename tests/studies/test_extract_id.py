@@ -504,7 +504,7 @@ def test_a_place_that_cannot_be_written_is_named(run, photos):
     (photos / "card.jpg.card.png").mkdir()
     code, lines, errors = run("card.jpg", "dark.png")
     assert (code, len(lines), errors) == (1, 1, ["card.jpg cannot be written: Is a directory"])
-    assert run("card.jpg", "--out", "dark.png") == (2, [], ["extract_id.py: --out dark.png: File exists"])
+    assert run("card.jpg", "--out", "dark.png") == (2, [], ["extract_id.py: [Errno 17] File exists: 'dark.png'"])
 
 
 @pytest.mark.parametrize(
