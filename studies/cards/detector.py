@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from digits.image_files import ImageError, open_upright
+from lab.settings import RunError
 from stn import warps
 from studies.cards import geometry
 from studies.cards.geometry import CARD_HEIGHT, CARD_WIDTH, SCENE
@@ -70,14 +71,12 @@ def alignment(network):
     For a network that was trained with corner labels it is the identity. For any other it is fitted on training scenes,
     which takes some seconds. Raise RunError if the network has no transformer, or DataError.
     """
-    from lab.settings import RunError
-
     if network.model.bypass_localisation:
         raise RunError(f"{network.name} has no transformer, so it finds no card")
     if network.model.taught_corners:
         return torch.eye(3, dtype=torch.float64)
     from stn import data
-    from studies.cards import metrics as card_metrics  # late: most networks need neither
+    from studies.cards import metrics as card_metrics  # late, since it imports matplotlib
 
     digits = data.load()
     return card_metrics.alignment_of(network.model, digits._replace(clean=digits))
