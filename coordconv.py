@@ -4,7 +4,7 @@ The classes and their arguments follow github.com/walsvid/CoordConv (MIT licence
 the original are fixed: the layer owns one convolution instead of two, coordinates are made once per size instead of at
 every call, and the radius is measured from the centre, where the coordinates are 0.
 
-This file needs nothing but PyTorch, 2.10 or newer: copy it into a project of your own as it is.
+This file needs nothing but PyTorch, 2.10 or newer: copy it into your own project unchanged.
 """
 
 import math
@@ -12,7 +12,7 @@ import math
 import torch
 from torch import nn
 
-CACHED_SIZE, CACHE_LENGTH = 64 * 64, 32  # positions of the largest size whose tensors are kept, and of how many
+CACHED_SIZE, CACHE_LENGTH = 64 * 64, 32  # positions of the largest size that is cached, and the number of cached ones
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of a module
 _cache = {}
 
@@ -40,17 +40,17 @@ def _axis(n, dtype, device):
             if n > 1
             else torch.zeros(n, dtype=dtype, device=device)
         )
-    places = torch.arange(n, device=device)  # a size that is not known yet, while a network is exported or traced
-    last = places[-1:]
-    return ((2 * places - last).to(torch.promote_types(dtype, torch.float32)) / last.clamp(min=1)).to(dtype)
+    indices = torch.arange(n, device=device)  # the size is not known yet, while a network is exported or traced
+    last = indices[-1:]
+    return ((2 * indices - last).to(torch.promote_types(dtype, torch.float32)) / last.clamp(min=1)).to(dtype)
 
 
 def cached(make, size, *rest, like):
-    """Return make(size, *rest, dtype, device) as for the tensor `like`, made once for each of a few small sizes.
+    """Return make(size, *rest, dtype, device), with those of the tensor `like`, cached for a few small sizes.
 
-    Nothing is kept where sizes are not known yet, in compiling, tracing and exporting, nor what was made under a
-    dispatch mode or torch.func, or in the memory of a CUDA graph. What is kept stays, since a CUDA graph
-    may have recorded where it lies.
+    Nothing is cached while compiling, tracing or exporting, where sizes are not known yet, nor under a dispatch mode or
+    torch.func, nor in the memory of a CUDA graph. The cache is never emptied, because a CUDA graph may have recorded
+    the address of a tensor in it.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(like) not in (torch.Tensor, nn.Parameter):
         return make(size, *rest, like.dtype, like.device)
@@ -60,17 +60,17 @@ def cached(make, size, *rest, like):
         watched = watched or (like.is_cuda and torch.cuda.is_current_stream_capturing())
         if math.prod(size) > CACHED_SIZE or len(_cache) >= CACHE_LENGTH or watched:
             return make(*key[1:])
-        with torch.inference_mode(False):  # what is made in that mode could not be trained with later
+        with torch.inference_mode(False):  # a tensor made in that mode could not be used in training later
             _cache[key] = make(*key[1:])
     return _cache[key]
 
 
 def is_unchanged(layer, kind):
-    """Tell whether a layer is exactly a `kind`, with parameters of its own and nothing that watches or replaces it.
+    """Return whether a layer is exactly a `kind`, with ordinary parameters and nothing that observes or replaces it.
 
     Only then may its result be computed from its parameters instead of by calling it. Hooks, parametrizations, pruning,
     weight_norm, spectral_norm, a compiled form, another `forward` and parameters of another class all make it False.
-    A class of PyTorch's whose methods were replaced is not seen.
+    Methods that were replaced in PyTorch's own classes are not noticed.
     """
     return (
         type(layer) is kind
@@ -86,8 +86,8 @@ class AddCoords(nn.Module):
     """Appends coordinate channels: (B, C, *size) -> (B, C + rank [+ 1 with `with_r`], *size).
 
     `rank` is the number of spatial dimensions, 1 to 3; see `coordinates` for the channels. A single image without a
-    batch, (C, *size), gets them in the same way. Raise ValueError for any other number of dimensions. `use_cuda` is
-    there because walsvid's layer has it, and does nothing: the coordinates are made where the input is.
+    batch, (C, *size), gets them in the same way. Raise ValueError for any other number of dimensions. `use_cuda` has no
+    effect and is there because walsvid's layer has it: the coordinates are made on the device of the input.
     """
 
     def __init__(self, rank, with_r=False, use_cuda=None):
@@ -99,7 +99,7 @@ class AddCoords(nn.Module):
         self.extra_channels = rank + int(with_r)
 
     def channels(self, x):
-        """Return the channels that belong to x, (1, rank [+ 1], *size). They may be shared: do not write into them."""
+        """Return the channels for x, (1, rank [+ 1], *size). They may be shared: do not write into them."""
         if x.dim() not in (self.rank + 1, self.rank + 2):
             raise ValueError(f"expected {self.rank} spatial dimensions, with or without a batch, not {tuple(x.shape)}")
         return cached(coordinates, x.shape[-self.rank :], self.with_r, like=x)
@@ -115,46 +115,22 @@ class AddCoords(nn.Module):
 
 
 class _CoordConv(nn.Module):
-    """A convolution over the input and its coordinates; the subclasses say in how many dimensions.
+    """A convolution over the input and its coordinates; subclasses define the number of dimensions.
 
-    `use_cuda` does nothing; see `AddCoords`.
+    `use_cuda` has no effect; see `AddCoords`.
     """
 
     def __init__(
-        self,
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
-        groups=1,
-        bias=True,
-        with_r=False,
-        use_cuda=None,
-        *,
-        padding_mode="zeros",
-        device=None,
-        dtype=None,
-    ):
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True,
+        with_r=False, use_cuda=None, *, padding_mode="zeros", device=None, dtype=None,
+    ):  # fmt: skip
         super().__init__()
         self.addcoords = AddCoords(self.rank, with_r)
-        self.conv = self.convolution(
-            in_channels + self.addcoords.extra_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            bias=bias,
-            padding_mode=padding_mode,
-            device=device,
-            dtype=dtype,
-        )
+        sizes = in_channels + self.addcoords.extra_channels, out_channels, kernel_size, stride, padding, dilation
+        self.conv = self.convolution(*sizes, groups, bias, padding_mode, device, dtype)
 
     def forward(self, x):
-        """Return `conv(addcoords(x))`; where both are unchanged, the coordinates' part is computed once for a batch."""
+        """Return `conv(addcoords(x))`; where both are unchanged, the coordinates' part is computed once per batch."""
         if not self._can_share(x):
             return self.conv(self.addcoords(x))
         conv, channels = self.conv, self.addcoords.channels(x)

@@ -2,11 +2,11 @@
 
     pip install -r requirements-demo.txt
     python demo.py                  http://127.0.0.1:7860
-    python demo.py --host 0.0.0.0   others in the network may look, too
+    python demo.py --host 0.0.0.0   lets other machines in the network open the page, too
 
-Sliders turn, shift, scale and tilt the digit before the networks see it. The page needs no network connection and
-tells nobody anything: scripts and fonts are Gradio's own, and the browser is told to load nothing from elsewhere.
-What is drawn or uploaded is deleted when the program ends (Ctrl-C).
+Sliders turn, shift, scale and tilt the digit before the networks see it. The page needs no network connection and makes
+no request to any other host: scripts and fonts are Gradio's own, and a content security policy forbids others. What is
+drawn or uploaded is deleted when the program ends (Ctrl-C).
 """
 
 import base64
@@ -22,10 +22,10 @@ from lab import cli
 from lab.figures import ORANGE
 from lab.settings import RunError
 
-FIRST = "exp_12", "exp_16"  # the two at the start, both taught in perspective: no transformer, four passes of one
+FIRST = "exp_12", "exp_16"  # shown at the start, both trained in perspective: without a transformer, with four passes
 EXAMPLES = 20  # test images to choose from
 MARGIN = 8  # pixels around an image, for frames that reach beyond it
-# name: least, most, step, at rest
+# name: minimum, maximum, step, neutral value
 SLIDERS = {
     "Turn, degrees": (-90, 90, 1, 0),
     "Shift right, pixels": (-10, 10, 0.5, 0),
@@ -36,9 +36,9 @@ SLIDERS = {
 }
 PAD_SIZE = 280  # pixels
 AT_REST = tuple(rest for *_, rest in SLIDERS.values())
-# The browser itself refuses to ask other hosts.
+# The browser itself refuses requests to other hosts.
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-# A pad; what is drawn is sent as a PNG in text at the end of each stroke, and nothing once it is cleared.
+# A pad to draw on. At the end of each stroke the drawing is sent as a PNG in base64, and "" after Clear.
 PAD = f'<canvas width="{PAD_SIZE}" height="{PAD_SIZE}" aria-label="a pad to draw on"></canvas><button>Clear</button>'
 PEN = """
 const canvas = element.querySelector('canvas'), pen = canvas.getContext('2d');
@@ -71,8 +71,8 @@ CSS = """
 """
 
 
-def moved(image, turn, right, down, scale, tilt_x, tilt_y):
-    """Move a digit in its image (28, 28), in the order of SLIDERS; it turns clockwise."""
+def move_digit(image, turn, right, down, scale, tilt_x, tilt_y):
+    """Return an image (28, 28) with its digit moved by the values of SLIDERS; it turns clockwise."""
     import torch
 
     from stn import warps
@@ -85,8 +85,8 @@ def moved(image, turn, right, down, scale, tilt_x, tilt_y):
     return warps.homography_warp(torch.as_tensor(image)[None, None], (back / back[2, 2])[None])[0, 0].numpy()
 
 
-def picture(image, label, frame=None):
-    """Draw an image (28, 28) in [0, 1], and perhaps a frame (4, 2), (x, y) in pixels from the first one's centre."""
+def draw_svg(image, label, frame=None):
+    """Draw an image (28, 28) in [0, 1], and its frame (4, 2) if given, (x, y) in pixels from the first one's centre."""
     import numpy as np
     from PIL import Image
 
@@ -103,11 +103,11 @@ def picture(image, label, frame=None):
 
 
 def render_prediction(network, image):
-    """Return what a network makes of an image (28, 28) as HTML: the frame, the straightened digit, the bars."""
+    """Return a network's prediction for an image (28, 28) as HTML: the frame, the straightened digit, probabilities."""
     read = network.read(image[None])
     row, frame = read.probabilities[0], None if read.frames is None else read.frames[0]
     label = "no frame" if frame is None else "the frame that is read"
-    pair = picture(image, label, frame) + picture(read.straightened[0], "what the classifier sees")
+    pair = draw_svg(image, label, frame) + draw_svg(read.straightened[0], "what the classifier sees")
     bars = "".join(
         f'<div class="bar">{digit} <span><i style="width:{p:.1%}"></i></span><b>{p:.1%}</b></div>'
         for digit, p in enumerate(row)
@@ -115,19 +115,19 @@ def render_prediction(network, image):
     return f'<div class="read"><div class="pair">{pair}</div><h2>{row.argmax()}</h2>{bars}</div>'
 
 
-def page(networks, examples):
+def build_page(networks, examples):
     """Return the page as gradio.Blocks. networks: {name: Trained}. examples: test images (N, 28, 28) in [0, 1]."""
     import gradio as gr
 
     from digits.image_files import ImageError
-    from digits.own_images import SIZE, find_digits, resized, upright_grey
+    from digits.own_images import SIZE, find_digits, read_grey, resize
 
     def take(source, as_it_is):
-        """Find digits in a drawing or a photograph: the digit to be read, all digits, their gallery, and a remark."""
+        """Find the digits in a drawing or a photograph; return the first, all, their gallery, and a remark."""
         try:
             if as_it_is:
-                grey, steps = upright_grey(source)
-                images = (1 - resized(grey, SIZE / max(grey.shape)))[None]
+                grey, steps = read_grey(source)
+                images = (1 - resize(grey, SIZE / max(grey.shape)))[None]
             else:
                 _, images, _, steps = find_digits(source)
         except ImageError as error:
@@ -155,11 +155,8 @@ def page(networks, examples):
     def choose(images, event: gr.SelectData):
         return images[event.index]
 
-    def put_back():
-        return AT_REST
-
     def compare(image, left, right, *sliders):
-        image = moved(image, *sliders)
+        image = move_digit(image, *sliders)
         return render_prediction(networks[left], image), render_prediction(networks[right], image)
 
     choices = [(f"{name}: {network.description}", name) for name, network in networks.items()]
@@ -196,35 +193,20 @@ def page(networks, examples):
         selects, results = zip(*sides, strict=True)
         new = [digit, digits_found, several, remark]
         gr.on([pad.change, as_it_is.change], draw, [pad, as_it_is], new, show_progress="hidden")
-        # Not opened by Gradio: what cannot be read is refused by `find_digits`, in one line.
+        # The file is not opened by Gradio but by `find_digits`, which refuses it in one line if it cannot be read.
         photo.change(photograph, photo, new, preprocess=False)
         number.change(test_image, number, [digit, remark], show_progress="hidden")
         gallery.select(number_of, None, number, api_visibility="private")
         several.select(choose, digits_found, digit, api_visibility="private")
-        reset.click(put_back, None, sliders)
+        reset.click(lambda: AT_REST, None, sliders, api_name="put_back")
         inputs = [digit, *selects, *sliders]
         fast = {"show_progress": "hidden", "trigger_mode": "always_last", "queue": False}
         gr.on([item.change for item in inputs], compare, inputs, results, **fast)
     return blocks
 
 
-class SamePlace:
-    """An ASGI application whose pages tell the browser to load nothing from other hosts."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        async def with_policy(message):
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
-            await send(message)
-
-        await self.app(scope, receive, with_policy)
-
-
 def serve(options, uploads):
-    """Serve the page until the program is interrupted; return the exit code. uploads: a folder for what is sent."""
+    """Serve the page until the program is interrupted; return the exit code. uploads: a folder for uploaded files."""
     environment = {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     os.environ |= environment  # before Gradio is imported
     try:
@@ -249,10 +231,9 @@ def serve(options, uploads):
     except (RunError, DataError, OSError) as error:
         print(f"demo.py: {error}", file=sys.stderr)
         return 2
-    app = fastapi.FastAPI()
-    app.add_middleware(SamePlace)
-    gr.mount_gradio_app(
-        app, page(networks, digits.pixels(digits.test_images)[:, 0].numpy()), "/", options.host, options.port,
+    page = build_page(networks, digits.pixels(digits.test_images)[:, 0].numpy())
+    app = gr.mount_gradio_app(
+        fastapi.FastAPI(), page, "/", options.host, options.port,
         footer_links=["api"], max_file_size="50mb", ssr_mode=False, mcp_server=False, css=CSS,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )  # fmt: skip
@@ -260,7 +241,9 @@ def serve(options, uploads):
     print(f"The page is at {address}; Ctrl-C ends it.", flush=True)
     if not options.no_browser:
         webbrowser.open(address)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listener])
+    headers = [("content-security-policy", POLICY)]
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, headers=headers)
+    uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 

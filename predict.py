@@ -1,31 +1,32 @@
-"""Read digits in one's own images: drawings, prints, photographs.
+"""Read the digits in images: drawings, prints, photographs.
 
-    python predict.py photo.jpg scan.png            what each shows, and what the network saw as photo.jpg.read.png
+    python predict.py photo.jpg scan.png            the digits of each, and photo.jpg.read.png: what the network saw
     python predict.py --weights exp_02 photo.jpg    by another network of weights/, or a run: experiments/exp_...
     python predict.py --list                        the networks of weights/
-    python predict.py --json photo.jpg              an object in one line for each image, for programs
+    python predict.py --json photo.jpg              one JSON object per image, for programs
 
 Several digits side by side are read in order. Images are PNG, JPEG, WebP, GIF, BMP, TIFF or PPM, of any size up to 89
-million pixels, dark on light or light on dark. An image that cannot be read is named on stderr, the others go on.
+million pixels, dark on light or light on dark. An image that cannot be read is named on stderr, and the next one is
+read.
 
 Exit code: 0 all were read, 1 some were not, 2 wrong usage, 130 interrupted (143: by SIGTERM).
 """
 
-import sys
 from pathlib import Path
 
+from digits.image_files import add_options, process_files
 from lab import cli, figures
 from lab.results import commit, last
-from lab.settings import RunError, printable
+from lab.settings import printable
 
 # torch is imported late, by the functions that read: --help answers at once.
 
-DEFAULT = "exp_16"  # four homography passes, taught in perspective, as photographs are
+DEFAULT = "exp_16"  # four homography passes, trained on digits in perspective, which photographs show too
 SUFFIX = ".read.png"
 
 
 def read_image(path, picture, network, as_is):
-    """Read one image, draw what the network saw into `picture`, and return what was found, and that in lines.
+    """Read one image and draw what the network saw into `picture`; return the result, and the same in lines.
 
     Raise ImageError, or OSError if the picture cannot be written.
     """
@@ -37,7 +38,7 @@ def read_image(path, picture, network, as_is):
     titles = [f"{digit}, {row[digit]:.0%}" for digit, row in zip(digits, read.probabilities, strict=True)]
     frames = None
     if read.frames is not None:  # from pixels of 28×28, counted from their centres, to those of the image
-        frames = (read.frames + 0.5) * detected.places[:, None, :1] + detected.places[:, None, 1:] - 0.5
+        frames = (read.frames + 0.5) * detected.positions[:, None, :1] + detected.positions[:, None, 1:] - 0.5
     figures.save(figures.digits_read(detected.grey, frames, detected.images, read.straightened, titles), picture)
     result = {
         "image": str(path),
@@ -50,7 +51,7 @@ def read_image(path, picture, network, as_is):
 
 
 def format_result(result):
-    """Tell a result in lines: the digits, the steps, and the likeliest classes of each digit."""
+    """Format a result in lines: the digits, the steps, and the likeliest classes of each digit."""
     image, picture = printable(result["image"]), printable(result["picture"])
     lines = [f"{image}: {result['digits']}  ({'; '.join(result['steps'])}) -> {picture}"]
     for digit, row in zip(result["digits"], result["probabilities"], strict=True):
@@ -70,36 +71,26 @@ def list_networks():
 
 def main():
     parser = cli.new_parser(__doc__)
-    add = parser.add_argument
-    add("images", nargs="*", type=Path, metavar="IMAGE", help="files with one or several digits each")
-    add("--weights", default=DEFAULT, metavar="NAME", help=f"of weights/, or the folder of a run (default: {DEFAULT})")
-    add("--out", metavar="FOLDER", help="where the pictures go (default: beside each image)")
-    add("--as-is", action="store_true", help="images are 28×28, light on black, as MNIST's: change nothing")
-    add("--json", action="store_true", help="print one JSON object a line")
-    add("--list", action="store_true", help="list the networks of weights/, then stop")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="files with one or several digits each")
+    add_options(parser, DEFAULT)
+    parser.add_argument("--as-is", action="store_true", help="images are like MNIST's, 28×28, light on black")
+    parser.add_argument("--list", action="store_true", help="list the networks of weights/, then stop")
     options = cli.parse(parser)
     if not options.images and not options.list:
         parser.error("an image is needed")
-    import torch
 
-    from digits import pretrained
-    from digits.image_files import ImageError, new_folder, process_files
+    def prepare():
+        import torch
 
-    torch.set_num_threads(1)  # images are small
-    try:
+        from digits import pretrained
+
+        torch.set_num_threads(1)  # images are small
         if options.list:
-            list_networks()
-            return 0
-        network = pretrained.load(options.weights).that_reads("digits")
-        new_folder(options.out)
-    except (RunError, ImageError, OSError) as error:
-        print(f"predict.py: {error}", file=sys.stderr)
-        return 2
+            return list_networks()
+        network = pretrained.load(options.weights).require("digits")
+        return lambda path, target: read_image(path, target.with_name(target.name + SUFFIX), network, options.as_is)
 
-    def work(path, target):
-        return read_image(path, target.with_name(target.name + SUFFIX), network, options.as_is)
-
-    return process_files(options.images, options, "predict.py", (SUFFIX,), work)
+    return process_files([] if options.list else options.images, options, "predict.py", (SUFFIX,), prepare)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Trained networks with the settings they belong to: those kept in weights/, by name, or a finished run, by its folder.
+"""Load trained networks with the results of their runs: from weights/, by name, or a finished run, by its folder.
 
     weights/exp_16.pt      the weights of run 01 of exp_16
     weights/exp_16.json    the record of that run: settings, seed, commit, machine, accuracy, the SHA-256 of its weights
 
-`python tools/records.py --keep exp_16` makes both from the run's folder. Loading refuses what is damaged or does not
-fit.
+`python tools/records.py --keep exp_16` makes both from the run's folder.
 """
 
 from pathlib import Path
@@ -19,21 +18,21 @@ from lab.files import Damaged, sha256
 from lab.folder import ROOT, read_settings
 from lab.settings import RunError, fingerprint
 from stn import warps
-from stn.checkpoint import load_finished, load_tensors, save_tensors, structure, weights_signature
+from stn.checkpoint import load_finished, load_tensors, save_tensors, structure
 
 WEIGHTS = ROOT / "weights"
 
 
-class Reading(NamedTuple):
-    """What a network makes of N images."""
+class Predictions(NamedTuple):
+    """The output of a network for N images."""
 
     probabilities: np.ndarray  # (N, 10)
     straightened: np.ndarray  # (N, 28, 28) in [0, 1]: what the classifier sees
-    frames: np.ndarray | None  # (N, 4, 2): where the corners of that lie in the image, (x, y) in pixels; None without
+    frames: np.ndarray | None  # (N, 4, 2): the corners of that in the image, (x, y) in pixels; None without transformer
 
 
 class Trained(NamedTuple):
-    """A network in evaluation mode, and what is known of the run that trained it."""
+    """A network in evaluation mode, and the results of the run that trained it."""
 
     name: str
     model: torch.nn.Module
@@ -42,16 +41,17 @@ class Trained(NamedTuple):
     @property
     def description(self):
         """The network in a few words."""
-        arguments, passes = self.results["arguments"], self.results["arguments"].get("passes", 1)
-        words = "homography" if "Homography" in self.results["model"] else "affine"
-        words += f", {passes} passes" if passes > 1 else ""
-        words += ", CoordConv" if arguments.get("use_coordconf_localisation") else ""
-        slow = self.results["optimizer"] == "sgd" and self.results["localisation_rate"] < self.results["learning_rate"]
-        words += ", learns slowly" if slow else ""
-        words = "no transformer" if arguments.get("bypass_localisation") else words
-        words += ", taught corners" if arguments.get("taught_corners") else ""
-        spec = spec_of(self.results["data"])
-        return words + (f", taught {spec.summary}" if spec.name != "mnist" else "")
+        run, arguments, spec = self.results, self.results["arguments"], spec_of(self.results["data"])
+        transform = "homography" if "Homography" in run["model"] else "affine"
+        words = {
+            "no transformer" if arguments.get("bypass_localisation") else transform: True,
+            f"{arguments.get('passes')} passes": arguments.get("passes", 1) > 1,
+            "CoordConv": arguments.get("use_coordconf_localisation"),
+            "learns slowly": run["optimizer"] == "sgd" and run["localisation_rate"] < run["learning_rate"],
+            "taught corners": arguments.get("taught_corners"),
+            f"taught {spec.summary}": spec.name != MNIST.name,
+        }
+        return ", ".join(text for text, applies in words.items() if applies)
 
     @property
     def reads(self):
@@ -61,8 +61,8 @@ class Trained(NamedTuple):
         height, width = self.model.image_size
         return "digits" if (height, width) == MNIST.image_size else f"images of {height}×{width} pixels"
 
-    def that_reads(self, what):
-        """Return this network if it reads "digits", or "cards", as it should. Raise RunError if it does not."""
+    def require(self, what):
+        """Return this network if it reads `what`, "digits" or "cards". Raise RunError if it does not."""
         if self.reads != what:
             script = {"digits": "predict.py", "cards": "extract_id.py"}.get(self.reads, "train.py and plot.py alone")
             raise RunError(f"{self.name} reads {self.reads}, not {what}: it is for {script}")
@@ -70,10 +70,10 @@ class Trained(NamedTuple):
 
     @torch.inference_mode()
     def read(self, images):
-        """Read images (N, 28, 28) in [0, 1], light ink on black; return a `Reading`. Raise RunError for cards."""
+        """Read images (N, 28, 28) in [0, 1], light ink on black; return `Predictions`. Raise RunError for cards."""
         from stn import metrics  # late, since it imports matplotlib
 
-        self.that_reads("digits")
+        self.require("digits")
         mean, std = self.results["data"]["mean"], self.results["data"]["std"]
         x = torch.as_tensor(np.asarray(images, np.float32)).unsqueeze(1).sub(mean).div(std)
         x = warps.pad_to_canvas(x, self.model.canvas)
@@ -82,7 +82,7 @@ class Trained(NamedTuple):
         if metrics.has_transformer(self.model):
             frames = metrics.frames(self.model.homography(x), seen.shape[2:]).numpy()
         straightened = seen[:, 0].mul(std).add(mean).clamp(0, 1)
-        return Reading(self.model.classify(seen).exp().numpy(), straightened.numpy(), frames)
+        return Predictions(self.model.classify(seen).exp().numpy(), straightened.numpy(), frames)
 
 
 def names():
@@ -93,40 +93,42 @@ def names():
 def load(name_or_folder):
     """Return the `Trained` network of a name in weights/, or else of the finished run in a folder.
 
-    Raise RunError, in one line, for what is not there, is damaged, or does not fit the networks of models.py.
+    Raise RunError if it is missing or damaged, or does not fit the networks of models.py.
     """
     if str(name_or_folder) in names():
-        return built(str(name_or_folder), *load_from_weights(str(name_or_folder)))
+        return build(str(name_or_folder), *load_from_weights(str(name_or_folder)))
     run_dir = Path(name_or_folder)
     if not run_dir.is_dir():
         raise RunError(f"{name_or_folder} is neither a name in weights/ ({', '.join(names())}) nor the folder of a run")
     if not (run_dir / "results.json").exists():
         raise RunError(f"{run_dir} holds no finished run: it has no results.json")
     try:
-        return built(run_dir.name, *load_finished(run_dir.resolve()))
+        return build(run_dir.name, *load_finished(run_dir.resolve()))
     except OSError as error:
         raise RunError(f"{run_dir}: its weights cannot be read ({error})") from None
 
 
-def built(name, run, weights):
-    """Return the `Trained` network that `run`, a results.json, describes, with its weights."""
-    kind = find_network(run["model"])
-    if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+def build(name, run, weights):
+    """Return the `Trained` network of `run`, a results.json, with its weights. Raise RunError if they do not fit."""
+    network_class = find_network(run["model"])
+    if not (isinstance(network_class, type) and issubclass(network_class, torch.nn.Module)):
         raise RunError(f"{name} is a {run['model']}, which neither models.py nor a study has")
     try:
-        model = build_network(kind, run["arguments"], spec_of(run["data"])).eval()
-        recorded = {"structure": structure(model)} | run  # earlier versions have not told it
-        fits = (weights_signature(model), structure(model)) == (recorded["weights_signature"], recorded["structure"])
-    except (TypeError, ValueError):  # arguments that it does not take
-        fits = False
-    if not fits:
-        raise RunError(f"{name} does not fit the networks of models.py any more; check out {run['git_commit']}")
-    model.load_state_dict(weights)
+        model = build_network(network_class, run["arguments"], spec_of(run["data"])).eval()
+        if structure(model) != run.get("structure", structure(model)):  # earlier versions did not record it
+            raise ValueError
+        model.load_state_dict(weights)
+    except (TypeError, ValueError, RuntimeError):  # other arguments, layers or shapes
+        message = f"{name} does not fit the networks of models.py any more; check out {run['git_commit']}"
+        raise RunError(message) from None
     return Trained(name, model, run)
 
 
 def load_from_weights(name, part="model"):
-    """Return (results, state_dict) of a network in weights/, or another part of its file. Raise RunError."""
+    """Return (results, state_dict) of a network in weights/, or another part of its file.
+
+    Raise RunError if a file is damaged.
+    """
     path = WEIGHTS / f"{name}.json"
     try:
         run = results.read_checksummed(path)
@@ -139,10 +141,10 @@ def load_from_weights(name, part="model"):
 
 
 def keep(run_dir, n_transforms=0):
-    """Keep the finished run in the folder `run_dir` under the id of its experiment; return the path of its weights.
+    """Copy the finished run in the folder `run_dir` into weights/, under the id of its experiment; return the path.
 
-    n_transforms: of how many test images the transforms after each epoch are kept, too, for an animation.
-    Raise RunError or OSError if the run is not whole.
+    n_transforms: the number of test images whose transforms after each epoch are copied, too, for an animation.
+    Raise RunError or OSError if the run is not complete.
     """
     run, weights = load_finished(run_dir)
     transforms = []

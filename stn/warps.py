@@ -4,15 +4,16 @@ Convention of every transform here: it maps a point of the output (destination) 
 from which it is read. Points are (x, y), x to the right and y down, both normalised so that the image spans
 [-1, 1] between its outer edges (`align_corners=False`). A homography is a 3×3 matrix, acting on (x, y, 1).
 
-Sampling is bilinear. What it reads outside the input is the `padding`: "zeros", "background" (the smallest value of
-the image and channel), "border" (the nearest pixel of the edge) or "reflection" (the image mirrored at its edges). On
-a normalised image 0 is grey, and a network learns to zoom out: pytorch/tutorials#1117. The output is as large as the
-input, or of a `size`, (height, width) or one number for both: input and output span [-1, 1], whatever their sizes.
+Sampling is bilinear. Points outside the input are filled by the `padding`: "zeros", "background" (the smallest value of
+the image and channel), "border" (the nearest pixel of the edge) or "reflection" (the image mirrored at its edges). On a
+normalised image 0 is grey, and with "zeros" a network learns to zoom out: pytorch/tutorials#1117. The output has the
+size of the input, or `size`: (height, width), or one number for both. Input and output span [-1, 1] whatever their
+sizes.
 
-An image may lie in the middle of a *canvas*, a whole number of times as large in both directions; [-1, 1] still spans
-the image, the canvas goes on around it.
+An image may lie in the middle of a *canvas* that is `canvas` times as high and as wide, a whole number. [-1, 1] still
+spans the image; the canvas extends beyond.
 
-This file needs nothing but PyTorch, 2.10 or newer: copy it into a project of your own as it is.
+This file needs nothing but PyTorch, 2.10 or newer: copy it into your own project unchanged.
 """
 
 import math
@@ -26,16 +27,16 @@ AFFINE_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 HOMOGRAPHY_IDENTITY = (*AFFINE_IDENTITY, 0.0, 0.0)
 PADDINGS = ("zeros", "background", "border", "reflection")
 CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image, clockwise from the upper left
-# The third homogeneous coordinate of a source point is bounded from below: where it is 0 the point is infinitely far
-# away, and where it is negative, behind the observer. At 0.1 it is ten times as far away as the numerators say.
+# The lower bound of a source point's third homogeneous coordinate. Where that is 0, the point is infinitely far away;
+# where it is negative, the point is behind the observer. At 0.1 it is ten times as far away as its numerators.
 SMALLEST_DENOMINATOR = 0.1
-AUTOCAST = ("cpu", "cuda", "xpu", "mps")  # devices that have it
-CACHED_SIZE, CACHE_LENGTH = 64 * 64, 32  # pixels of the largest output whose grid is kept, and the number of grids
+AUTOCAST = ("cpu", "cuda", "xpu", "mps")  # devices that support autocast
+CACHED_SIZE, CACHE_LENGTH = 64 * 64, 32  # pixels of the largest output whose grid is cached, and the number of grids
 _cache = {}
 
 
 def _in_full_precision(function):
-    """Decorate a function of tensors: autocast does not lower its precision, and raises half precision to float32.
+    """Decorate a function of tensors so that autocast does not lower its precision; half precision becomes float32.
 
     Under autocast a coordinate would have 8 bits, too few for any image.
     """
@@ -58,52 +59,39 @@ def _raised(value):
 
 def _checked(images, transforms, shape, padding, size):
     """Check a warp's arguments, transforms being (B, *shape). Return both for one batch size, and the output's size."""
-    check_padding(padding)
     for name, value in (("images", images), ("transforms", transforms)):
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{name} must be a tensor, not a {type(value).__name__}")
     if images.dim() != 4:
         raise ValueError(f"images must be (B, C, H, W), not {tuple(images.shape)}")
+    size = tuple(images.shape[2:]) if size is None else _as_size(size)
     if torch.jit.is_tracing():  # sizes are tensors then, which a program must not compare
         transforms = transforms + transforms.new_zeros(images.shape[0], *(1 for _ in shape))
-        return images.expand(transforms.shape[0], -1, -1, -1), transforms, _as_size(size, images)
-    return *_matched(images, transforms, shape), _as_size(size, images)
-
-
-def _as_size(size, images):
-    """Return the size of the output, (height, width). Raise ValueError if it cannot be one."""
-    if size is None:
-        return tuple(images.shape[2:])
-    try:
-        height, width = size if isinstance(size, tuple | list) else (size, size)
-        size = _as_side(height), _as_side(width)
-    except (TypeError, ValueError):
-        raise ValueError(f"size must be a whole number or two, (height, width), not {size!r}") from None
-    if not torch.jit.is_tracing() and min(size) < 1:
-        raise ValueError(f"the output must have at least one pixel, not {size[0]} × {size[1]}")
-    return size
-
-
-def _as_side(side):
-    if isinstance(side, bool):
-        raise TypeError
-    if isinstance(side, int | torch.SymInt) or torch.jit.is_tracing():  # a side is a tensor in tracing
-        return side
-    return operator.index(side)
-
-
-def _matched(images, transforms, shape):
-    """Return images and transforms (B, *shape) of one batch size; where one of them has one, it is repeated."""
+        return images.expand(transforms.shape[0], -1, -1, -1), transforms, size
     if tuple(transforms.shape[1:]) != shape:
-        wanted = ", ".join(map(str, ("B", *shape)))
-        raise ValueError(f"transforms must be ({wanted}), not {tuple(transforms.shape)}")
+        raise ValueError(f"transforms must be ({', '.join(map(str, ('B', *shape)))}), not {tuple(transforms.shape)}")
     n_images, n_transforms = images.shape[0], transforms.shape[0]
     if n_images == n_transforms:
-        return images, transforms
+        return images, transforms, size
     if 1 not in (n_images, n_transforms):
         raise ValueError(f"{n_images} images need {n_images} transforms or one, not {n_transforms}")
     n = n_images * n_transforms
-    return images.expand(n, -1, -1, -1), transforms.expand(n, *shape)
+    return images.expand(n, -1, -1, -1), transforms.expand(n, *shape), size
+
+
+def _as_size(size):
+    """Return (height, width) of a size, which may be one number. Raise ValueError if it cannot be the output's."""
+    tracing = torch.jit.is_tracing()  # a side is a tensor then
+    try:
+        height, width = (
+            side if isinstance(side, int | torch.SymInt) or tracing else operator.index(side)
+            for side in (size if isinstance(size, tuple | list) else (size, size))
+        )
+    except (TypeError, ValueError):
+        raise ValueError(f"size must be a whole number or two, (height, width), not {size!r}") from None
+    if not tracing and min(height, width) < 1:
+        raise ValueError(f"the output must have at least one pixel, not {height} × {width}")
+    return height, width
 
 
 def check_padding(padding):
@@ -130,17 +118,17 @@ def affine_warp(images, theta, padding="zeros", size=None):
 def homography_warp(images, matrices, padding="zeros", size=None):
     """Warp (B, C, H, W) by homographies (B, 3, 3), destination to source: (B, C, *size).
 
-    With a last row (0, 0, 1) they are affine. Their scale is that of products of matrices whose last entry is 1; the
-    bound of the denominator depends on it. One image may be warped by many homographies, and many images by one. Raise
-    ValueError for other shapes or paddings.
+    Matrices should be products of matrices whose last entry is 1, because the bound of the denominator depends on their
+    scale. One image may be warped by many homographies, and many images by one. Raise ValueError for other shapes or
+    paddings.
     """
     images, matrices, size = _checked(images, matrices, (3, 3), padding, size)
     return sample(images, sampling_points(matrices, *size).view(matrices.shape[0], *size, 2), padding)
 
 
 def sampling_points(matrices, height, width):
-    """Map every pixel to its source, by a denominator that is bounded from below: (B, 3, 3) -> (B, H·W, 2)."""
-    if not is_small(height, width, matrices):  # by few tensors of this size, also for the gradient
+    """Map every pixel to its source, with a denominator bounded from below: (B, 3, 3) -> (B, H·W, 2)."""
+    if not is_small(height, width, matrices):  # with few tensors of this size, also for the gradient
         x, y, third = at_pixels(matrices, height, width)
         inverse = third.clamp(min=SMALLEST_DENOMINATOR).reciprocal()
         return torch.stack([x * inverse, y * inverse], 2)
@@ -149,36 +137,33 @@ def sampling_points(matrices, height, width):
 
 
 def from_canvas(matrices, canvas):
-    """Let homographies (B, 3, 3) that read an image read from a canvas around it, so many times as large."""
+    """Convert homographies (B, 3, 3) that read from an image to read the same points from a canvas around it."""
     return torch.cat([matrices[:, :2] / canvas, matrices[:, 2:]], 1) if canvas > 1 else matrices
 
 
 def to_canvas(matrices, canvas):
-    """Let homographies (B, 3, 3) that fill an image fill a canvas around it, so many times as large."""
+    """Convert homographies (B, 3, 3) that fill an image to fill a canvas around it, too."""
     return torch.cat([matrices[:, :, :2] * canvas, matrices[:, :, 2:]], 2) if canvas > 1 else matrices
 
 
 def crop_centre(canvases, canvas):
-    """Cut the images out of canvases so many times as large: (..., H, W) -> (..., H / canvas, W / canvas)."""
+    """Cut the images out of the middle of canvases: (..., H, W) -> (..., H / canvas, W / canvas)."""
     height, width = (side // canvas for side in canvases.shape[-2:])
     top, left = height * (canvas - 1) // 2, width * (canvas - 1) // 2
     return canvases[..., top : top + height, left : left + width] if canvas > 1 else canvases
 
 
 def pad_to_canvas(images, canvas):
-    """Lay images (B, C, H, W) in the middle of canvases so many times as large, as dark as their darkest pixels."""
-    if canvas == 1:
-        return images
-    height, width = images.shape[2:]
-    top, left = height * (canvas - 1) // 2, width * (canvas - 1) // 2
+    """Lay images (B, C, H, W) in the middle of canvases of the smallest value of each image and channel."""
+    height, width = (side * (canvas - 1) for side in images.shape[2:])  # of both margins
     background = images.amin((2, 3), keepdim=True)
-    margins = (left, width * (canvas - 1) - left, top, height * (canvas - 1) - top)
-    return F.pad(images - background, margins) + background
+    margins = (width // 2, width - width // 2, height // 2, height - height // 2)
+    return F.pad(images - background, margins) + background if canvas > 1 else images
 
 
 @_in_full_precision
 def compose(*homographies):
-    """Multiply homographies, each (B, 3, 3): the product maps a point by the last one first."""
+    """Multiply homographies, each (B, 3, 3): the product applies the last one first."""
     return reduce(torch.matmul, homographies)
 
 
@@ -195,14 +180,14 @@ def source_points(matrices, height, width):
 
 
 def at_pixels(rows, height, width):
-    """Evaluate a·x + b·y + c at every pixel, for rows (B, R, 3) of such numbers: R tensors (B, H·W)."""
+    """Evaluate a·x + b·y + c at every pixel, for rows (B, R, 3) of (a, b, c): R tensors (B, H·W)."""
     a, b, c = (rows[:, :, k, None, None] for k in range(3))
     x, y = pixel_centres(width, rows), pixel_centres(height, rows).unsqueeze(1)
     return [(a[:, k] * x + (b[:, k] * y + c[:, k])).flatten(1) for k in range(rows.shape[1])]
 
 
 def has_bounded_denominator(matrices, height, width):
-    """Tell which homographies have a denominator that `homography_warp` bounds: (B, 3, 3) -> (B,)."""
+    """Return whether `homography_warp` bounds a denominator of each homography: (B, 3, 3) -> (B,)."""
     return (source_points(matrices, height, width)[1] < SMALLEST_DENOMINATOR).any(1).squeeze(1)
 
 
@@ -216,9 +201,9 @@ def sample(images, grid, padding):
 
 
 def affine_grids(height, width, dtype, device):
-    """Return the sampling grid of each of the six parameters alone, (6, H·W·2): affine_grid(theta) is theta @ this.
+    """Return the sampling grid of each of the six parameters alone, (6, H·W·2): the grid of theta is theta @ this.
 
-    F.affine_grid multiplies 784 × 3 by 3 × 2 for every image; as one product for the batch it takes a sixth of that.
+    F.affine_grid multiplies 784 × 3 by 3 × 2 for every image; one product for the batch takes a sixth of the time.
     """
     units = torch.eye(6, dtype=dtype, device=device).view(6, 2, 3)
     return F.affine_grid(units, (6, 1, height, width), align_corners=False).flatten(1)
@@ -226,29 +211,26 @@ def affine_grids(height, width, dtype, device):
 
 def pixel_centres(n, like):
     """Return the coordinates of the centres of n pixels in a row, (n,)."""
-    places = torch.arange(n, device=like.device).to(torch.promote_types(like.dtype, torch.float32))
-    return ((2 * places + 1) / n - 1).to(like.dtype)
+    indices = torch.arange(n, device=like.device).to(torch.promote_types(like.dtype, torch.float32))
+    return ((2 * indices + 1) / n - 1).to(like.dtype)
 
 
 def is_small(height, width, like):
-    """Tell whether an output is small enough for `affine_grids`; False where its size is not known yet.
-
-    See `is_ordinary`.
-    """
+    """Return whether an output is small enough for `affine_grids`; False while its size is not known yet."""
     return is_ordinary(like) and height * width <= CACHED_SIZE
 
 
 def is_ordinary(tensor):
-    """Tell whether a tensor has a known size and values: not in compiling, tracing and exporting, and no fake one."""
+    """Return whether a tensor has a known size and values: no fake tensor, and no compiling, tracing or exporting."""
     eager = not torch.compiler.is_compiling() and not torch.jit.is_tracing()
     return eager and type(tensor) in (torch.Tensor, torch.nn.Parameter)
 
 
 def cached(make, *size, like):
-    """Return make(*size, dtype, device) as for the tensor `like`, made once for each of a few small sizes.
+    """Return make(*size, dtype, device), with those of the tensor `like`, cached for a few small sizes.
 
-    Nothing is kept in compiling, tracing and exporting, nor what was made under a mode that sees operations before they
-    are done, or in the memory of a CUDA graph. What is kept stays, since a CUDA graph may have recorded where it lies.
+    Nothing is cached while compiling, tracing or exporting, nor under a dispatch mode or torch.func, nor in the memory
+    of a CUDA graph. The cache is never emptied, because a CUDA graph may have recorded the address of a tensor in it.
     """
     key = make, *size, like.dtype, like.device
     if not is_ordinary(like):
@@ -258,7 +240,7 @@ def cached(make, *size, like):
         watched = watched or (like.is_cuda and torch.cuda.is_current_stream_capturing())
         if math.prod(size) > CACHED_SIZE or len(_cache) >= CACHE_LENGTH or watched:
             return make(*key[1:])
-        with torch.inference_mode(False):  # what is made in that mode could not be trained with later
+        with torch.inference_mode(False):  # a tensor made in that mode could not be used in training later
             _cache[key] = make(*key[1:])
     return _cache[key]
 
@@ -286,7 +268,7 @@ def map_points(matrices, points):
 
 
 def decompose(matrices):
-    """Take homographies (B, 3, 3) apart into simple maps: {name of a parameter: its values (B,)}.
+    """Decompose homographies (B, 3, 3) into simple maps: {name of a parameter: its values (B,)}.
 
     A homography, scaled so that its last entry is 1, is
 
@@ -294,9 +276,9 @@ def decompose(matrices):
         | 0 1 ty | · | sin a   cos a  0 | · | 0  sy 0 | · | 0 1 0 | · | 0  1  0 |
         | 0 0 1  |   | 0       0      1 |   | 0  0  1 |   | 0 0 1 |   | px py 1 |
 
-    with exactly one choice of these eight numbers, a in radians, for sx > 0 (a mirror image has sy < 0): translation,
-    rotation, scale and shear are those of the affine map that it is near the centre, by a QR decomposition. All
-    describe the map from destination to source: with scales below 1 a digit becomes larger.
+    with exactly one choice of these eight numbers, a in radians, for sx > 0 (a mirror image has sy < 0). Translation,
+    rotation, scale and shear are those of the affine map that approximates it at the centre, by a QR decomposition. All
+    describe the map from destination to source: scales below 1 enlarge a digit.
     """
     matrices = matrices / matrices[:, 2:, 2:]
     translation, perspective = matrices[:, :2, 2], matrices[:, 2, :2]
@@ -316,10 +298,10 @@ def decompose(matrices):
 
 
 def component_shares(factors):
-    """Return the share of each part in the transforms, {name of a part: (B,)}: they sum to 1, or are 0 for an identity.
+    """Return the share of each part in the transforms, {name of a part: (B,)}. They sum to 1 (the identity's are 0).
 
-    A part weighs as much as it moves the points of the image by itself: the root mean square of their way, over the
-    square from -1 to 1 (perspective: to first order). `factors` may lack perspective; then so do the shares.
+    The weight of a part is the distance by which it alone moves the points of the image: the root mean square over the
+    square from -1 to 1 (for perspective to first order). `factors`: see `decompose`; perspective may be missing.
     """
     square = {name: values.square() for name, values in factors.items()}
     moved = {  # the mean of x² over the square is 1/3, that of (x² + y²)·x² is 1/5 + 1/9
@@ -341,12 +323,12 @@ def to_normalised(pixels, height, width):
 
 
 def to_pixels(points, height, width):
-    """Convert points (..., 2) from the coordinates used here to pixels, the inverse of `to_normalised`."""
+    """Convert points (..., 2) from the coordinates used here to pixels: the inverse of `to_normalised`."""
     return (points + 1) * points.new_tensor((width, height)) / 2 - 0.5
 
 
 def map_pixels(matrices, points, size, source_size):
-    """Map pixels (B, N, 2) of the output, which has a `size` (height, width), to pixels of the input, (B, N, 2).
+    """Map pixels (B, N, 2) of the output to pixels of the input, (B, N, 2). size, source_size: their (height, width).
 
     With `torch.linalg.inv(matrices)` and the sizes exchanged it maps pixels of the input to the output.
     """

@@ -3,14 +3,14 @@
 from lab.catalogue import DatasetSpec, Study
 from lab.settings import Experiment, Recipe
 
-SIGMA = 3.5  # pixels, of the noise that moves corners (see data.py)
+SIGMA = 3.5  # pixels, the standard deviation of the noise that moves corners (see data.py)
 CROPPED = {"perspective_sigma": SIGMA}
-CANVAS = 2  # side of an uncropped image, in sides of the digit's
+CANVAS = 2  # the side of an uncropped image, as a multiple of the digit image's
 WHOLE_IMAGES = CROPPED | {"canvas": CANVAS}
-# The gradient is clipped because some gradients of the localisation network are a hundred times longer than most, and
-# one can move the digits out of the image. docs/log.md says how the numbers were chosen.
+# The gradient is clipped because some gradients of the localisation network are a hundred times larger than most, and a
+# single one can move the digits out of the image. docs/log.md explains how the numbers were chosen.
 ADAM = Recipe("adam", learning_rate=0.002, localisation_rate=0.0004, localisation_norm=1.0, decay=True)
-BACKGROUND = {"padding": "background"}  # what lies outside of an image is background, not grey (see stn/warps.py)
+BACKGROUND = {"padding": "background"}  # outside the image is background, not grey (see stn/warps.py)
 LOCALISATION = {"use_coordconf_localisation": True}
 AFFINE, PROJECTIVE = "Net_CoordConv", "Net_CoordConv_Homography"
 
@@ -37,7 +37,7 @@ PERSPECTIVE = tuple(
     )
 )
 
-# On the same digits, with nothing cut off at the frame: a warp reads from a canvas (see stn/warps.py).
+# The same digits, not cropped at the frame: a warp reads from a canvas (see stn/warps.py).
 ON_CANVAS = BACKGROUND | {"canvas": CANVAS}
 WHOLE = tuple(
     Experiment(exp_id, f"perspective_whole_{title}", model, 30, question, arguments, ADAM, "whole")
@@ -54,7 +54,7 @@ WHOLE = tuple(
     )
 )
 
-LONG = (  # 18 and 12 million images; an epoch takes 21 to 24 seconds on a core
+LONG = (  # 18 and 12 million images; an epoch takes 21 to 24 seconds on one core
     Experiment("exp_30", "perspective_whole_homography_4_passes_long", PROJECTIVE, 300,
                "With ten times as many images, nearly as many as the paper's, how much lower is the error?",
                {"passes": 4} | ON_CANVAS, ADAM, "whole"),
@@ -88,6 +88,7 @@ FAMILIES = {
 }
 SOURCES = ("studies/perspective/__init__.py", "studies/perspective/data.py", "studies/perspective/metrics.py")
 MADE = {"metrics": "studies.perspective.metrics", "figure_families": tuple(FAMILIES), "sources": SOURCES}
+RECORDS = {"perspective": PERSPECTIVE, "whole": WHOLE, "long": LONG}
 STUDY = Study(
     rank=3,
     sets={"perspective": PERSPECTIVE + WHOLE, "long": LONG},
@@ -114,10 +115,6 @@ STUDY = Study(
         ),
     ),
     families=FAMILIES,
-    records={
-        "perspective": tuple(row.id for row in PERSPECTIVE),
-        "whole": tuple(row.id for row in WHOLE),
-        "long": tuple(row.id for row in LONG),
-    },
+    records={name: tuple(row.id for row in rows) for name, rows in RECORDS.items()},
     section="studies.perspective.report:section",
 )

@@ -1,4 +1,4 @@
-"""MNIST in perspective: the four corners of each image, and the image as a whole, are moved by Gaussian noise.
+"""MNIST in perspective: Gaussian noise moves the four corners of each image, and the image as a whole.
 
 The protocol is that of the IC-STN paper (arXiv 1612.03897). Every epoch distorts the training images anew; the test set
 is one fixed draw. `perspective` crops the images to their frame of 28×28, `whole` draws the same on a canvas around it.
@@ -19,54 +19,53 @@ DISTORTION_BATCH = 500
 
 def perspective(clean):
     """Return the Dataset `clean` in perspective; its training images are undistorted before the first epoch."""
-    test_images = torch.empty_like(clean.test_images)
-    distort(
-        clean.test_images,
-        perspective_homographies(len(test_images), TEST_SEED, 0, clean.test_images.shape[2:]),
-        test_images,
-    )
-    description = clean.description | CROPPED
-    train_images = clean.train_images.clone()
+    train_images, description = clean.train_images.clone(), clean.description | CROPPED
+    test_images = distorted_test_images(clean, clean.test_images.shape[2:])
     return Dataset(train_images, clean.train_labels, test_images, clean.test_labels, description, clean, draw_epoch)
 
 
 def whole(clean):
     """Return the Dataset `clean` in the same perspective, on a canvas, so that nothing is cropped.
 
-    Canvases are drawn batch by batch, because all of an epoch would take 750 MB. They are undistorted before the first
-    epoch.
+    Canvases are drawn batch by batch, because those of a whole epoch would take 750 MB. They are undistorted before the
+    first epoch.
     """
-    n_train, n_test = len(clean.train_images), len(clean.test_images)
-    test_images = clean.test_images.new_empty(n_test, 1, *(side * CANVAS for side in clean.test_images.shape[2:]))
-    distort(clean.test_images, perspective_homographies(n_test, TEST_SEED, 0, clean.test_images.shape[2:]), test_images)
+    test_images = distorted_test_images(clean, [side * CANVAS for side in clean.test_images.shape[2:]])
     return Dataset(
         *(clean.train_images, clean.train_labels, test_images, clean.test_labels),
         clean.description | WHOLE_IMAGES,
         clean,
         draw_distortions,
         partial(draw_canvases, black=float(clean.train_images.min())),
-        torch.eye(3).repeat(n_train, 1, 1),
+        torch.eye(3).repeat(len(clean.train_images), 1, 1),
         canvas=CANVAS,
     )
 
 
+def distorted_test_images(clean, size):
+    """Return the test images of a Dataset, each distorted by the same homography in all runs, in a frame of a size."""
+    n, _, *clean_size = clean.test_images.shape
+    test_images = clean.test_images.new_empty(n, 1, *size)
+    distort(clean.test_images, perspective_homographies(n, TEST_SEED, 0, clean_size), test_images)
+    return test_images
+
+
 def draw_distortions(data, seed, epoch):
-    """Replace `data.distortions` by those of an epoch."""
+    """Replace `data.distortions` by those of the epoch."""
     data.distortions.copy_(perspective_homographies(len(data.distortions), seed, epoch, data.train_images.shape[2:]))
 
 
 def draw_canvases(images, homographies, black):
     """Warp images (B, 1, 28, 28) by homographies (B, 3, 3), destination to source, onto canvases (B, 1, 56, 56).
 
-    This uses our warp, because kornia's shows a mirrored ghost of what is behind the observer, and on a canvas that may
-    be visible.
+    This uses our own warp: kornia's shows a mirrored ghost of what is behind the observer, which a canvas may contain.
     """
     size = tuple(side * CANVAS for side in images.shape[2:])
     return homography_warp(images - black, to_canvas(homographies, CANVAS), size=size) + black
 
 
 def draw_epoch(data, seed, epoch):
-    """Replace `data.train_images` by those of an epoch."""
+    """Replace `data.train_images` by those of the epoch."""
     homographies = perspective_homographies(len(data.train_images), seed, epoch, data.train_images.shape[2:])
     distort(data.clean.train_images, homographies, data.train_images)
 
@@ -74,8 +73,8 @@ def draw_epoch(data, seed, epoch):
 def perspective_homographies(n_images, seed, epoch, size=(28, 28)):
     """Return the distortions of one epoch, (n_images, 3, 3) float32 on the CPU.
 
-    They map the distorted image (destination) to the source, in the coordinates of warps.py. Each depends only on seed,
-    epoch and the index of its image. size: height and width of the images, in pixels.
+    They map the distorted image (destination) to the source, in the coordinates of stn/warps.py. Each depends only on
+    seed, epoch and the index of its image. size: height and width of the images, in pixels.
     """
     from kornia.geometry.transform import get_perspective_transform  # late: not needed for MNIST as it is
 
@@ -89,8 +88,7 @@ def perspective_homographies(n_images, seed, epoch, size=(28, 28)):
 def distort(images, homographies, out):
     """Write images (N, 1, 28, 28), warped by homographies (N, 3, 3) from destination to source, into `out`.
 
-    `out` has their size, or that of a canvas, (N, 1, 56, 56). What lies outside an image is as dark as the darkest
-    pixel of all.
+    `out` has their size, or that of a canvas, (N, 1, 56, 56). The background has the smallest value of all pixels.
     """
     from kornia.geometry import transform
 

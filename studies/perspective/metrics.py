@@ -2,16 +2,7 @@
 
 import torch
 
-from stn.metrics import (  # noqa: F401 (what draws is part of this module, too)
-    PICTURE,
-    TransformerMeasures,
-    draw_transforms,
-    draw_warps,
-    frames,
-    homographies,
-    picture,
-    share_seen,
-)
+from stn.metrics import PICTURE, draw_transforms, draw_warps, frames, homographies, picture, share_seen  # noqa: F401 (used by name)
 from stn.metrics import measure_transformer as measure_digits
 from studies.perspective.data import TEST_SEED, distort, perspective_homographies
 
@@ -19,33 +10,29 @@ PAIRS = 2000  # test images of which a second distorted copy is made
 
 
 def measure_transformer(model, data):
-    """Measure as `stn.metrics.measure_transformer` does, and add two numbers:
+    """Measure what `stn.metrics.measure_transformer` measures, and two numbers more:
 
     corner_distance_before, _after: the mean distance, in pixels, between the positions of the same corners of a digit
         in two differently distorted copies of it, before and after the network. It is 0 if the network undoes the
         distortions, but also if it shrinks everything to a point, so compare the ink. Median over the first digits.
     """
-    measures = measure_digits(model, data)
-    if measures is None:
-        return None
-    numbers = measures.numbers | corner_distances(model, data, measures.homographies[:PAIRS])
-    return TransformerMeasures(numbers, measures.homographies, measures.statistics)
+    if measures := measure_digits(model, data):
+        measures.numbers.update(corner_distances(model, data, measures.homographies[:PAIRS]))
+    return measures
 
 
 @torch.inference_mode()
 def corner_distances(model, data, transforms):
-    """Return {"corner_distance_before": …, "corner_distance_after": …}, from `transforms` of the first test images."""
+    """Return both corner distances by name, for the first test images, whose predicted `transforms` are given."""
     n, size = len(transforms), data.clean.test_images.shape[2:]
     first, second = (
         perspective_homographies(len(data.test_labels), TEST_SEED, copy, size)[:n].to(transforms) for copy in (0, 1)
     )
     images = torch.empty_like(data.test_images[:n])
     distort(data.clean.test_images[:n], second, images)
-    distances = {
-        "before": corner_distance(first, second, size),
-        "after": corner_distance(first @ transforms, second @ homographies(model, images), size),
-    }
-    return {f"corner_distance_{when}": float(distance.nanmedian()) for when, distance in distances.items()}
+    after = corner_distance(first @ transforms, second @ homographies(model, images), size)
+    distances = {"corner_distance_before": corner_distance(first, second, size), "corner_distance_after": after}
+    return {name: float(distance.nanmedian()) for name, distance in distances.items()}
 
 
 def corner_distance(first, second, size):
@@ -54,5 +41,5 @@ def corner_distance(first, second, size):
     first, second: homographies (N, 3, 3) from each copy (destination) to the undistorted digit. size: height and width
     of the digit's image.
     """
-    landed = (frames(torch.linalg.inv_ex(homographies).inverse, size) for homographies in (first, second))
-    return torch.sub(*landed).norm(dim=2).mean(1)
+    corners = (frames(torch.linalg.inv_ex(maps).inverse, size) for maps in (first, second))
+    return torch.sub(*corners).norm(dim=2).mean(1)

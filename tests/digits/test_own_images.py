@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from digits import pretrained
-from digits.own_images import ImageError, find_digits, upright_grey
+from digits.own_images import ImageError, find_digits, read_grey
 from stn import mnist
 
 INK = np.pad(in_field(printed("5")), ((20, 60), (70, 10)))  # (360, 360), not in the middle
@@ -163,7 +163,7 @@ def test_a_sheet_on_a_table_is_no_digit_and_a_bold_digit_is_no_sheet(digit):
 
 def test_the_place_of_a_digit_leads_back_to_its_image():
     found = find_digits(DARK)
-    (scale, left, top), (y, x) = found.places[0], ndimage.center_of_mass(found.images[0])
+    (scale, left, top), (y, x) = found.positions[0], ndimage.center_of_mass(found.images[0])
     expected = np.array(ndimage.center_of_mass(INK))
     assert np.abs(np.array([y + 0.5, x + 0.5]) * scale + [top, left] - expected).max() < scale / 3
 
@@ -247,7 +247,7 @@ def test_as_it_is():
 
 
 def test_a_large_image_is_shrunk_with_its_proportions():
-    grey, steps = upright_grey(saved(Image.new("L", (4000, 1000))))
+    grey, steps = read_grey(saved(Image.new("L", (4000, 1000))))
     assert grey.shape == (250, 1000)
     assert steps == ["shrunk from 4000×1000"]
 

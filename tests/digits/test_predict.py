@@ -47,7 +47,7 @@ def test_several_images_are_read_and_bad_ones_named(call, call_here, photos):
         assert np.asarray(Image.open(photos / name).convert("RGB")).std() > 20  # something is drawn
     again = call_here("predict.py", "seven.jpg", "seven.jpg.read.png", cwd=photos)
     assert again.returncode == 0
-    assert again.stderr == "seven.jpg.read.png: passed over, a picture by predict.py\n"
+    assert again.stderr == "seven.jpg.read.png is skipped: it is a picture by predict.py\n"
 
 
 def test_json_for_programs(call_here, photos):
@@ -99,7 +99,7 @@ def test_the_networks_are_listed(call_here, tmp_path):
     [
         ([], "an image is needed"),
         (["x.png", "--weights", "exp_99"], "exp_99 is neither a name in weights/ (exp_02, "),
-        (["x.png", "--out", "three.png"], "predict.py: --out three.png: is no folder"),
+        (["x.png", "--out", "three.png"], "predict.py: [Errno 17] File exists: 'three.png'"),
         (["x.png", "--size", "3"], "unrecognized arguments: --size"),
     ],
 )
