@@ -183,7 +183,7 @@ def read_runs(out, pool=False):
     return found, results
 
 
-def draw_comparison(record, results, target, pool=False, within=tables.ENOUGH):
+def draw_comparison(record, results, target, pool=False, within=tables.TARGET_HALF_WIDTH):
     """Write what the module's docstring lists into the folder `target`, and print the paths."""
     present = groups(record)
     shown = [row for row in ALL.values() if row in EXPERIMENTS or row.name in present]
@@ -262,8 +262,8 @@ def main():
     add("--out", default="experiments", metavar="FOLDER", help="where the runs are")
     add("--figures", metavar="FOLDER", help="where the figures go (default: beside the runs)")
     add("--pool", action="store_true", help="pool and compare runs also if code or settings differ")
-    needed = f"say how many runs give intervals of ± POINTS (default: {tables.ENOUGH})"
-    add("--within", type=float, default=tables.ENOUGH, metavar="POINTS", help=needed)
+    needed = f"say how many runs give intervals of ± POINTS (default: {tables.TARGET_HALF_WIDTH})"
+    add("--within", type=float, default=tables.TARGET_HALF_WIDTH, metavar="POINTS", help=needed)
     add("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
     options = cli.parse(parser)
     if not 0.001 <= options.within <= 100:

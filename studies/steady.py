@@ -101,15 +101,16 @@ def recipes_figure(record, table, steady=None):
 def section(page):
     """Write the section of docs/results.md on the swings; page: see tools/page.py."""
     from lab.comparison import largest_drops  # late: only the page of results needs it
-    from lab.tables import SWINGING, chosen_table, falls_table
+    from lab.tables import STABILITY as COLUMNS
+    from lab.tables import chosen_table, drops_table
 
     swings, runs = page.read("swings"), page.read("runs")
     return [
         "## The swings",
-        chosen_table(swings, SWINGS, page.table, SWINGING),
+        chosen_table(swings, SWINGS, page.table, COLUMNS),
         page.differences(swings, "The swings"),
         page.source(swings, page.only(SWINGS), "swings"),
         page.figure("Test accuracy by epoch, with each of the two changes and with both", "StabilityCurves.png"),
         f"The deepest falls in the {len(runs)} runs of the seven:",
-        falls_table(largest_drops(runs)),
+        drops_table(largest_drops(runs)),
     ]

@@ -14,8 +14,8 @@ from lab.comparison import by_seed, comparisons, families, groups, of_experiment
 from lab.published import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 from lab.results import PARTS, commit, last, last_five, read_checksummed
 from lab.tables import (
-    column,
     differences_table,
+    format_column,
     interval_text,
     markdown_table,
     p_text,
@@ -74,12 +74,12 @@ def questions_table(tutorial, steady, table):
     header = ["", "question"]
     for recipe, record, family in (("tutorial's", tutorial, "The seven"), ("steady", steady, "The steady recipe")):
         pairs = comparisons(record, families()[family], table)
-        how, cells = column([comparison.differences.values() for comparison in pairs.values()], sign="+")
+        how, cells = format_column([comparison.differences.values() for comparison in pairs.values()], sign="+")
         header += [f"{recipe} recipe, points: {how}", "p", "would be seen"]
         for ((one, other, what), comparison), cell in zip(pairs.items(), cells, strict=True):
             asks, cell = ("exp_03", f"the transformer: {cell}") if what == "the transformer" else (one, cell)
             row = rows.setdefault(what, [f"`{asks}`", table[asks].question])
-            seen = stats.detectable(list(comparison.differences.values()), len(pairs))
+            seen = stats.detectable(list(comparison.differences.values()), len(families()[family]))
             row += [f"{cell} ({one} − {other})", p_text(comparison.p_value), f"{seen:.2f}"]
     return markdown_table(header, [row + [""] * (len(header) - len(row)) for row in rows.values()])
 

@@ -5,17 +5,17 @@ import statistics
 from lab import figures
 from lab.comparison import by_seed, of_experiment
 from lab.results import last
-from lab.tables import RUNS, chosen_table, of_measure, of_runs
+from lab.tables import RUNS, chosen_table, metric, per_run
 from studies.cards import CARD, FAMILIES
 
 IDS = tuple(row.id for row in CARD)
 UPPER_END = "exp_41"  # reads cards that are straightened by the true homography
 STRENGTH = "strength of the distortion"
 READING = (
-    *(RUNS, ("numbers read whole, %", of_runs(last)), ("digits read, %", of_measure("digits_read"))),
-    *(("IoU, %", of_measure("iou", 100)), ("IoU of 95 % or more, % of the cards", of_measure("iou_95", 100))),
-    ("corner error, % of the diagonal, median card", of_measure("corner_error")),
-    ("95th percentile", of_measure("corner_error_p95")),
+    *(RUNS, ("numbers read whole, %", per_run(last)), ("digits read, %", metric("digits_read"))),
+    *(("IoU, %", metric("iou", 100)), ("IoU of 95 % or more, % of the cards", metric("iou_95", 100))),
+    ("corner error, % of the diagonal, median card", metric("corner_error")),
+    ("95th percentile", metric("corner_error_p95")),
 )
 
 

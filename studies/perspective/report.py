@@ -3,7 +3,7 @@
 import statistics
 
 from lab.results import last
-from lab.tables import INK, LARGEST, RUNS, chosen_table, measured, of_runs, shared
+from lab.tables import INK, LARGEST_STEP, RUNS, chosen_table, common, mean_metric, per_run
 from studies.perspective import FAMILIES, STUDY
 
 IC_STN_ERROR = {"exp_12": 6.60, "exp_14": 4.94, "exp_29": 1.23}  # in %, of that paper's networks that are like ours
@@ -26,8 +26,8 @@ def at_equal_size(runs):
 
 
 RECTIFYING = (
-    *(RUNS, ("error %, last epoch", of_runs(lambda run: 100 - last(run))), ("the paper's", of_paper), LARGEST),
-    ("corner distance, px", measured("corner_distance", 1)),
+    *(RUNS, ("error %, last epoch", per_run(lambda run: 100 - last(run))), ("the paper's", of_paper), LARGEST_STEP),
+    ("corner distance, px", mean_metric("corner_distance", 1)),
     ("at equal size", at_equal_size),
     *INK,
 )
@@ -58,7 +58,7 @@ def section(page):
         page.figure("Accuracy of every transformer on whole images", "PerspectiveWholeAccuracyComparison.png"),
         page.figure("Paired differences on whole images", "PerspectiveWholeDifferences.png"),
         "### More images",
-        chosen_table(long, more_images, page.table, (("epochs", shared("n_epochs")), *RECTIFYING), "perspective_"),
+        chosen_table(long, more_images, page.table, (("epochs", common("n_epochs")), *RECTIFYING), "perspective_"),
         page.source(long, "--set long", "long"),
         page.figure("Train loss of both runs by epoch", "LongCurves.png"),
     ]
