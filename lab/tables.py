@@ -142,6 +142,7 @@ INK = (
     ("ink kept", mean_metric("ink_kept", 3)),
     ("ink area", mean_metric("ink_area", 2)),
 )
+TRANSFORMS = (RUNS, LAST, LARGEST_STEP, *INK)
 STABILITY = (
     *(RUNS, LAST, LAST_FIVE, *STEPS),
     ("over 50", of_steps(lambda sizes: f"{100 * sum(size > 50 for size in sizes) / len(sizes):.0f} %")),
@@ -219,10 +220,12 @@ def needed_table(record, table, pool=False, within=TARGET_HALF_WIDTH):
     return markdown_table(["comparison", "pairs", "interval", "pairs it takes", "more runs of each"], rows)
 
 
-def drops_table(drops):
-    """The five largest of the `largest_drops` of a record."""
+def drops_table(record, smallest=0.0):
+    """The five runs with the largest drops, in points, from one epoch to the next; "" without any."""
     rows = [
-        [f"`{name}`", epoch, *(f"{value:.2f}" for value in accuracies)] for _, name, epoch, *accuracies in drops[:5]
+        [f"`{name}`", epoch, *(f"{value:.2f}" for value in accuracies)]
+        for points, name, epoch, *accuracies in largest_drops(record)[:5]
+        if points >= smallest
     ]
     return markdown_table(["run", "in epoch", "accuracy %, before", "after", "at the end"], rows)
 
@@ -254,6 +257,6 @@ def comparison_document(record, table, pool=False, within=TARGET_HALF_WIDTH):
         needed = needed_table(part, table, pool, within)
         parts.append(section(f"How many runs it takes for ± {within:g} points", needed))
         parts.append(section("Where the variance comes from", variance_table(part)))
-        drops = [drop for drop in largest_drops(part) if drop[0] >= MIN_DROP]
-        parts.append(section(f"Falls of {MIN_DROP} points and more from one epoch to the next", drops_table(drops)))
+        title = f"Falls of {MIN_DROP} points and more from one epoch to the next"
+        parts.append(section(title, drops_table(part, MIN_DROP)))
     return paragraphs(*parts) + "\n"

@@ -36,19 +36,5 @@ STUDY = Study(
         ),
     },
     records={"homography": COMPARED},
-    section="studies.homography:section",
+    section="studies/homography.md.jinja",
 )
-
-
-def section(page):
-    """Write the section of docs/results.md; page: see tools/page.py."""
-    from lab.tables import INK, LARGEST_STEP, LAST, RUNS, STABILITY, chosen_table  # late: for results.md only
-
-    record = page.read("homography")
-    return [
-        "## A homography on MNIST as it is",
-        chosen_table(record, COMPARED, page.table, (RUNS, LAST, LARGEST_STEP, *INK)),
-        chosen_table(record, COMPARED[2:], page.table, STABILITY),
-        page.differences(record, "A homography on MNIST as it is"),
-        page.source(record, page.only(COMPARED), "homography"),
-    ]

@@ -60,7 +60,7 @@ STUDY = Study(
     },
     extra_figures="studies.steady:recipes_figure",
     records={"steady": ASKED, "swings": SWINGS},
-    section="studies.steady:section",
+    section="studies/steady.md.jinja",
 )
 
 
@@ -96,21 +96,3 @@ def recipes_figure(record, table, steady=None):
     tutorials, steadies = ([value for _, values, _, _ in rows for value in values] for rows, _, _ in panels)
     least = min(*steadies, *ORIGINAL_ACCURACY.values(), float(np.quantile(tutorials, 0.1))) - 0.05
     return {"RecipesComparison.png": figures.values_by_row(*panels, least=least)}
-
-
-def section(page):
-    """Write the section of docs/results.md on the swings; page: see tools/page.py."""
-    from lab.comparison import largest_drops  # late: only the page of results needs it
-    from lab.tables import STABILITY as COLUMNS
-    from lab.tables import chosen_table, drops_table
-
-    swings, runs = page.read("swings"), page.read("runs")
-    return [
-        "## The swings",
-        chosen_table(swings, SWINGS, page.table, COLUMNS),
-        page.differences(swings, "The swings"),
-        page.source(swings, page.only(SWINGS), "swings"),
-        page.figure("Test accuracy by epoch, with each of the two changes and with both", "StabilityCurves.png"),
-        f"The deepest falls in the {len(runs)} runs of the seven:",
-        drops_table(largest_drops(runs)),
-    ]

@@ -1,4 +1,4 @@
-"""Tables and figures of cards, and their section of docs/results.md."""
+"""Tables and figures of cards."""
 
 import statistics
 
@@ -6,7 +6,7 @@ from lab import figures
 from lab.comparison import by_seed, of_experiment
 from lab.results import last
 from lab.tables import RUNS, chosen_table, metric, per_run
-from studies.cards import CARD, FAMILIES
+from studies.cards import CARD
 
 IDS = tuple(row.id for row in CARD)
 UPPER_END = "exp_41"  # reads cards that are straightened by the true homography
@@ -49,17 +49,3 @@ def strength_figure(record, table):
     """Draw `strength_curves`: {"Strength.png": Figure}, {} without any."""
     panels = strength_curves(record, table)
     return {"Strength.png": figures.strength_curves(panels, STRENGTH)} if panels else {}
-
-
-def section(page):
-    """Write the section of docs/results.md; page: see tools/page.py."""
-    card = page.read("card")
-    return [
-        "## A number on a card",
-        card_table(card, page.table),
-        *(page.differences(card, name) for name in FAMILIES),
-        page.source(card, "--set card", "card"),
-        page.figure("Numbers read whole, every run", "CardAccuracyComparison.png"),
-        page.figure("Paired differences of numbers read whole", "CardDifferences.png"),
-        page.figure("Medians of what is measured over the strength of the distortion", "CardStrength.png"),
-    ]

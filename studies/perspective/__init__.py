@@ -119,5 +119,5 @@ STUDY = Study(
         "whole": tuple(row.id for row in WHOLE),
         "long": tuple(row.id for row in LONG),
     },
-    section="studies.perspective.report:section",
+    section="studies/perspective/results.md.jinja",
 )
