@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 
 from lab import cli, export, figures, tables
-from lab.catalogue import datasets, load_object, spec_of, studies
+from lab.catalogue import datasets, find_network, load_object, spec_of, studies
 from lab.comparison import (
     by_data,
     comparisons,
@@ -59,9 +59,10 @@ from lab.settings import RunError, printable
 from lab.stats import with_centres
 from run_experiments import ALL, EXPERIMENTS
 
-# torch is imported late, by the functions that draw digits: the comparison does not wait for it.
+# torch is imported late, by the functions that draw digits or networks.
 
 ROOT = Path(__file__).resolve().parent
+TRANSFORMS = {6: "affine", 8: "homography"}  # by the number of values that a localisation network predicts
 CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
@@ -72,32 +73,26 @@ N_ANIMATED = 24  # digits
 
 def diagram(experiment):
     """Draw the block diagram of a row of the table."""
-    arguments = experiment.arguments
-    localisation, classifier = (
+    arguments, spec = experiment.arguments, datasets()[experiment.data]
+    convolutions = (
         "2 × CoordConv" if arguments.get(f"use_coordconf_{part}") else "2 × Conv"
         for part in ("localisation", "classifier")
     )
-    transform = "homography" if "Homography" in experiment.model else "affine"
+    n_params = len(getattr(find_network(experiment.model), "transform_identity", ()))
     passes = f" × {arguments['passes']}" if "passes" in arguments else ""
+    warp = f"{TRANSFORMS.get(n_params, 'transform')}{passes}\nwarp"
     title, bypass = f"{experiment.id}: {experiment.question}", arguments.get("bypass_localisation", False)
-    spec = datasets()[experiment.data]
-    image, warp = "×".join(map(str, spec.image_size)), f"{transform}{passes}\nwarp"
-    return figures.network_diagram(title, localisation, classifier, warp, bypass, image, spec.n_digits)
-
-
-def value_rows(record):
-    """List each experiment for `figures.values_by_row`, with the original's value."""
-    found = {name: [*map(last, runs.values())] for name, runs in groups(record).items()}
-    plain = all(map(is_plain_mnist, record.values()))
-    marks = ORIGINAL_ACCURACY if plain else {}
-    return with_centres([(label(name), values, marks.get(name)) for name, values in found.items()])
+    size = "×".join(map(str, spec.image_size))
+    return figures.network_diagram(title, *convolutions, warp, bypass, size, spec.n_digits)
 
 
 def accuracy_figure(record, title=""):
     """Draw the runs of every experiment as points, with mean and interval. title: of the data set, or ""."""
-    line = CLAIM if all(map(is_plain_mnist, record.values())) else None
+    plain = all(map(is_plain_mnist, record.values()))
+    marks = ORIGINAL_ACCURACY if plain else {}
     title = title and f" ({title})".replace("$", r"\$")  # not a formula
-    return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title}", line))
+    rows = [(label(name), [*map(last, runs.values())], marks.get(name)) for name, runs in groups(record).items()]
+    return figures.values_by_row((with_centres(rows), f"{ACCURACY}, last epoch{title}", CLAIM if plain else None))
 
 
 def differences_figure(record, pairs, pool=False):
@@ -229,13 +224,6 @@ def save_animation(path, settings, transforms, digits):
     figures.save_animation(pictures, path)
 
 
-def read_run(folder):
-    """Return (settings, checkpoint) of the run in a folder. Raise OSError, ValueError or RunError."""
-    from stn.checkpoint import load_tensors
-
-    return read_json(folder / "settings.json"), load_tensors(folder / "checkpoint.pt")
-
-
 def read_json(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -247,13 +235,14 @@ def animate(out, name):
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError("the name of a run is needed, not a path")
+    from stn.checkpoint import load_tensors
+
     run_dir = Path(out) / name
-    settings, checkpoint = read_run(run_dir)
-    if not checkpoint["transforms"]:
+    settings, transforms = read_json(run_dir / "settings.json"), load_tensors(run_dir / "checkpoint.pt")["transforms"]
+    if not transforms:
         raise ValueError(f"{run_dir} has no transformer to animate")
-    path = run_dir / "transformation.gif"
-    save_animation(path, settings, checkpoint["transforms"], dataset_of(settings))
-    return path
+    save_animation(run_dir / "transformation.gif", settings, transforms, dataset_of(settings))
+    return run_dir / "transformation.gif"
 
 
 def main():

@@ -1,7 +1,7 @@
 """docs/results.md, from results/ and weights/ and from nothing else.
 
-Its text and the order of its tables are in tools/results.md.jinja and in the sections of the studies; the functions
-here make the tables. The templates call them, those of lab/tables.py as `tables`, and the methods of a `Page`.
+Its text, the order of its tables and what is only formatted are in tools/*.jinja and in the sections of the studies.
+What is computed is here: the templates call a `Page` as `page`, lab/tables.py as `tables`, and some functions.
 """
 
 import json
@@ -22,6 +22,7 @@ from lab.results import PARTS, commit, last, last_five, read_checksummed
 from lab.tables import differences_table, format_column, interval_text, markdown_table, p_text, paragraphs
 
 ROOT = Path(__file__).resolve().parent.parent
+TEMPLATES = Environment(loader=FileSystemLoader(ROOT), undefined=StrictUndefined, trim_blocks=True)
 FORMULATIONS = ("exp_02", "exp_03", "exp_07")  # that are trained in the fast and in the plain form
 RECORDS = {name: exp_ids for study in studies().values() for name, exp_ids in study.records.items()}
 
@@ -63,11 +64,14 @@ class Page(NamedTuple):
         commits = " and ".join(sorted({commit(run) for run in record.values()}))
         return machine(one, f"{len(record)} runs", command, commits=commits)
 
-    def measurement(self, name, describe, *parts):
-        """Describe the measurement in results/<name>.json and say where it comes from; parts: see `machine`."""
-        measured = self.read(name)
-        parts = [part.format_map(measured) for part in parts]
-        return paragraphs(describe(measured), machine(measured, *parts, measured["command"]))
+    def measured(self, name, *parts):
+        """Say where the measurement in results/<name>.json comes from; parts: more to say, with fields of it."""
+        record = self.read(name)
+        return machine(record, *(part.format_map(record) for part in parts), record["command"])
+
+    def kept(self):
+        """Return {id: results} of the networks in weights/."""
+        return {path.stem: read_checksummed(path) for path in sorted((self.folder.parent / "weights").glob("*.json"))}
 
     @staticmethod
     def only(exp_ids):
@@ -120,50 +124,6 @@ def ranking(values):
     return exp_id(ordered[0]) + "".join(sign + exp_id(name) for sign, name in zip(signs, ordered[1:], strict=True))
 
 
-def rows_table(rows, *columns):
-    """Return a table of dicts; columns: (title, format of a cell, for str.format_map)."""
-    titles, cells = zip(*columns, strict=True)
-    return markdown_table(titles, [[cell.format_map(row) for cell in cells] for row in rows])
-
-
-RATIO = "{ratio:.1f} ({ratio_min:.1f} to {ratio_max:.1f})"
-STEPS = (  # of a recorded step
-    ("a recorded step, ms", "{experiment}"),
-    ("ordinary layers", "{plain_ms:.1f}"),
-    ("ours", "{fast_ms:.1f}"),
-    ("ratio (lowest to highest)", RATIO),
-)
-
-
-def speed_table(speed):
-    header = ["", "ms a step: tutorial", "ours", "s an epoch: tutorial", "ours", "ratio (lowest to highest round)"]
-    keys = ("tutorial_ms_per_step", "ours_ms_per_step", "tutorial_seconds_per_epoch", "ours_seconds_per_epoch")
-    rows = [[row["experiment"], *(f"{row[key]:.1f}" for key in keys), RATIO.format_map(row)] for row in speed["rows"]]
-    for name, part in (("the seven, as one job", "whole_job"), ("while all cores are busy", "all_cores_busy")):
-        minutes = speed["tutorial_minutes_whole_job"], speed[f"ours_minutes_{part}"]
-        rows.append([name, "", "", *(f"{value:.1f} min" for value in minutes), f"{speed[f'ratio_{part}']:.1f}"])
-    return markdown_table(header, rows)
-
-
-def core_text(speed):
-    """Describe what one core reaches: the convolutions beside a product of large matrices, and steps in both forms."""
-    core = speed["core"]
-    summary = (
-        "{instruction_set}, {images_in_a_register} images in a register. A product of two 1024² matrices runs at "
-        "{peak_gflops:.0f} GFLOP/s; at that rate the convolutions of a step of exp_02 take {floor_ms_exp_02:.1f} ms."
-    )
-    rates = ("GFLOP/s", "{gflops:.0f}"), ("of the peak", "{share_of_peak:.0%}")
-    convolutions = rows_table(core["convolutions"], ("convolution, forward and backward", "{convolution}"), *rates)
-    return paragraphs(summary.format_map(core), convolutions, rows_table(core["steps"], *STEPS))
-
-
-def cards_speed_text(record):
-    """Describe networks that read cards, on one core: their steps in both forms, and drawing's share of an epoch."""
-    summary = "A core draws {scenes_a_second:,} scenes a second.".format_map(record)
-    epoch = ("s an epoch", "{epoch_seconds:.1f}"), ("of it drawing", "{drawing_share:.1%}")
-    return paragraphs(summary, rows_table(record["rows"], *STEPS, *epoch))
-
-
 def parts_table(job):
     """What the runs of a job spent beside their training."""
     names = [part.removesuffix("_seconds") for part in PARTS]
@@ -175,11 +135,6 @@ def parts_table(job):
         rows.append([experiment, f"{sum(seconds):.0f}", *(f"{share:.2f} %" for share in shares)])
     header = ["", "seconds", "evaluation", "TensorBoard", "measures, figures, checkpoints, start", "all three"]
     return markdown_table(header, rows)
-
-
-def job_text(job):
-    summary = "{minutes:.1f} minutes for {runs} runs, {at_a_time} at a time.".format_map(job)
-    return paragraphs(summary, parts_table(job))
 
 
 def formulations_table(record):
@@ -206,64 +161,6 @@ def formulations_cells(pairs):
     return [len(pairs), *summary, *(f"{mean:.2f}" for mean in means), *changes]
 
 
-def scale_table(record):
-    """Tabulate how long it takes to look at many runs."""
-    shown = {"plot": "`plot.py`", "second_start": "a second start", "tensorboard": "TensorBoard lists them"}
-    size = "{runs:,} runs ({files:,} files, {megabytes} MB)".format_map(record)
-    rows = [
-        [name, *(f"{statistics.median(record[key][kind]):.1f}" for kind in ("seconds", "cpu_seconds"))]
-        for key, name in shown.items()
-    ]
-    return markdown_table([size, "seconds", "of a core"], rows)
-
-
-def faults_table(record):
-    """Tabulate what was tried to make runs fail, how often nothing was lost, and how soon it was reported."""
-    rows = [
-        [kind, row["tried"], row["survived"], f"{row['seconds']:.1f}" if row["seconds"] >= 0.05 else "under 0.1"]
-        for kind, row in record["faults"].items()
-    ]
-    return markdown_table(["fault", "tried", "survived", "longest time until it was reported, seconds"], rows)
-
-
-def kept_table(folder):
-    """Tabulate the networks in weights/ by their records."""
-    rows = []
-    for path in sorted(folder.glob("*.json")):
-        run = read_checksummed(path)
-        title = run["experiment_name"].partition("_run_")[2].partition("_")[2].replace("_", " ")
-        summary = [f"`{path.stem}`", title, spec_of(run["data"]).summary, f"{last(run):.2f}", run["seed"]]
-        rows.append([*summary, commit(run), f"`{run['weights'][:16]}`"])
-    header = ["", "experiment", "MNIST", "accuracy, %", "seed", "commit", "SHA-256 of the weights begins with"]
-    return markdown_table(header, rows)
-
-
-def own_images_table(record):
-    """Tabulate the share of pictures of each kind that every network reads."""
-    kinds = next(iter(record["rows"].values()))
-    rows = [
-        [f"`{name}`", *(f"{100 * row[kind] / record['images']:.1f}" for kind in kinds)]
-        for name, row in record["rows"].items()
-    ]
-    return markdown_table([f"read right, % of {record['images']}", *kinds], rows)
-
-
-def extract_id_table(record):
-    """Tabulate how often extract_id.py finds a card and reads its number, and how long a photograph takes."""
-    rows = []
-    for kind, row in record["rows"].items():
-        error = f"{row['corner_error']:.2f}" if "corner_error" in row else ""
-        share = f"{100 * row['kept'] / row['scenes']:.1f}"
-        rows.append([kind, f"{row['scenes']:,}", row["kept"], share, row.get("right", ""), error])
-    header = ["", "photographs", f"a card found, with a confidence of {record['threshold']:.2f} or more", "%"]
-    header += ["of those the number is right", "corner error in % of the diagonal, median"]
-    seconds = (
-        "Seconds for a photograph of 1600×1200 on a core: {to_find:.3f} to find the card, {without_imports:.2f} with "
-        "both pictures, {with_imports:.2f} with imports."
-    )
-    return paragraphs(markdown_table(header, rows), seconds.format_map(record["seconds"]))
-
-
 def machine(measured, *parts, commits=None):
     """Say where numbers come from: what `lab.folder.provenance` gave, and parts of which the last is a command.
 
@@ -275,7 +172,13 @@ def machine(measured, *parts, commits=None):
 
 def results_document(folder, table):
     """Return docs/results.md, from the JSON files in `folder`. table: {id: Experiment}."""
-    templates = Environment(loader=FileSystemLoader(ROOT), undefined=StrictUndefined, trim_blocks=True)
-    sections = [study.section for study in studies().values() if study.section]
-    names = globals() | {"page": Page(folder, table), "sections": sections}
-    return templates.get_template("tools/results.md.jinja").render(names) + "\n"
+    functions = questions_table, original_table, parts_table, formulations_table
+    functions += commit, last, load_object, spec_of, statistics.median
+    names = {function.__name__: function for function in functions} | {"page": Page(folder, table), "tables": tables}
+    names["sections"] = [study.section for study in studies().values() if study.section]
+    return TEMPLATES.get_template("tools/results.md.jinja").render(names) + "\n"
+
+
+def measurement_tables():
+    """Return the tables of tools/measurements.md.jinja, as functions of a record."""
+    return TEMPLATES.get_template("tools/measurements.md.jinja").module
