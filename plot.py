@@ -168,14 +168,14 @@ def read_runs(out, pool=False):
     Say on stderr which are left out, and which are not compared.
     """
     results, complaints = read_whole(out)
-    found, same = drop_duplicate_runs({name: condensed(content) for name, content in results.items()})
-    complaints += same
+    record, duplicates = drop_duplicate_runs({name: condensed(content) for name, content in results.items()})
+    complaints += duplicates
     if not pool:
-        found, more = drop_incompatible_runs(found)
-        complaints += more + why_incomparable(found, ALL)
+        record, incompatible = drop_incompatible_runs(record)
+        complaints += incompatible + why_incomparable(record, ALL)
     for complaint in complaints:
         print(printable(complaint), file=sys.stderr)
-    return found, results
+    return record, results
 
 
 def draw_comparison(record, results, target, pool=False, within=tables.TARGET_HALF_WIDTH):
@@ -231,7 +231,7 @@ def read_json(path):
 def animate(out, name):
     """Write the animation of the run `name` into its folder and return the path.
 
-    Raise OSError, ValueError or RunError if the run has not what it takes.
+    Raise OSError, ValueError or RunError if the run cannot be read or has no transformer.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError("the name of a run is needed, not a path")
@@ -266,16 +266,16 @@ def main():
             parser.error(f"--animate {options.animate}: {error}")
         return 0
     try:
-        found, results = read_runs(options.out, options.pool)
+        record, results = read_runs(options.out, options.pool)
     except (OSError, EOFError) as error:
         parser.error(f"--out {options.out}: {error}")
-    if not found:
+    if not record:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1
     target = Path(options.figures or options.out)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        draw_comparison(found, results, target, options.pool, options.within)
+        draw_comparison(record, results, target, options.pool, options.within)
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")
     return 0

@@ -8,7 +8,7 @@ from itertools import pairwise
 from lab.catalogue import spec_of, studies
 from lab.results import MNIST, PARTS, is_mnist, last, percentages
 from lab.settings import differences
-from lab.stats import compare, correct_family, steps
+from lab.stats import compare, correct_family
 
 # Families of comparisons: (experiment, baseline, what the experiment adds). The p-values of a family are corrected
 # together.
@@ -22,7 +22,6 @@ THE_SEVEN = {
         ("exp_07", "exp_02", "CoordConv in both"),
     ),
 }
-N_STEPS = 10  # the last changes from epoch to epoch that are looked at
 # What must be equal in runs that are compared: the code, the kind of machine, the data and how they were trained on.
 CONDITIONS = ("code", "device", "device_name", "versions", "plain_convolutions", "batch_size", "threads", "data")
 # What may differ between runs that are pooled: what is each run's own, and what it has measured.
@@ -62,18 +61,17 @@ def one_run_each(record):
 
 def drop_duplicate_runs(record):
     """Return (the record without copies, [a line about each]): runs of equal number, or of equal outcomes."""
-    chosen_names, seen, complaints = set(), {}, []
+    names, complaints = {}, []  # names: of each key
     for name in sorted(record, key=lambda name: ("_run_" not in name, name)):  # a number in the name decides
         number = split_name(name, record[name])
         outcome = number[0], json.dumps([record[name]["history"], record[name].get("wrong")])
-        if number in seen:
-            complaints.append(f"{name}: left out, it has the same number as {seen[number]}")
-        elif outcome in seen:
-            complaints.append(f"{name}: left out, it is a copy of {seen[outcome]}")
+        if number in names:
+            complaints.append(f"{name}: left out, it has the same number as {names[number]}")
+        elif outcome in names:
+            complaints.append(f"{name}: left out, it is a copy of {names[outcome]}")
         else:
-            chosen_names.add(name)
-            seen |= {number: name, outcome: name}
-    return {name: run for name, run in record.items() if name in chosen_names}, complaints
+            names |= {number: name, outcome: name}
+    return {name: run for name, run in record.items() if name in names.values()}, complaints
 
 
 def code_of(run):
@@ -168,13 +166,8 @@ def is_plain_mnist(run):
     return is_mnist(run["data"]) and spec_of(run["data"]).beside_published
 
 
-def last_steps(runs):
-    """List the changes of the number of correct test images between the last epochs, of all runs."""
-    return [size for run in runs.values() for size in steps(run["history"]["test_correct"])[-N_STEPS:]]
-
-
 def largest_drops(record, after=10):
-    """List the largest fall of each run from an epoch to the next, after so many epochs, the deepest first.
+    """List the largest drop of each run from an epoch to the next, after so many epochs, the largest first.
 
     Each is (points, name, epoch, accuracy before, after, at the end). Shorter runs have none.
     """

@@ -319,22 +319,14 @@ def run_curves(panels, ylabel, limits=None):
 
 
 PLAIN, WARP = "#EEEEEE", "#CFE8DC"
-EITHER = "2 × Conv or CoordConv"
+EITHER, WARPS = "2 × Conv or CoordConv", "affine map or\nhomography"
 COLOURS = {"2 × Conv": "#BBD7EA", "2 × CoordConv": "#F6C667", EITHER: "#BBD7EA"}
 
 
-def network_diagram(
-    title,
-    localisation=EITHER,
-    classifier=EITHER,
-    warp="affine map or\nhomography",
-    bypass=False,
-    image="28×28",
-    n_digits=1,
-):
+def network_diagram(title, localisation=EITHER, classifier=EITHER, warp=WARPS, bypass=False, size="28×28", n_digits=1):
     """Draw a network as blocks: what its parts are made of, and its warp; with `bypass` the transformer is absent.
 
-    image: the size of what it is given. n_digits: how many it reads.
+    size: of the image that it is given. n_digits: how many it reads.
     """
     figure = Figure(figsize=(9, 1.7))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 18), ylim=(0, 3.4))  # a unit is half an inch, in both directions
@@ -351,7 +343,7 @@ def network_diagram(
         axes.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "->", "connectionstyle": bend, **style})
 
     parts = "no localisation" if bypass else f"localisation\n{localisation}"
-    block(0.2, 0.2, 1.8, f"image\n{image}", PLAIN)
+    block(0.2, 0.2, 1.8, f"image\n{size}", PLAIN)
     block(2.8, 2.2, 3.8, parts, COLOURS[localisation], bypass)
     block(6.8, 0.2, 3.2, "no warp" if bypass else warp, WARP, bypass)
     block(10.9, 0.2, 3.8, f"classifier\n{classifier}", COLOURS[classifier])

@@ -11,7 +11,6 @@ from lab.comparison import (
     groups,
     is_plain_mnist,
     largest_drops,
-    last_steps,
     of_experiment,
     one_run_each,
     split_name,
@@ -21,6 +20,7 @@ from lab.published import ORIGINAL_ACCURACY
 from lab.results import ONE_RUN_EACH, last, last_five, percentages, wrong_images
 
 TARGET_HALF_WIDTH = 0.05  # of the confidence interval, in points (see --within)
+N_STEPS = 10  # the last changes from epoch to epoch that are looked at
 MIN_DROP = 0.5  # the smallest drop, in points, that is listed
 
 
@@ -47,10 +47,9 @@ def format_column(values_by_row, sign=""):
     return title, [format_cell(values, sign) if values else "" for values in values_by_row]
 
 
-def interval_text(values, sign="", digits=2):
+def interval_text(values, sign=""):
     mean, low, high = stats.mean_interval(values)
-    text = f"{mean:{sign}.{digits}f}"
-    return text if low is None else f"{text} ± {(high - low) / 2:.{digits}f}"
+    return f"{mean:{sign}.2f}" if low is None else f"{mean:{sign}.2f} ± {(high - low) / 2:.2f}"
 
 
 def median_text(values, sign=""):
@@ -110,8 +109,13 @@ def mean_metric(name, digits):
 
 
 def of_steps(summarise):
-    """Return a column that summarises the changes between the last epochs of all runs; "" without any."""
-    return lambda runs: summarise(sizes) if (sizes := last_steps(runs)) else ""
+    """Return a column that summarises how the number of correct images changes in the last epochs; "" without any."""
+
+    def cell_of(runs):
+        sizes = [size for run in runs.values() for size in stats.steps(run["history"]["test_correct"])[-N_STEPS:]]
+        return summarise(sizes) if sizes else ""
+
+    return cell_of
 
 
 def original(runs):

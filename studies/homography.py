@@ -22,7 +22,6 @@ HOMOGRAPHY = (
 )
 # fmt: on
 
-COMPARED = ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")
 STUDY = Study(
     rank=2,
     sets={"homography": HOMOGRAPHY},
@@ -35,6 +34,6 @@ STUDY = Study(
             ("exp_11", "exp_08", "CoordConv in both"),
         ),
     },
-    records={"homography": COMPARED},
+    records={"homography": ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")},
     section="studies/homography.md.jinja",
 )

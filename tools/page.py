@@ -23,7 +23,6 @@ from lab.tables import differences_table, format_column, interval_text, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = Environment(loader=FileSystemLoader(ROOT), undefined=StrictUndefined, trim_blocks=True)
-FORMULATIONS = ("exp_02", "exp_03", "exp_07")  # that are trained in the fast and in the plain form
 RECORDS = {name: exp_ids for study in studies().values() for name, exp_ids in study.records.items()}
 
 
@@ -58,7 +57,7 @@ class Page(NamedTuple):
         record = self.read(name)[part] if part else self.read(name)
         one, n_runs = next(iter(record.values())), len(record) // len(groups(record))
         on_gpu = "--device cuda --jobs 20" if one["device"] == "cuda" else ""
-        arguments = self.only(RECORDS[name]) if arguments is None else arguments
+        arguments = f"--only {' '.join(RECORDS[name])}" if arguments is None else arguments
         command = " ".join(filter(None, (f"python run_experiments.py --runs {n_runs}", on_gpu, arguments)))
         command += f" && python tools/records.py --record {name}"
         commits = " and ".join(sorted({commit(run) for run in record.values()}))
@@ -72,10 +71,6 @@ class Page(NamedTuple):
     def kept(self):
         """Return {id: results} of the networks in weights/."""
         return {path.stem: read_checksummed(path) for path in sorted((self.folder.parent / "weights").glob("*.json"))}
-
-    @staticmethod
-    def only(exp_ids):
-        return f"--only {' '.join(exp_ids)}"
 
 
 def questions_table(tutorial, steady, table):
@@ -98,30 +93,26 @@ def questions_table(tutorial, steady, table):
 
 def original_table(record):
     """Which of the original's values lie inside our spread, and what becomes of its ranking."""
-    runs = {name: [last(run) for run in groups(record)[name].values()] for name in ORIGINAL_ACCURACY}
-    rows = []
-    for name, values in runs.items():
-        rows.append([f"`{exp_id(name)}`", f"{ORIGINAL_ACCURACY[name]:.2f}"])
+    original, medians, rows = {}, {}, []
+    for name, accuracy in ORIGINAL_ACCURACY.items():
+        exp_id = "_".join(name.split("_")[:2])
+        values = [last(run) for run in groups(record)[name].values()]
+        original[exp_id], medians[exp_id] = accuracy, statistics.median(values)
+        rows.append([f"`{exp_id}`", f"{accuracy:.2f}"])
         for low, high in (stats.prediction_limits(values), (min(values), max(values))):
-            rows[-1] += [f"{low:.2f} to {high:.2f}", "yes" if low <= ORIGINAL_ACCURACY[name] <= high else "no"]
+            rows[-1] += [f"{low:.2f} to {high:.2f}", "yes" if low <= accuracy <= high else "no"]
     header = ["", "original %", "one more run of ours (95 %)", "inside", "our runs", "inside"]
-    medians = {name: statistics.median(values) for name, values in runs.items()}
-    tau = kendalltau(list(ORIGINAL_ACCURACY.values()), list(medians.values()))
-    ranks = [["the original's", ranking(ORIGINAL_ACCURACY)], ["of our medians", ranking(medians)]]
+    tau = kendalltau(list(original.values()), list(medians.values()))
+    ranks = [["the original's", ranking(original)], ["of our medians", ranking(medians)]]
     ranks.append(["Kendall's tau", f"{tau.statistic:.2f}, p = {p_text(float(tau.pvalue))}"])
     return paragraphs(markdown_table(header, rows), markdown_table(["ranking", "from the best to the worst"], ranks))
-
-
-def exp_id(name):
-    """Return the id in the name of an experiment, "exp_01" of "exp_01_reproduce_baseline"."""
-    return "_".join(name.split("_")[:2])
 
 
 def ranking(values):
     """Order experiments from the best to the worst, equal ones joined by an equals sign."""
     ordered = sorted(values, key=values.get, reverse=True)
     signs = (" = " if values[a] == values[b] else " > " for a, b in pairwise(ordered))
-    return exp_id(ordered[0]) + "".join(sign + exp_id(name) for sign, name in zip(signs, ordered[1:], strict=True))
+    return ordered[0] + "".join(sign + exp_id for sign, exp_id in zip(signs, ordered[1:], strict=True))
 
 
 def parts_table(job):
