@@ -19,7 +19,7 @@ reads every <out>/*/results.json and writes, into <out> unless --figures says ot
 
 Runs of one experiment that differ in epochs, data, code or machine are not pooled: the largest set is kept and the
 others are named, unless --pool asks for all. (runs.csv and epochs.csv always have all.) Experiments that differ in code
-or machine are not compared in pairs.
+or machine, or were not trained as their rows of the table say, are not compared in pairs.
 
     python plot.py --animate exp_16_run_01_perspective_homography_4_passes
 

@@ -122,7 +122,7 @@ def differences_from_row(run, row):
 def why_not_compared(record, pair, table):
     """Say why two experiments must not be compared in pairs, or return None. The runs of each belong together.
 
-    table: {id: Experiment}. What a comparison says that it adds is so only if both were trained as their rows say.
+    table: {id: Experiment}. A comparison shows what its family declares only if both were trained as their rows say.
     """
     runs = [next(iter(of_experiment(record, table[exp_id]).values()), None) for exp_id in pair[:2]]
     if None in runs:

@@ -1,11 +1,8 @@
 """The four experiments with a homography that the original wrote down and never ran."""
 
 from lab.catalogue import Study
-from lab.settings import Experiment, Recipe
-
-BACKGROUND = {"padding": "background"}  # what lies outside of an image is background, not grey (see stn/warps.py)
-SLOW = Recipe(localisation_rate=0.001)  # else the accuracy jumps from epoch to epoch
-CLASSIFIER, LOCALISATION = {"use_coordconf_classifier": True}, {"use_coordconf_localisation": True}
+from lab.settings import Experiment
+from studies.steady import BACKGROUND, CLASSIFIER, LOCALISATION, SLOW
 
 # fmt: off
 HOMOGRAPHY = (

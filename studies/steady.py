@@ -67,9 +67,9 @@ STUDY = Study(
 def recipes_figure(record, table, steady=None):
     """Draw the runs of the seven's questions under both recipes: {"RecipesComparison.png": Figure}.
 
-    {} unless there are runs of both, all on MNIST as it is. The axis ends where only single runs of the tutorial's
-    recipe lie. table: {id: Experiment}; steady: the record of the steady recipe, if it is another one; where nothing
-    localises, both have runs of their own.
+    {} unless there are runs of both, all on MNIST as it is. The axis is cut below the 10th percentile of the tutorial's
+    recipe, and the runs below are counted at the edge. table: {id: Experiment}; steady: the record of the steady
+    recipe, if it is another one; networks without a transformer then have runs in both.
     """
     import numpy as np  # late, as all that draws
 
@@ -88,8 +88,8 @@ def recipes_figure(record, table, steady=None):
         if not any(runs[exp_id] for exp_id in exp_ids[2:]):
             return {}
         rows = [
-            (f"{what}\n({exp_id})", [*map(last, of_one)], ORIGINAL_ACCURACY.get(table[exp_id].name))
-            for what, (exp_id, of_one) in zip(QUESTIONS, runs.items(), strict=True)
+            (f"{question}\n({exp_id})", [*map(last, of_one)], ORIGINAL_ACCURACY.get(table[exp_id].name))
+            for question, (exp_id, of_one) in zip(QUESTIONS, runs.items(), strict=True)
             if of_one
         ]
         panels.append((with_centres(rows), f"test accuracy in %, last epoch, {recipe}", CLAIM))

@@ -83,9 +83,9 @@ def questions_table(tutorial, steady, table):
         pairs = comparisons(record, families()[family], table)
         how, cells = format_column([comparison.differences.values() for comparison in pairs.values()], sign="+")
         header += [f"{recipe} recipe, points: {how}", "p", "would be seen"]
-        for ((one, other, what), comparison), cell in zip(pairs.items(), cells, strict=True):
-            asks, cell = ("exp_03", f"the transformer: {cell}") if what == "the transformer" else (one, cell)
-            row = rows.setdefault(what, [f"`{asks}`", table[asks].question])
+        for ((one, other, added), comparison), cell in zip(pairs.items(), cells, strict=True):
+            asks, cell = ("exp_03", f"the transformer: {cell}") if added == "the transformer" else (one, cell)
+            row = rows.setdefault(added, [f"`{asks}`", table[asks].question])
             seen = stats.detectable(list(comparison.differences.values()), len(families()[family]))
             row += [f"{cell} ({one} − {other})", p_text(comparison.p_value), f"{seen:.2f}"]
     return markdown_table(header, [row + [""] * (len(header) - len(row)) for row in rows.values()])
@@ -129,27 +129,22 @@ def parts_table(job):
 
 
 def formulations_table(record):
-    """Fast against plain convolutions, by experiment: two records, {"fast": …, "plain": …}."""
-    rows, everything = [], []
-    for name, fast in groups(record["fast"]).items():
-        ours, theirs = (by_seed(runs, lambda run: run) for runs in (fast, groups(record["plain"]).get(name, {})))
-        pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
-        everything += pairs
-        rows.append([f"`{name}`", *formulations_cells(pairs)])
-    rows.append(["all", *formulations_cells(everything)])
+    """Compare fast with plain convolutions, by experiment: two records, {"fast": …, "plain": …}."""
+    plain_runs, pairs, rows = groups(record["plain"]), {}, []
+    for name, runs in groups(record["fast"]).items():
+        fast, plain = (by_seed(form, lambda run: run) for form in (runs, plain_runs.get(name, {})))
+        pairs[f"`{name}`"] = [(fast[seed], plain[seed]) for seed in sorted(fast.keys() & plain.keys())]
+    pairs["all"] = [pair for of_one in pairs.values() for pair in of_one]
+    for label, of_one in pairs.items():
+        first_losses = ([run["history"]["train_loss"][0] for run in pair] for pair in of_one)
+        losses = [100 * (fast / plain - 1) for fast, plain in first_losses]
+        means = [statistics.fmean(map(last, form)) for form in zip(*of_one, strict=True)]
+        changes = [[measure(fast) - measure(plain) for fast, plain in of_one] for measure in (last, last_five)]
+        cells = [label, len(of_one), f"{interval_text(losses, '+')} %", f"{max(map(abs, losses)):.2f} %"]
+        rows.append([*cells, *(f"{mean:.2f}" for mean in means), *(interval_text(change, "+") for change in changes)])
     first = "first epoch's train loss, fast against plain: mean"
     accuracies = ["accuracy % after the last epoch: fast", "plain", "fast less plain, points", "mean of the last five"]
     return markdown_table(["", "pairs", first, "largest", *accuracies], rows)
-
-
-def formulations_cells(pairs):
-    """The cells of the pairs (fast, plain)."""
-    first_losses = ([run["history"]["train_loss"][0] for run in pair] for pair in pairs)
-    losses = [100 * (fast / plain - 1) for fast, plain in first_losses]
-    means = [statistics.fmean(map(last, form)) for form in zip(*pairs, strict=True)]
-    changes = [interval_text([value(fast) - value(plain) for fast, plain in pairs], "+") for value in (last, last_five)]
-    summary = f"{interval_text(losses, '+')} %", f"{max(map(abs, losses)):.2f} %"
-    return [len(pairs), *summary, *(f"{mean:.2f}" for mean in means), *changes]
 
 
 def machine(measured, *parts, commits=None):
