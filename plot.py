@@ -19,7 +19,7 @@ reads every <out>/*/results.json and writes, into <out> unless --figures says ot
 
 Runs of one experiment that differ in epochs, data, code or machine are not pooled: the largest set is kept and the
 others are named, unless --pool asks for all. (runs.csv and epochs.csv always have all.) Experiments that differ in code
-or machine are not compared in pairs.
+or machine, or were not trained as their rows of the table say, are not compared in pairs.
 
     python plot.py --animate exp_16_run_01_perspective_homography_4_passes
 
@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 
 from lab import cli, export, figures, tables
-from lab.catalogue import datasets, load_object, spec_of, studies
+from lab.catalogue import datasets, find_network, load_object, spec_of, studies
 from lab.comparison import (
     by_data,
     comparisons,
@@ -59,9 +59,10 @@ from lab.settings import RunError, printable
 from lab.stats import with_centres
 from run_experiments import ALL, EXPERIMENTS
 
-# torch is imported late, by the functions that draw digits: the comparison does not wait for it.
+# torch is imported late, by the functions that draw digits or networks.
 
 ROOT = Path(__file__).resolve().parent
+TRANSFORMS = {6: "affine", 8: "homography"}  # by the number of values that a localisation network predicts
 CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
@@ -72,32 +73,26 @@ N_ANIMATED = 24  # digits
 
 def diagram(experiment):
     """Draw the block diagram of a row of the table."""
-    arguments = experiment.arguments
-    localisation, classifier = (
+    arguments, spec = experiment.arguments, datasets()[experiment.data]
+    convolutions = (
         "2 × CoordConv" if arguments.get(f"use_coordconf_{part}") else "2 × Conv"
         for part in ("localisation", "classifier")
     )
-    transform = "homography" if "Homography" in experiment.model else "affine"
+    n_params = len(getattr(find_network(experiment.model), "transform_identity", ()))
     passes = f" × {arguments['passes']}" if "passes" in arguments else ""
+    warp = f"{TRANSFORMS.get(n_params, 'transform')}{passes}\nwarp"
     title, bypass = f"{experiment.id}: {experiment.question}", arguments.get("bypass_localisation", False)
-    spec = datasets()[experiment.data]
-    image, warp = "×".join(map(str, spec.image_size)), f"{transform}{passes}\nwarp"
-    return figures.network_diagram(title, localisation, classifier, warp, bypass, image, spec.n_digits)
-
-
-def value_rows(record):
-    """List each experiment for `figures.values_by_row`, with the original's value."""
-    found = {name: [*map(last, runs.values())] for name, runs in groups(record).items()}
-    plain = all(map(is_plain_mnist, record.values()))
-    marks = ORIGINAL_ACCURACY if plain else {}
-    return with_centres([(label(name), values, marks.get(name)) for name, values in found.items()])
+    size = "×".join(map(str, spec.image_size))
+    return figures.network_diagram(title, *convolutions, warp, bypass, size, spec.n_digits)
 
 
 def accuracy_figure(record, title=""):
     """Draw the runs of every experiment as points, with mean and interval. title: of the data set, or ""."""
-    line = CLAIM if all(map(is_plain_mnist, record.values())) else None
+    plain = all(map(is_plain_mnist, record.values()))
+    marks = ORIGINAL_ACCURACY if plain else {}
     title = title and f" ({title})".replace("$", r"\$")  # not a formula
-    return figures.values_by_row((value_rows(record), f"{ACCURACY}, last epoch{title}", line))
+    rows = [(label(name), [*map(last, runs.values())], marks.get(name)) for name, runs in groups(record).items()]
+    return figures.values_by_row((with_centres(rows), f"{ACCURACY}, last epoch{title}", CLAIM if plain else None))
 
 
 def differences_figure(record, pairs, pool=False):
@@ -173,17 +168,17 @@ def read_runs(out, pool=False):
     Say on stderr which are left out, and which are not compared.
     """
     results, complaints = read_whole(out)
-    found, same = drop_duplicate_runs({name: condensed(content) for name, content in results.items()})
-    complaints += same
+    record, duplicates = drop_duplicate_runs({name: condensed(content) for name, content in results.items()})
+    complaints += duplicates
     if not pool:
-        found, more = drop_incompatible_runs(found)
-        complaints += more + why_incomparable(found, ALL)
+        record, incompatible = drop_incompatible_runs(record)
+        complaints += incompatible + why_incomparable(record, ALL)
     for complaint in complaints:
         print(printable(complaint), file=sys.stderr)
-    return found, results
+    return record, results
 
 
-def draw_comparison(record, results, target, pool=False, within=tables.ENOUGH):
+def draw_comparison(record, results, target, pool=False, within=tables.TARGET_HALF_WIDTH):
     """Write what the module's docstring lists into the folder `target`, and print the paths."""
     present = groups(record)
     shown = [row for row in ALL.values() if row in EXPERIMENTS or row.name in present]
@@ -229,13 +224,6 @@ def save_animation(path, settings, transforms, digits):
     figures.save_animation(pictures, path)
 
 
-def read_run(folder):
-    """Return (settings, checkpoint) of the run in a folder. Raise OSError, ValueError or RunError."""
-    from stn.checkpoint import load_tensors
-
-    return read_json(folder / "settings.json"), load_tensors(folder / "checkpoint.pt")
-
-
 def read_json(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -243,17 +231,18 @@ def read_json(path):
 def animate(out, name):
     """Write the animation of the run `name` into its folder and return the path.
 
-    Raise OSError, ValueError or RunError if the run has not what it takes.
+    Raise OSError, ValueError or RunError if the run cannot be read or has no transformer.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError("the name of a run is needed, not a path")
+    from stn.checkpoint import load_tensors
+
     run_dir = Path(out) / name
-    settings, checkpoint = read_run(run_dir)
-    if not checkpoint["transforms"]:
+    settings, transforms = read_json(run_dir / "settings.json"), load_tensors(run_dir / "checkpoint.pt")["transforms"]
+    if not transforms:
         raise ValueError(f"{run_dir} has no transformer to animate")
-    path = run_dir / "transformation.gif"
-    save_animation(path, settings, checkpoint["transforms"], dataset_of(settings))
-    return path
+    save_animation(run_dir / "transformation.gif", settings, transforms, dataset_of(settings))
+    return run_dir / "transformation.gif"
 
 
 def main():
@@ -262,8 +251,8 @@ def main():
     add("--out", default="experiments", metavar="FOLDER", help="where the runs are")
     add("--figures", metavar="FOLDER", help="where the figures go (default: beside the runs)")
     add("--pool", action="store_true", help="pool and compare runs also if code or settings differ")
-    needed = f"say how many runs give intervals of ± POINTS (default: {tables.ENOUGH})"
-    add("--within", type=float, default=tables.ENOUGH, metavar="POINTS", help=needed)
+    needed = f"say how many runs give intervals of ± POINTS (default: {tables.TARGET_HALF_WIDTH})"
+    add("--within", type=float, default=tables.TARGET_HALF_WIDTH, metavar="POINTS", help=needed)
     add("--animate", metavar="RUN", help="only draw <out>/RUN/transformation.gif, the run by epochs")
     options = cli.parse(parser)
     if not 0.001 <= options.within <= 100:
@@ -277,16 +266,16 @@ def main():
             parser.error(f"--animate {options.animate}: {error}")
         return 0
     try:
-        found, results = read_runs(options.out, options.pool)
+        record, results = read_runs(options.out, options.pool)
     except (OSError, EOFError) as error:
         parser.error(f"--out {options.out}: {error}")
-    if not found:
+    if not record:
         print(f"plot.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
         return 1
     target = Path(options.figures or options.out)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        draw_comparison(found, results, target, options.pool, options.within)
+        draw_comparison(record, results, target, options.pool, options.within)
     except OSError as error:
         parser.error(f"{target}: the figures cannot be written ({error})")
     return 0

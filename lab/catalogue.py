@@ -58,7 +58,7 @@ class Study:
     families: dict = field(default_factory=dict)  # of comparisons, see lab/comparison.py
     extra_figures: str | None = None  # "module:function" of (record of a data set, {id: Experiment}): {name: Figure}
     records: dict = field(default_factory=dict)  # {name of a file in results/: ids of its experiments}
-    section: str | None = None  # "module:function" that writes its section of docs/results.md, see tools/page.py
+    section: str | None = None  # the path of the template of its section of docs/results.md, see tools/page.py
 
 
 @lru_cache

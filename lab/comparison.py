@@ -1,17 +1,17 @@
 """Which runs belong together, which experiments are compared, and how. A family is one question."""
 
-import itertools
 import json
 import re
 from collections import Counter
+from itertools import pairwise
 
 from lab.catalogue import spec_of, studies
 from lab.results import MNIST, PARTS, is_mnist, last, percentages
 from lab.settings import differences
-from lab.stats import compare, corrected, steps
+from lab.stats import compare, correct_family
 
-# Families of comparisons: (experiment, its partner, what the one has and the other has not). The p-values of a family
-# are corrected together.
+# Families of comparisons: (experiment, baseline, what the experiment adds). The p-values of a family are corrected
+# together.
 THE_SEVEN = {
     "The seven": (
         ("exp_02", "exp_01", "ten more epochs"),
@@ -22,12 +22,11 @@ THE_SEVEN = {
         ("exp_07", "exp_02", "CoordConv in both"),
     ),
 }
-N_STEPS = 10  # the last changes from epoch to epoch that are looked at
-# What must be equal in runs that are compared: the code, the machine's kind, the form, the data.
-PROVENANCE = ("code", "device", "device_name", "versions", "plain_convolutions", "batch_size", "threads", "data")
-# What may differ between runs of one experiment, and what a run has measured.
-OWN = {"run", "seed", "experiment_name", "weights_signature", "git_commit", "code", "cores"}
-MEASURED = {"avg_test_loss", "test_correct", "seconds", *PARTS, "transformer", "history", "wrong"}
+# What must be equal in runs that are compared: the code, the kind of machine, the data and how they were trained on.
+CONDITIONS = ("code", "device", "device_name", "versions", "plain_convolutions", "batch_size", "threads", "data")
+# What may differ between runs that are pooled: what is each run's own, and what it has measured.
+RUN_KEYS = {"run", "seed", "experiment_name", "weights_signature", "git_commit", "code", "cores"}
+OUTCOME_KEYS = {"avg_test_loss", "test_correct", "seconds", *PARTS, "transformer", "history", "wrong"}
 
 
 def families():
@@ -43,11 +42,11 @@ def split_name(name, run):
 
 def groups(record):
     """Return {experiment, its directory's name without the number of the run: {run: condensed results}}."""
-    found = {}
+    experiments = {}
     for name, run in record.items():
         experiment, number = split_name(name, run)
-        found.setdefault(experiment, {})[number] = run
-    return found
+        experiments.setdefault(experiment, {})[number] = run
+    return experiments
 
 
 def of_experiment(record, experiment):
@@ -61,19 +60,18 @@ def one_run_each(record):
 
 
 def drop_duplicate_runs(record):
-    """Return (the record with each run once, [a line about each that is left out]): by number or content."""
-    chosen_names, seen, complaints = {}, {}, []
+    """Return (the record without copies, [a line about each]): runs of equal number, or of equal outcomes."""
+    names, complaints = {}, []  # names: of each key
     for name in sorted(record, key=lambda name: ("_run_" not in name, name)):  # a number in the name decides
         number = split_name(name, record[name])
-        content = number[0], json.dumps([record[name]["history"], record[name].get("wrong")])
-        for key, why in ((number, "has the same number as"), (content, "is a copy of")):
-            if key in seen:
-                complaints.append(f"{name}: left out, it {why} {seen[key]}")
-                break
+        outcome = number[0], json.dumps([record[name]["history"], record[name].get("wrong")])
+        if number in names:
+            complaints.append(f"{name}: left out, it has the same number as {names[number]}")
+        elif outcome in names:
+            complaints.append(f"{name}: left out, it is a copy of {names[outcome]}")
         else:
-            chosen_names[name] = record[name]
-            seen |= {number: name, content: name}
-    return {name: run for name, run in record.items() if name in chosen_names}, complaints
+            names |= {number: name, outcome: name}
+    return {name: run for name, run in record.items() if name in names.values()}, complaints
 
 
 def code_of(run):
@@ -82,59 +80,69 @@ def code_of(run):
     return run.get("code") or (commit if not commit.endswith("-dirty") else f"unknown code of {run['experiment_name']}")
 
 
-def provenance(run):
-    return {key: code_of(run) if key == "code" else run.get(key) for key in PROVENANCE}
+def conditions_of(run):
+    return {key: code_of(run) if key == "code" else run.get(key) for key in CONDITIONS}
 
 
 def drop_incompatible_runs(record):
-    """Return (the record without runs that must not be pooled with others of their experiment, [a line about each]).
+    """Keep, per experiment, the largest group of runs with equal settings, data, code and machine.
 
-    The runs of an experiment belong together if they have the same settings, data, code and machine. Of several such
-    sets the largest is kept, of equal ones that with more epochs.
+    Of groups of equal size the one with more epochs is kept. Return (the record, [a line about each other group]).
     """
     chosen_names, complaints = set(), []
     for name, runs in groups(record).items():
         sets = {}
         for run in runs.values():
-            settings = {key: value for key, value in run.items() if key not in OWN | MEASURED} | {"code": code_of(run)}
-            sets.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+            settings = {key: value for key, value in run.items() if key not in RUN_KEYS | OUTCOME_KEYS}
+            sets.setdefault(json.dumps(settings | {"code": code_of(run)}, sort_keys=True), []).append(run)
         (best, chosen), *others = sorted(sets.items(), key=lambda item: (-len(item[1]), -item[1][0]["n_epochs"]))
         chosen_names |= {run["experiment_name"] for run in chosen}
         for settings, left_out in others:
-            what = ", ".join(differences(json.loads(settings), json.loads(best)))
+            different = ", ".join(differences(json.loads(settings), json.loads(best)))
             numbers = ", ".join(f"{split_name(run['experiment_name'], run)[1]:02d}" for run in left_out)
-            complaints.append(f"{name}: run {numbers} left out, it has {what} (--pool keeps it)")
+            complaints.append(f"{name}: run {numbers} left out, it has {different} (--pool keeps it)")
     return {name: run for name, run in record.items() if name in chosen_names}, complaints
 
 
 def comparable(runs):
     """Tell whether runs come from the same code, the same kind of machine and the same digits.
 
-    Images made of these may differ: the upper end of the cards reads straight ones.
+    The kind of image may differ: exp_41 reads cards that are straight already.
     """
-    parts = (provenance(run) | {"data": run["data"].get("md5")} for run in runs.values())
-    return len({json.dumps(part, sort_keys=True) for part in parts}) <= 1
+    conditions = (conditions_of(run) | {"data": run["data"].get("md5")} for run in runs.values())
+    return len({json.dumps(part, sort_keys=True) for part in conditions}) <= 1
 
 
-def obstacle(record, pair, table):
+def differences_from_row(run, row):
+    """List how the network and the recipe of a run differ from those of its row of the table, an `Experiment`."""
+    settings = json.loads(json.dumps({"model": row.model, "arguments": row.arguments, **row.recipe.as_settings()}))
+    return differences({key: run.get(key) for key in settings}, settings)
+
+
+def why_not_compared(record, pair, table):
     """Say why two experiments must not be compared in pairs, or return None. The runs of each belong together.
 
-    table: {id: Experiment}.
+    table: {id: Experiment}. A comparison shows what its family declares only if both were trained as their rows say.
     """
-    if not all(runs := [of_experiment(record, table[exp_id]) for exp_id in pair[:2]]):
+    runs = [next(iter(of_experiment(record, table[exp_id]).values()), None) for exp_id in pair[:2]]
+    if None in runs:
         return None
-    ours, others = (next(iter(of_one.values())) for of_one in runs)
-    different = [key for key, value in provenance(ours).items() if value != provenance(others)[key]]
-    if ours["n_epochs"] != others["n_epochs"]:
-        intended = [table[exp_id].epochs for exp_id in pair[:2]]
-        different += ["n_epochs"] * ([ours["n_epochs"], others["n_epochs"]] != intended)
-    return f"{pair[0]} and {pair[1]} are not compared: they differ in {', '.join(different)}" if different else None
+    ours, others = map(conditions_of, runs)
+    different = [key for key in CONDITIONS if ours[key] != others[key]]
+    n_epochs = [run["n_epochs"] for run in runs]
+    if n_epochs[0] != n_epochs[1] and n_epochs != [table[exp_id].epochs for exp_id in pair[:2]]:
+        different.append("n_epochs")
+    reasons = [f"they differ in {', '.join(different)}"] if different else []
+    for exp_id, run in zip(pair, runs, strict=False):
+        if changes := differences_from_row(run, table[exp_id]):
+            reasons.append(f"{exp_id} was trained with {', '.join(changes)}")
+    return f"{pair[0]} and {pair[1]} are not compared: {'; '.join(reasons)}" if reasons else None
 
 
 def why_incomparable(record, table):
     """List a line about each pair of experiments that is there and must not be compared."""
     pairs = dict.fromkeys(pair[:2] for family in families().values() for pair in family)
-    return [f"{why} (--pool compares them)" for pair in pairs if (why := obstacle(record, pair, table))]
+    return [f"{why} (--pool compares them)" for pair in pairs if (why := why_not_compared(record, pair, table))]
 
 
 def by_seed(runs, value):
@@ -144,14 +152,13 @@ def by_seed(runs, value):
 
 
 def comparisons(record, family, table, value=last, pool=False):
-    """Return {pair of the family: Comparison} of those pairs that can be made, the p-values corrected."""
-    found = {}
+    """Return {pair: Comparison} of the pairs of a family that can be compared, the p-values corrected."""
+    made = dict.fromkeys(family)
     for pair in family:
-        runs = (of_experiment(record, table[exp_id]) for exp_id in pair[:2])
-        comparison = compare(*(by_seed(of_one, value) for of_one in runs))
-        if comparison and (pool or not obstacle(record, pair, table)):
-            found[pair] = comparison
-    return corrected(found)
+        if pool or not why_not_compared(record, pair, table):
+            runs = (of_experiment(record, table[exp_id]) for exp_id in pair[:2])
+            made[pair] = compare(*(by_seed(of_one, value) for of_one in runs))
+    return correct_family(made)
 
 
 def is_plain_mnist(run):
@@ -159,22 +166,17 @@ def is_plain_mnist(run):
     return is_mnist(run["data"]) and spec_of(run["data"]).beside_published
 
 
-def last_steps(runs):
-    """List the changes of the number of correct test images between the last epochs, of all runs."""
-    return [size for run in runs.values() for size in steps(run["history"]["test_correct"])[-N_STEPS:]]
-
-
 def largest_drops(record, after=10):
-    """List the largest fall of each run from an epoch to the next, after so many epochs, the deepest first.
+    """List the largest drop of each run from an epoch to the next, after so many epochs, the largest first.
 
     Each is (points, name, epoch, accuracy before, after, at the end). Shorter runs have none.
     """
-    found = []
+    drops = []
     for name, run in record.items():
         values = percentages(run)
-        pairs = enumerate(itertools.pairwise(values[after - 1 :]), after + 1)
-        found += [max(steps)] if (steps := [(a - b, name, epoch, a, b, values[-1]) for epoch, (a, b) in pairs]) else []
-    return sorted(found, reverse=True)
+        pairs = enumerate(pairwise(values[after - 1 :]), after + 1)
+        drops += sorted((a - b, name, epoch, a, b, values[-1]) for epoch, (a, b) in pairs)[-1:]
+    return sorted(drops, reverse=True)
 
 
 def by_data(record):
@@ -182,7 +184,7 @@ def by_data(record):
 
     Digits are known by their checksum, whatever their name; those of a second checksum have a prefix of their own.
     """
-    found = {}
+    parts = {}
     digests = sorted({run["data"].get("md5", "unknown") for run in record.values()}, key=lambda md5: md5 != MNIST)
     for name, run in record.items():
         data, spec = run["data"], spec_of(run["data"])
@@ -190,5 +192,5 @@ def by_data(record):
         digits = "MNIST" if md5 == MNIST else f"{data['name']!r} (MD5 {md5}), {run['test_total']:,} test images"
         prefix = "" if md5 == digests[0] else re.sub(r"\W", "_", data["name"]) + f"_{md5[:6]}_"
         key = spec.title.format(digits=digits), prefix + spec.figure_prefix
-        found.setdefault(key, {})[name] = run
-    return dict(sorted(found.items(), key=lambda item: ("MNIST" not in item[0][0], item[0][1])))
+        parts.setdefault(key, {})[name] = run
+    return dict(sorted(parts.items(), key=lambda item: ("MNIST" not in item[0][0], item[0][1])))

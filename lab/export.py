@@ -1,11 +1,10 @@
 """Finished runs as two tables in CSV, for pandas, R or a spreadsheet; values are those of results.json, unrounded."""
 
 import csv
-import io
 import re
 
 from lab.comparison import split_name
-from lab.files import write_text
+from lab.files import atomic_write
 
 # Of results.json: what has a table of its own, is long, or stands in the first columns under a clearer name.
 LEFT_OUT = ("experiment_name", "run", "history", "confusion_matrix", "predictions", "events", "avg_test_loss")
@@ -45,9 +44,8 @@ def write_table(path, rows):
     columns = list(dict.fromkeys(key for row in rows for key in row))
     groups = list(dict.fromkeys(column.partition(".")[0] for column in columns))
     columns.sort(key=lambda column: groups.index(column.partition(".")[0]))  # those of one dict side by side
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     return path

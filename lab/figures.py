@@ -23,6 +23,18 @@ def save(figure, path):
         figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
 
 
+def show(axes, image, title="", white=1, **title_style):
+    """Show an image without axes: grey values from 0 to `white`, or colours."""
+    axes.imshow(image, cmap="gray", vmin=0, vmax=white)
+    axes.set_title(title, **title_style)
+    axes.axis("off")
+
+
+def draw_frame(axes, corners, linewidth=2):
+    """Draw a quadrilateral over an image and return it. corners: (4, 2), (x, y) in pixels."""
+    return axes.add_patch(Polygon(np.nan_to_num(corners), fill=False, edgecolor=ORANGE, linewidth=linewidth))
+
+
 def confusion_matrix(counts, title):
     """Draw counts (10, 10), row = true digit, column = predicted digit, as a heat map with the numbers written in."""
     counts = np.asarray(counts)
@@ -84,16 +96,13 @@ def transformed_digits(before, after, title, frames=None):
     rows = -(-len(before) // COLUMNS)
     figure = Figure(figsize=(9, 0.5 * rows + 0.8), layout="constrained")
     panels = figure.subplots(1, 2)
-    for axes, images, name in zip(panels, (before, after), ("test images", "transformed"), strict=True):
-        axes.imshow(grid_of(images), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(name)
-        axes.axis("off")
+    show(panels[0], grid_of(before), "test images")
+    show(panels[1], grid_of(after), "transformed")
     height, width = before.shape[1:]
     for number, frame in enumerate(() if frames is None else frames):
         row, column = divmod(number, COLUMNS)
         corner = np.array([column * (width + GAP) + GAP, row * (height + GAP) + GAP])
-        outline = Polygon(np.nan_to_num(np.asarray(frame)) + corner + margin, fill=False, edgecolor=ORANGE, linewidth=1)
-        panels[0].add_patch(outline)
+        outline = draw_frame(panels[0], np.nan_to_num(np.asarray(frame)) + corner + margin, linewidth=1)
         outline.set_clip_path(Rectangle(corner - 0.5, width, height, transform=panels[0].transData))
     figure.suptitle(title, fontsize=10)
     return figure
@@ -110,18 +119,17 @@ def digits_read(image, frames, before, after, titles):
     figure = Figure(figsize=(sum(widths), max(3.2, 2.8 * rows)), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=widths)
     axes, panels = left.subplots(), right.subplots(2 * rows, columns, squeeze=False)
-    for panel in (axes, *panels.flat):
+    for panel in panels.flat:
         panel.axis("off")
     (height, width), margin = image.shape, max(image.shape) / 12  # a frame may reach beyond the image
-    axes.imshow(image, cmap="gray", vmin=0, vmax=1)
-    axes.set(xlim=(-margin, width + margin), ylim=(height + margin, -margin), title="the frames that are read")
+    show(axes, image, "the frames that are read")
+    axes.set(xlim=(-margin, width + margin), ylim=(height + margin, -margin))
     for frame in () if frames is None else frames:
-        axes.add_patch(Polygon(np.nan_to_num(frame), fill=False, edgecolor=ORANGE, linewidth=2))
-    for number, (title, *pair) in enumerate(zip(titles, before, after, strict=True)):
+        draw_frame(axes, frame)
+    for number, (title, straight, read) in enumerate(zip(titles, before, after, strict=True)):
         row, column = divmod(number, columns)
-        for panel, digit in zip(panels[2 * row : 2 * row + 2, column], pair, strict=True):
-            panel.imshow(digit, cmap="gray", vmin=0, vmax=1)
-        panels[2 * row, column].set_title(title, fontsize=10)
+        show(panels[2 * row, column], straight, title, fontsize=10)
+        show(panels[2 * row + 1, column], read)
     return figure
 
 
@@ -130,22 +138,19 @@ def cards_read(scenes, outlines, strips, texts, title, columns=4):
 
     outlines: (N, 4, 2), (x, y) in pixels, or None where the strips are all there is. texts: (number, whether right).
     """
-    rows, alone = -(-len(strips) // columns), outlines is None
-    figure = Figure(figsize=(2.4 * columns, rows * (1.0 if alone else 3.3) + 0.4), layout="constrained")
-    grid = figure.subplots(
-        rows * (1 if alone else 2), columns, squeeze=False, height_ratios=[1] * rows if alone else [4, 1] * rows
-    )
+    rows, per_card = -(-len(strips) // columns), 1 if outlines is None else 2  # panels
+    height = rows * (1.0 if outlines is None else 3.3) + 0.4
+    figure = Figure(figsize=(2.4 * columns, height), layout="constrained")
+    grid = figure.subplots(rows * per_card, columns, squeeze=False, height_ratios=[4, 1][-per_card:] * rows)
     for axes in grid.flat:
         axes.axis("off")
     for number, (strip, (text, right)) in enumerate(zip(strips, texts, strict=True)):
         row, column = divmod(number, columns)
-        if not alone:
-            axes = grid[2 * row, column]
-            axes.imshow(scenes[number], cmap="gray", vmin=0, vmax=255)
-            axes.add_patch(Polygon(np.nan_to_num(outlines[number]), fill=False, edgecolor=ORANGE, linewidth=2))
-        axes = grid[row if alone else 2 * row + 1, column]
-        axes.imshow(strip, cmap="gray", vmin=0, vmax=1)
-        axes.set_title(text, fontsize=9, color="black" if right else "#D55E00", pad=2)
+        if outlines is not None:
+            show(grid[2 * row, column], scenes[number], white=255)
+            draw_frame(grid[2 * row, column], outlines[number])
+        style = {"fontsize": 9, "color": "black" if right else "#D55E00", "pad": 2}
+        show(grid[(row + 1) * per_card - 1, column], strip, text, **style)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -154,12 +159,8 @@ def card_found(outlined, card, number):
     """Draw a photograph with the outline of its card, (H, W, 3) bytes, beside the card (h, w, 3), with its number."""
     figure = Figure(figsize=(8, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, width_ratios=[1, 1.1])
-    for axes, image, title in zip(
-        panels, (outlined, card), ("the photograph, and the card in it", number), strict=True
-    ):
-        axes.imshow(image)
-        axes.set_title(title)
-        axes.axis("off")
+    show(panels[0], outlined, "the photograph, and the card in it")
+    show(panels[1], card, number)
     return figure
 
 
@@ -171,9 +172,7 @@ def as_picture(figure):
 
 def save_animation(pictures, path):
     """Write figures of one size as an animated GIF, three a second, that stays on the last one for a while."""
-    images = []
-    for picture in pictures:
-        images.append(Image.fromarray(as_picture(picture)).quantize(64))
+    images = [Image.fromarray(as_picture(picture)).quantize(64) for picture in pictures]
     durations = [300] * (len(images) - 1) + [3000]
     with atomic_write(path) as temporary:
         images[0].save(temporary, format="gif", save_all=True, append_images=images[1:], duration=durations, loop=0)
@@ -243,8 +242,8 @@ def draw_values(axes, rows, xlabel, line, sign, least):
             axes.plot(mark, y, "D", label="the original's one run", **style)
         axes.text(1.01, y, text, va="center", fontsize=9, transform=axes.get_yaxis_transform())
         if least is not None and (below := sum(value < least for value in values)):
-            told = f"◂ {below} below, to {min(values):.2f}"
-            axes.text(0.01, y - 0.3, told, va="center", fontsize=7, color=BLUE, transform=axes.get_yaxis_transform())
+            note = f"◂ {below} below, to {min(values):.2f}"
+            axes.text(0.01, y - 0.3, note, va="center", fontsize=7, color=BLUE, transform=axes.get_yaxis_transform())
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(xlabel)
@@ -286,9 +285,7 @@ def strength_curves(panels, xlabel):
 def scenes(images, title, columns=COLUMNS):
     """Draw scenes (N, H, W) of bytes as a grid."""
     figure = Figure(figsize=(7.6, 0.95 * -(-len(images) // columns) + 0.3), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(grid_of(np.asarray(images) / 255, columns, 4), cmap="gray", vmin=0, vmax=1)
-    axes.axis("off")
+    show(figure.add_subplot(), grid_of(np.asarray(images) / 255, columns, 4))
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -322,22 +319,14 @@ def run_curves(panels, ylabel, limits=None):
 
 
 PLAIN, WARP = "#EEEEEE", "#CFE8DC"
-EITHER = "2 × Conv or CoordConv"
+EITHER, WARPS = "2 × Conv or CoordConv", "affine map or\nhomography"
 COLOURS = {"2 × Conv": "#BBD7EA", "2 × CoordConv": "#F6C667", EITHER: "#BBD7EA"}
 
 
-def network_diagram(
-    title,
-    localisation=EITHER,
-    classifier=EITHER,
-    warp="affine map or\nhomography",
-    bypass=False,
-    image="28×28",
-    n_digits=1,
-):
+def network_diagram(title, localisation=EITHER, classifier=EITHER, warp=WARPS, bypass=False, size="28×28", n_digits=1):
     """Draw a network as blocks: what its parts are made of, and its warp; with `bypass` the transformer is absent.
 
-    image: the size of what it is given. n_digits: how many it reads.
+    size: of the image that it is given. n_digits: how many it reads.
     """
     figure = Figure(figsize=(9, 1.7))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 18), ylim=(0, 3.4))  # a unit is half an inch, in both directions
@@ -354,7 +343,7 @@ def network_diagram(
         axes.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "->", "connectionstyle": bend, **style})
 
     parts = "no localisation" if bypass else f"localisation\n{localisation}"
-    block(0.2, 0.2, 1.8, f"image\n{image}", PLAIN)
+    block(0.2, 0.2, 1.8, f"image\n{size}", PLAIN)
     block(2.8, 2.2, 3.8, parts, COLOURS[localisation], bypass)
     block(6.8, 0.2, 3.2, "no warp" if bypass else warp, WARP, bypass)
     block(10.9, 0.2, 3.8, f"classifier\n{classifier}", COLOURS[classifier])

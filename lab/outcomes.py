@@ -21,7 +21,7 @@ def of_folder(out):
             record[path.parent.name] = without_predictions(read(path))
         except ValueError as error:
             complaints.append(f"{path}: passed over, it is broken ({error})")
-    return lines(drop_incompatible_runs(drop_duplicate_runs(record)[0])[0], out), complaints
+    return describe_runs(drop_incompatible_runs(drop_duplicate_runs(record)[0])[0], out), complaints
 
 
 def of_records(set_name):
@@ -34,24 +34,24 @@ def of_records(set_name):
 def of_record(name):
     """Return {experiment: line} from results/<name>.json, {} without it."""
     path = RECORDS / f"{name}.json"
-    return lines(json.loads(path.read_text(encoding="utf-8")), f"results/{name}.json") if path.exists() else {}
+    return describe_runs(json.loads(path.read_text(encoding="utf-8")), f"results/{name}.json") if path.exists() else {}
 
 
-def lines(record, source):
+def describe_runs(record, source):
     """Return {experiment: what came out and how long it took} of runs that belong together.
 
     By the mean, or where one of the experiments on a data set is skewed by the median, as in the tables.
     """
-    found = {}
+    lines = {}
     for part in map(groups, by_data(record).values()):
         accuracies = {name: [last(run) for run in runs.values()] for name, runs in part.items()}
         centre = "median" if any(map(is_skewed, accuracies.values())) else "mean"
         for name, values in accuracies.items():
             runs = list(part[name].values())
             n, n_epochs, data = len(runs), runs[0]["n_epochs"], runs[0]["data"]
-            which = f"{centre} of {n} runs" if n > 1 else "one run"
+            which, each = (f"{centre} of {n} runs", " each") if n > 1 else ("one run", "")
             length = f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}{'' if is_mnist(data) else ' on ' + data['name']}"
-            minutes = f"{statistics.fmean(run['seconds'] for run in runs) / 60:.1f} minutes{' each' if n > 1 else ''}"
+            minutes = statistics.fmean(run["seconds"] for run in runs) / 60
             accuracy = getattr(statistics, centre)(values)
-            found[name] = f"{accuracy:.2f} %, {which} of {length} in {minutes} ({source})"
-    return found
+            lines[name] = f"{accuracy:.2f} %, {which} of {length} in {minutes:.1f} minutes{each} ({source})"
+    return lines

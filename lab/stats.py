@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 CONFIDENCE = 0.95
 POWER = 0.8  # with which an effect is to be seen
-SKEWED = 2.5  # standard errors of the skewness (about the 1 % level) from which on a mean with an interval misleads
-FAR = 8  # median absolute deviations, 5.4 standard deviations of normal values
-FEWEST_FOR_TEST = 6  # with five pairs the smallest possible p-value is 2/32 = 0.0625
-EXACT_UP_TO = 16  # pairs: 65,536 combinations of signs
+MAX_SKEWNESS = 2.5  # in standard errors (about the 1 % level); above it a mean with an interval misleads
+OUTLIER_MADS = 8  # median absolute deviations, 5.4 standard deviations of normal values
+MIN_PAIRS = 6  # for a test: with five pairs the smallest possible p-value is 2/32 = 0.0625
+MAX_EXACT_PAIRS = 16  # 65,536 combinations of signs
 
 
 class Interval(NamedTuple):
@@ -32,19 +32,19 @@ def mean_interval(values):
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return Interval(mean, None, None)
-    half = student(len(values)) * standard_error(values)
+    half = t_quantile(len(values)) * standard_error(values)
     return Interval(mean, mean - half, mean + half)
 
 
 def standard_error(values):
-    """Return the standard error of the mean of values, two at least."""
+    """Return the standard error of the mean of at least two values."""
     return statistics.stdev(values) / math.sqrt(len(values))
 
 
-def student(n, tail=(1 - CONFIDENCE) / 2):
-    """Return how many standard errors of the mean of n values an interval reaches to each side (Student's t).
+def t_quantile(n, tail=(1 - CONFIDENCE) / 2):
+    """Return how many standard errors the interval of the mean of n values reaches to each side (Student's t).
 
-    tail: the probability that is left out on each side; by default for a 95 % interval.
+    tail: the probability that is left out on each side.
     """
     from scipy.stats import t
 
@@ -52,55 +52,53 @@ def student(n, tail=(1 - CONFIDENCE) / 2):
 
 
 def prediction_limits(values):
-    """Return where one more value would lie with 95 % probability, were they normal; at least two values."""
-    half = student(len(values)) * statistics.stdev(values) * math.sqrt(1 + 1 / len(values))
+    """Return the limits between which one more value would lie with 95 % probability if all were normal."""
+    half = t_quantile(len(values)) * statistics.stdev(values) * math.sqrt(1 + 1 / len(values))
     return statistics.fmean(values) - half, statistics.fmean(values) + half
 
 
 def runs_needed(values, half_width):
-    """Return how many values like these, two at least, it takes until the interval of their mean is so narrow.
+    """Return how many values it takes for an interval of ± half_width, if their spread is that of these values.
 
-    The true spread is taken to be theirs; of so many new values the interval will be narrower about every second time.
+    The interval of so many new values will be narrower than that about every second time.
     """
     spread, n = statistics.stdev(values), 2
-    while spread * student(n) > half_width * math.sqrt(n):
+    while spread * t_quantile(n) > half_width * math.sqrt(n):
         n += max(1, n // 100)  # to one percent
     return n
 
 
 def detectable(values, n_tests=1):
-    """Return the true mean that values like these, so many of them, would show with a probability of 80 %.
+    """Return the true mean that a test of so many values with this spread would detect with a probability of 80 %.
 
-    By the power of Student's t-test at the level that Holm's method asks of the smallest of so many p-values.
+    By the power of Student's t-test, at the level that Holm's method asks of the smallest of `n_tests` p-values.
     """
     from scipy.optimize import brentq
     from scipy.stats import nct
 
     n = len(values)
-    limit = student(n, (1 - CONFIDENCE) / n_tests / 2)
-
-    def missing(shift):  # in standard errors; the tail on the other side adds nothing
-        return nct.cdf(limit, n - 1, shift) - (1 - POWER)
-
-    return float(brentq(missing, 0, 10 * limit) * standard_error(values))
+    limit = t_quantile(n, (1 - CONFIDENCE) / n_tests / 2)
+    # The shift is in standard errors; the tail on the other side adds nothing.
+    shift = brentq(lambda shift: nct.cdf(limit, n - 1, shift) - (1 - POWER), 0, 10 * limit)
+    return float(shift * standard_error(values))
 
 
 def is_skewed(values):
-    """Tell whether values are so one-sided that their mean with an interval would mislead, from three values on.
+    """Tell whether at least three values are so one-sided that their mean with an interval would mislead.
 
-    The sample skewness is compared with its standard error under normality (Fisher 1930); from eight values on, some
-    that lie far from the others are looked for, too, by the median absolute deviation: two groups need not be skewed.
+    The sample skewness is compared with its standard error under normality (Fisher 1930). Two groups of values need
+    not be skewed, so at least eight values also count as skewed if the median absolute deviation shows an outlier.
     """
     n = len(values)
     if n < 3 or max(values) - min(values) < 1e-9:  # all equal but for rounding
         return False
     median, mean = statistics.median(values), statistics.fmean(values)
     distances = [abs(value - median) for value in values]
-    if n >= 8 and max(distances) > FAR * statistics.median(distances):
+    if n >= 8 and max(distances) > OUTLIER_MADS * statistics.median(distances):
         return True
     squares, cubes = (statistics.fmean((value - mean) ** power for value in values) for power in (2, 3))
     skewness = cubes / squares**1.5 * math.sqrt(n * (n - 1)) / (n - 2)
-    return abs(skewness) > SKEWED * math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))
+    return abs(skewness) > MAX_SKEWNESS * math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))
 
 
 def with_centres(rows):
@@ -130,17 +128,18 @@ def compare(first, second):
     return Comparison(differences, mean_interval(values), sign_flip_p_value(values), wins, losses)
 
 
-def corrected(family):
-    """Correct the p-values of a family, {key: Comparison}, by Holm; without any where the family has too few pairs.
+def correct_family(family):
+    """Correct the p-values of a family by Holm's method, and return the comparisons that could be made.
 
-    A test that could not be significant whatever the runs did is no test.
+    family: {key: Comparison, or None if it could not be made}, with all that were declared: those without a p-value
+    count too. All p-values are None if the family has too few pairs to reach significance at all.
     """
-    tested = [comparison for comparison in family.values() if comparison.p_value is not None]
-    fewest = min((len(comparison.differences) for comparison in tested), default=0)
-    if smallest_p_value(fewest, len(tested)) > 1 - CONFIDENCE:
-        return {key: comparison._replace(p_value=None) for key, comparison in family.items()}
-    adjusted = holm([comparison.p_value for comparison in family.values()])
-    return {key: family[key]._replace(p_value=p) for key, p in zip(family, adjusted, strict=True)}
+    made = {key: comparison for key, comparison in family.items() if comparison}
+    p_values = holm([comparison and comparison.p_value for comparison in family.values()])
+    most_pairs = max((len(comparison.differences) for comparison in made.values()), default=0)
+    if smallest_p_value(most_pairs, len(family)) > 1 - CONFIDENCE:
+        p_values = [None] * len(family)
+    return {key: made[key]._replace(p_value=p) for key, p in zip(family, p_values, strict=True) if key in made}
 
 
 def sign_flip_p_value(differences):
@@ -149,11 +148,11 @@ def sign_flip_p_value(differences):
     If nothing distinguished the two, each difference could as well have had the other sign. Exact up to 16 pairs, by
     9,999 random choices of signs beyond.
     """
-    return None if len(differences) < FEWEST_FOR_TEST else flipped(tuple(map(float, differences)))
+    return None if len(differences) < MIN_PAIRS else sign_flip_test(tuple(map(float, differences)))
 
 
 @cache  # figures, tables and power ask for the same differences
-def flipped(differences):
+def sign_flip_test(differences):
     import numpy as np
     from scipy.stats import permutation_test
 
@@ -161,7 +160,7 @@ def flipped(differences):
         (np.asarray(differences),),
         lambda values, axis: np.mean(values, axis=axis).round(9),  # sums that are equal but for rounding are ties
         permutation_type="samples",
-        n_resamples=2**EXACT_UP_TO if len(differences) <= EXACT_UP_TO else 9999,
+        n_resamples=2**MAX_EXACT_PAIRS if len(differences) <= MAX_EXACT_PAIRS else 9999,
         rng=np.random.default_rng(0),
     )
     return float(result.pvalue)
@@ -173,11 +172,11 @@ def smallest_p_value(n_pairs, n_comparisons):
 
 
 def holm(p_values):
-    """Correct the p-values of a family of comparisons by Holm's method (1979); None stays None and apart."""
+    """Correct p-values by Holm's method (1979); None, of a comparison without a test, stays None and counts as 1."""
     order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted, largest = list(p_values), 0.0
     for rank, (p, index) in enumerate(order):
-        largest = adjusted[index] = max(largest, min(1.0, (len(order) - rank) * p))
+        largest = adjusted[index] = max(largest, min(1.0, (len(p_values) - rank) * p))
     return adjusted
 
 
@@ -191,11 +190,11 @@ class Variance(NamedTuple):
 
 
 def variance_split(correct):
-    """Split the variance of (runs, images) booleans, at least two runs: whether the image was recognised.
+    """Split the variance between at least two runs. correct: (runs, images), whether a run recognised an image.
 
     If an image i is recognised with probability p_i in every run, independently, the number of correct images has the
     variance Σ p_i (1 - p_i), which is estimated from how often runs disagree on each image (Jordan, arXiv 2304.01910).
-    What exceeds it are real differences between runs. The test compares it with a chi-squared distribution.
+    What exceeds it is real differences between runs. The test compares it with a chi-squared distribution.
     """
     import numpy as np
     from scipy.stats import chi2

@@ -11,7 +11,6 @@ from lab.comparison import (
     groups,
     is_plain_mnist,
     largest_drops,
-    last_steps,
     of_experiment,
     one_run_each,
     split_name,
@@ -20,39 +19,42 @@ from lab.comparison import (
 from lab.published import ORIGINAL_ACCURACY
 from lab.results import ONE_RUN_EACH, last, last_five, percentages, wrong_images
 
-ENOUGH = 0.05  # target half-width of the confidence interval, in points (see --within)
-DEEP = 0.5  # the smallest fall, in points, that is listed
+TARGET_HALF_WIDTH = 0.05  # of the confidence interval, in points (see --within)
+N_STEPS = 10  # the last changes from epoch to epoch that are looked at
+MIN_DROP = 0.5  # the smallest drop, in points, that is listed
 
 
 # Cells and rows
 
 
 def markdown_table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
+    """Return a table in Markdown, "" without rows."""
+    rows = list(rows)
+    lines = [header, ["---"] * len(header), *rows] if rows else []
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def column(values_by_row, sign=""):
-    """Format a column, a list of values for each row: return (how, [text of each row]).
+def format_column(values_by_row, sign=""):
+    """Format a column, a list of values for each row: mean ± interval, or median (range) if any row is skewed.
 
-    Each text is the mean with its 95 % interval or, if any row is skewed, the median with the range.
+    Return (which of them, [text of each row]).
     """
     values_by_row = [list(values) for values in values_by_row]
-    skewed = any(stats.is_skewed(values) for values in values_by_row if values)
-    tell = median_text if skewed else interval_text
-    how = "median (range)" if skewed else "mean ± 95 %" if max(map(len, values_by_row)) > 1 else "one run"
-    return how, [tell(values, sign) if values else "" for values in values_by_row]
+    skewed = any(map(stats.is_skewed, filter(None, values_by_row)))
+    several = max(map(len, values_by_row)) > 1
+    title = "median (range)" if skewed else "mean ± 95 %" if several else "one run"
+    format_cell = median_text if skewed else interval_text
+    return title, [format_cell(values, sign) if values else "" for values in values_by_row]
 
 
-def interval_text(values, sign="", digits=2):
+def interval_text(values, sign=""):
     mean, low, high = stats.mean_interval(values)
-    text = f"{mean:{sign}.{digits}f}"
-    return text if low is None else f"{text} ± {(high - low) / 2:.{digits}f}"
+    return f"{mean:{sign}.2f}" if low is None else f"{mean:{sign}.2f} ± {(high - low) / 2:.2f}"
 
 
 def median_text(values, sign=""):
-    middle, *limits = (f"{value:{sign}.2f}" for value in (statistics.median(values), min(values), max(values)))
-    return f"{middle} ({' to '.join(limits)})" if len(values) > 1 else middle
+    median, low, high = (f"{value:{sign}.2f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{median} ({low} to {high})" if len(values) > 1 else median
 
 
 def p_text(p):
@@ -60,63 +62,67 @@ def p_text(p):
 
 
 # Tables with a row per experiment. A column is (title, function of {run: condensed results}); the function returns text
-# or a list of numbers that `column` formats.
+# or a list of numbers that `format_column` formats.
 
 
 def experiments_table(rows, *columns):
     """Return the table of `rows`, {label: {run: condensed results}}, with these columns."""
     header, cells = [""], [list(rows)]
-    for title, tell in columns:
-        found = [tell(runs) for runs in rows.values()]
-        if isinstance(found[0], list):
-            how, found = column(found)
+    for title, cell_of in columns:
+        column = [cell_of(runs) for runs in rows.values()]
+        if any(isinstance(cell, list) for cell in column):
+            how, column = format_column(column)
             title += f": {how}"
         header.append(title)
-        cells.append(found)
+        cells.append(column)
     return markdown_table(header, zip(*cells, strict=True))
 
 
-def of_runs(value):
+def per_run(value):
     return lambda runs: [value(run) for run in runs.values()]
 
 
-def shared(key):
+def common(key):
     """Return a column of a value that all runs of a row have in common."""
     return lambda runs: next(iter(runs.values()))[key]
 
 
-def of_measure(name, factor=1):
-    """Return a column of a transformer's measure in all runs, times a factor; runs without it are left out."""
-
-    def tell(runs):
-        found = (run["transformer"] or {} for run in runs.values())
-        return [factor * measures[name] for measures in found if name in measures]
-
-    return tell
+def metrics_of(runs):
+    """List what was measured of the transformers of runs."""
+    return [run["transformer"] for run in runs.values() if run["transformer"]]
 
 
-def of_steps(tell):
-    """Return a column of tell(the changes between the last epochs of all runs); without changes a cell is empty."""
-    return lambda runs: tell(sizes) if (sizes := last_steps(runs)) else ""
+def metric(name, factor=1):
+    """Return a column of a transformer's metric in all runs, times a factor; runs without it are left out."""
+    return lambda runs: [factor * metrics[name] for metrics in metrics_of(runs) if name in metrics]
 
 
-def measured(name, digits):
-    """Return a column of a transformer's measure, as the mean over runs; "before → after" if there are both."""
+def mean_metric(name, digits):
+    """Return a column of a transformer's metric, as the mean over runs; "before → after" if there are both."""
 
-    def tell(runs):
-        measures = [run["transformer"] for run in runs.values() if run["transformer"]]
-        keys = [key for key in (name, f"{name}_before", f"{name}_after") if measures and key in measures[0]]
-        return " → ".join(f"{statistics.fmean(found[key] for found in measures):.{digits}f}" for key in keys)
+    def cell_of(runs):
+        measured = metrics_of(runs)
+        keys = [key for key in (name, f"{name}_before", f"{name}_after") if measured and key in measured[0]]
+        return " → ".join(f"{statistics.fmean(metrics[key] for metrics in measured):.{digits}f}" for key in keys)
 
-    return tell
+    return cell_of
+
+
+def of_steps(summarise):
+    """Return a column that summarises how the number of correct images changes in the last epochs; "" without any."""
+
+    def cell_of(runs):
+        sizes = [size for run in runs.values() for size in stats.steps(run["history"]["test_correct"])[-N_STEPS:]]
+        return summarise(sizes) if sizes else ""
+
+    return cell_of
 
 
 def original(runs):
-    if not all(map(is_plain_mnist, runs.values())):
-        return ""
+    """Return the original's accuracy, "" for other experiments and other images."""
     run = next(iter(runs.values()))
     accuracy = ORIGINAL_ACCURACY.get(split_name(run["experiment_name"], run)[0])
-    return f"{accuracy:.2f}" if accuracy else ""
+    return f"{accuracy:.2f}" if accuracy and all(map(is_plain_mnist, runs.values())) else ""
 
 
 def largest_since_the_tenth(runs):
@@ -128,29 +134,30 @@ def lowest_after_the_fifth(runs):
 
 
 RUNS = ("runs", len)
-LAST = ("accuracy %, last epoch", of_runs(last))
-FIVE = ("mean of the last five", of_runs(last_five))
-LARGEST = ("largest step, images", of_steps(max))
+LAST = ("accuracy %, last epoch", per_run(last))
+LAST_FIVE = ("mean of the last five", per_run(last_five))
+LARGEST_STEP = ("largest step, images", of_steps(max))
 STEPS = (
     ("step in images: median", of_steps(lambda sizes: f"{statistics.median(sizes):.0f}")),
     ("largest", of_steps(max)),
 )
 INK = (
-    ("variance within a class", measured("within_class_variance", 4)),
-    ("ink kept", measured("ink_kept", 3)),
-    ("ink area", measured("ink_area", 2)),
+    ("variance within a class", mean_metric("within_class_variance", 4)),
+    ("ink kept", mean_metric("ink_kept", 3)),
+    ("ink area", mean_metric("ink_area", 2)),
 )
-SWINGING = (
-    *(RUNS, LAST, FIVE, *STEPS),
+TRANSFORMS = (RUNS, LAST, LARGEST_STEP, *INK)
+STABILITY = (
+    *(RUNS, LAST, LAST_FIVE, *STEPS),
     ("over 50", of_steps(lambda sizes: f"{100 * sum(size > 50 for size in sizes) / len(sizes):.0f} %")),
     ("largest since the tenth epoch", largest_since_the_tenth),
     ("lowest accuracy % after the fifth", lowest_after_the_fifth),
 )
 RESULTS = (
-    ("epochs", shared("n_epochs")),
+    ("epochs", common("n_epochs")),
     RUNS,
-    ("parameters", lambda runs: f"{shared('trainable_parameters')(runs):,}"),
-    *(LAST, FIVE, ("original %", original), *STEPS),
+    ("parameters", lambda runs: f"{common('trainable_parameters')(runs):,}"),
+    *(LAST, LAST_FIVE, ("original %", original), *STEPS),
 )
 
 
@@ -160,13 +167,12 @@ def results_table(record):
 
 
 def chosen_table(record, exp_ids, table, columns, prefix=""):
-    """Some experiments by their ids, without those that are not there; prefix: of their titles, left out."""
+    """Those of some experiments that there are runs of; prefix: of their titles, left out."""
     rows = {}
     for exp_id in exp_ids:
-        if runs := of_experiment(record, table[exp_id]):
-            title = table[exp_id].title.removeprefix(prefix).replace("_", " ")
-            rows[f"`{exp_id}` {title}"] = runs
-    return experiments_table(rows, *columns)
+        title = table[exp_id].title.removeprefix(prefix).replace("_", " ")
+        rows[f"`{exp_id}` {title}"] = of_experiment(record, table[exp_id])
+    return experiments_table({label: runs for label, runs in rows.items() if runs}, *columns)
 
 
 def variance_table(record):
@@ -175,12 +181,12 @@ def variance_table(record):
     for name, runs in groups(record).items():
         wrong = [wrong_images(run) for run in runs.values()]
         if len(wrong) > 1 and None not in wrong:
-            total = shared("test_total")(runs)
+            total = common("test_total")(runs)
             split = stats.variance_split([[image not in errors for image in range(total)] for errors in wrong])
             numbers = f"{split.between_runs:.1f}", f"{split.finite_test_set:.1f}", f"{100 * split.share:.0f} %"
             rows.append([f"`{name}`", len(runs), *numbers, p_text(split.p_value)])
     header = ["experiment", "runs", "standard deviation between runs, images", "if all runs were equally good"]
-    return markdown_table([*header, "share of the variance", "p"], rows) if rows else ""
+    return markdown_table([*header, "share of the variance", "p"], rows)
 
 
 # Comparisons
@@ -188,42 +194,42 @@ def variance_table(record):
 
 def differences_table(record, family, table, pool=False):
     """Paired differences of a family, by both measures; "" if there are none."""
-    found = [comparisons(record, family, table, value, pool) for value in (last, last_five)]
-    if not found[0]:
-        return ""
+    by_measure = {
+        "last epoch": comparisons(record, family, table, last, pool),
+        "mean of the last five": comparisons(record, family, table, last_five, pool),
+    }
     header, rows = ["what is added", "pairs", "better, worse"], []
-    for (one, other, what), pairs in found[0].items():
-        rows.append([f"{what} ({one} − {other})", len(pairs.differences), f"{pairs.wins}, {pairs.losses}"])
-    for name, pairs in zip(("last epoch", "mean of the last five"), found, strict=True):
-        how, cells = column([comparison.differences.values() for comparison in pairs.values()], sign="+")
-        tested = any(comparison.p_value is not None for comparison in pairs.values())
-        header += [f"{name}, points: {how}", *["p"] * tested]
-        for row, cell, comparison in zip(rows, cells, pairs.values(), strict=True):
+    for (one, other, added), pairs in by_measure["last epoch"].items():
+        rows.append([f"{added} ({one} − {other})", len(pairs.differences), f"{pairs.wins}, {pairs.losses}"])
+    for measure, made in by_measure.items() if rows else ():
+        how, cells = format_column([comparison.differences.values() for comparison in made.values()], sign="+")
+        tested = any(comparison.p_value is not None for comparison in made.values())
+        header += [f"{measure}, points: {how}", *["p"] * tested]
+        for row, cell, comparison in zip(rows, cells, made.values(), strict=True):
             row += [cell, *[p_text(comparison.p_value)] * tested]
     return markdown_table(header, rows)
 
 
-def needed_table(record, table, pool=False, within=ENOUGH):
+def needed_table(record, table, pool=False, within=TARGET_HALF_WIDTH):
     """How many pairs of runs a comparison would need for an interval of ± `within` points; "" if there are no pairs."""
-    found, rows = {}, []
+    made, rows = {}, []
     for family in families().values():
-        found |= comparisons(record, family, table, pool=pool)
-    for (one, other, what), comparison in found.items():
-        _, low, high = comparison.interval
+        made |= comparisons(record, family, table, pool=pool)
+    for (one, other, added), comparison in made.items():
+        values, (_, low, high) = list(comparison.differences.values()), comparison.interval
         if low is not None:
-            values = list(comparison.differences.values())
             needed = stats.runs_needed(values, within)
             numbers = f"± {(high - low) / 2:.2f}", f"{needed:,}", f"{max(0, needed - len(values)):,}"
-            rows.append([f"{what} ({one} − {other})", len(values), *numbers])
-    header = ["comparison", "pairs", "interval", "pairs it takes", "more runs of each"]
-    return markdown_table(header, rows) if rows else ""
+            rows.append([f"{added} ({one} − {other})", len(values), *numbers])
+    return markdown_table(["comparison", "pairs", "interval", "pairs it takes", "more runs of each"], rows)
 
 
-def falls_table(found):
-    """The five deepest of the `largest_drops` of a record."""
+def drops_table(record, smallest=0.0):
+    """The five runs with the largest drops, in points, from one epoch to the next; "" without any."""
     rows = [
-        [f"`{name}`", epoch, *(f"{value:.2f}" for value in (before, after, end))]
-        for _, name, epoch, before, after, end in found[:5]
+        [f"`{name}`", epoch, *(f"{value:.2f}" for value in accuracies)]
+        for points, name, epoch, *accuracies in largest_drops(record)[:5]
+        if points >= smallest
     ]
     return markdown_table(["run", "in epoch", "accuracy %, before", "after", "at the end"], rows)
 
@@ -235,23 +241,26 @@ def paragraphs(*parts):
     return "\n\n".join(filter(None, parts))
 
 
-def comparison_document(record, table, pool=False, within=ENOUGH):
-    """Tell all that can be said about the runs in a folder, as Markdown; within: see `needed_table`."""
+def section(title, text):
+    """Return text under a heading, "" without text."""
+    return text and f"### {title}\n\n{text}"
+
+
+def comparison_document(record, table, pool=False, within=TARGET_HALF_WIDTH):
+    """Return comparison.md, all that can be said about the runs in a folder; within: see `needed_table`."""
     parts = ["# Comparison", *(why_incomparable(record, table) if not pool else ())]
     for (title, _), part in by_data(record).items():
         single = sum(len(runs) == 1 for runs in groups(part).values())
         note = f"{single} of the experiments have one run only, and therefore no interval." if single else ""
         luck = ONE_RUN_EACH if one_run_each(part) else ""
         spec = spec_of(next(iter(part.values()))["data"])
-        extra = [load_object(path)(part, table) for path in [spec.extra_table] if path]
-        parts += [f"## {title}", results_table(part), note, luck, *extra]
+        extra = load_object(spec.extra_table)(part, table) if spec.extra_table else ""
+        parts += [f"## {title}", results_table(part), note, luck, extra]
         for name, family in families().items():
-            if differences := differences_table(part, family, table, pool):
-                parts += [f"### Paired differences: {name}", differences]
-        if needed := needed_table(part, table, pool, within):
-            parts += [f"### How many runs it takes for ± {within:g} points", needed]
-        if variance := variance_table(part):
-            parts += ["### Where the variance comes from", variance]
-        if fallen := [fall for fall in largest_drops(part) if fall[0] >= DEEP]:
-            parts += [f"### Falls of {DEEP} points and more from one epoch to the next", falls_table(fallen)]
+            parts.append(section(f"Paired differences: {name}", differences_table(part, family, table, pool)))
+        needed = needed_table(part, table, pool, within)
+        parts.append(section(f"How many runs it takes for ± {within:g} points", needed))
+        parts.append(section("Where the variance comes from", variance_table(part)))
+        title = f"Falls of {MIN_DROP} points and more from one epoch to the next"
+        parts.append(section(title, drops_table(part, MIN_DROP)))
     return paragraphs(*parts) + "\n"

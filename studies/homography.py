@@ -1,11 +1,8 @@
 """The four experiments with a homography that the original wrote down and never ran."""
 
 from lab.catalogue import Study
-from lab.settings import Experiment, Recipe
-
-BACKGROUND = {"padding": "background"}  # what lies outside of an image is background, not grey (see stn/warps.py)
-SLOW = Recipe(localisation_rate=0.001)  # else the accuracy jumps from epoch to epoch
-CLASSIFIER, LOCALISATION = {"use_coordconf_classifier": True}, {"use_coordconf_localisation": True}
+from lab.settings import Experiment
+from studies.steady import BACKGROUND, CLASSIFIER, LOCALISATION, SLOW
 
 # fmt: off
 HOMOGRAPHY = (
@@ -22,7 +19,6 @@ HOMOGRAPHY = (
 )
 # fmt: on
 
-COMPARED = ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")
 STUDY = Study(
     rank=2,
     sets={"homography": HOMOGRAPHY},
@@ -35,20 +31,6 @@ STUDY = Study(
             ("exp_11", "exp_08", "CoordConv in both"),
         ),
     },
-    records={"homography": COMPARED},
-    section="studies.homography:section",
+    records={"homography": ("exp_02", "exp_22", "exp_08", "exp_09", "exp_10", "exp_11")},
+    section="studies/homography.md.jinja",
 )
-
-
-def section(page):
-    """Write the section of docs/results.md; page: see tools/page.py."""
-    from lab.tables import INK, LARGEST, LAST, RUNS, SWINGING, chosen_table  # late: only the page of results needs them
-
-    record = page.read("homography")
-    return [
-        "## A homography on MNIST as it is",
-        chosen_table(record, COMPARED, page.table, (RUNS, LAST, LARGEST, *INK)),
-        chosen_table(record, COMPARED[2:], page.table, SWINGING),
-        page.differences(record, "A homography on MNIST as it is"),
-        page.source(record, page.only(COMPARED), "homography"),
-    ]

@@ -60,16 +60,16 @@ STUDY = Study(
     },
     extra_figures="studies.steady:recipes_figure",
     records={"steady": ASKED, "swings": SWINGS},
-    section="studies.steady:section",
+    section="studies/steady.md.jinja",
 )
 
 
 def recipes_figure(record, table, steady=None):
     """Draw the runs of the seven's questions under both recipes: {"RecipesComparison.png": Figure}.
 
-    {} unless there are runs of both, all on MNIST as it is. The axis ends where only single runs of the tutorial's
-    recipe lie. table: {id: Experiment}; steady: the record of the steady recipe, if it is another one; where nothing
-    localises, both have runs of their own.
+    {} unless there are runs of both, all on MNIST as it is. The axis is cut below the 10th percentile of the tutorial's
+    recipe, and the runs below are counted at the edge. table: {id: Experiment}; steady: the record of the steady
+    recipe, if it is another one; networks without a transformer then have runs in both.
     """
     import numpy as np  # late, as all that draws
 
@@ -88,28 +88,11 @@ def recipes_figure(record, table, steady=None):
         if not any(runs[exp_id] for exp_id in exp_ids[2:]):
             return {}
         rows = [
-            (f"{what}\n({exp_id})", [*map(last, of_one)], ORIGINAL_ACCURACY.get(table[exp_id].name))
-            for what, (exp_id, of_one) in zip(QUESTIONS, runs.items(), strict=True)
+            (f"{question}\n({exp_id})", [*map(last, of_one)], ORIGINAL_ACCURACY.get(table[exp_id].name))
+            for question, (exp_id, of_one) in zip(QUESTIONS, runs.items(), strict=True)
             if of_one
         ]
         panels.append((with_centres(rows), f"test accuracy in %, last epoch, {recipe}", CLAIM))
     tutorials, steadies = ([value for _, values, _, _ in rows for value in values] for rows, _, _ in panels)
     least = min(*steadies, *ORIGINAL_ACCURACY.values(), float(np.quantile(tutorials, 0.1))) - 0.05
     return {"RecipesComparison.png": figures.values_by_row(*panels, least=least)}
-
-
-def section(page):
-    """Write the section of docs/results.md on the swings; page: see tools/page.py."""
-    from lab.comparison import largest_drops  # late: only the page of results needs it
-    from lab.tables import SWINGING, chosen_table, falls_table
-
-    swings, runs = page.read("swings"), page.read("runs")
-    return [
-        "## The swings",
-        chosen_table(swings, SWINGS, page.table, SWINGING),
-        page.differences(swings, "The swings"),
-        page.source(swings, page.only(SWINGS), "swings"),
-        page.figure("Test accuracy by epoch, with each of the two changes and with both", "StabilityCurves.png"),
-        f"The deepest falls in the {len(runs)} runs of the seven:",
-        falls_table(largest_drops(runs)),
-    ]

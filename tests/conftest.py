@@ -21,7 +21,7 @@ from stress_kill import Family, run_job
 from lab import results
 from lab.files import write_json
 from lab.folder import provenance
-from lab.settings import Job
+from lab.settings import Experiment, Job
 from run_experiments import ALL
 from stn import data, mnist
 from studies.cards import data as card_data
@@ -198,7 +198,11 @@ def few_cards(digits):
 
 
 def results_of(name, correct, total=1000, **changes):
-    """Return results as `train` writes them, of a run with these numbers of correct test images by epoch."""
+    """Return results as `train` writes them, of a run with these numbers of correct test images by epoch.
+
+    The network and the recipe are those of the experiment's row, if there is one.
+    """
+    row = ALL.get(name.partition("_run_")[0], Experiment("", "", "Net", 1, ""))
     epoch = {"train_loss": 0.1, "test_loss": 0.1}
     epoch |= {"train_seconds": 10.0, "test_seconds": 1.0, "log_seconds": 0.5, "other_seconds": 0.5}
     history = [
@@ -210,8 +214,8 @@ def results_of(name, correct, total=1000, **changes):
     return {
         **{"experiment_name": name, "avg_test_loss": 0.1, "test_accuracy": 100 * correct[-1] / total},
         **{"test_correct": correct[-1], "test_total": total, "n_epochs": len(correct), "run": int(name[11:13])},
-        **{"seed": 122 + int(name[11:13]), "model": "Net"},
-        **{"arguments": {}, "data": {"name": "few"}, "device_name": "a machine", "trainable_parameters": 27360},
+        **{"seed": 122 + int(name[11:13]), "model": row.model, "arguments": row.arguments, **row.recipe.as_settings()},
+        **{"data": {"name": "few"}, "device_name": "a machine", "trainable_parameters": 27360},
         **{"versions": {"torch": "2"}, "git_commit": "a" * 40, "seconds": 12.0 * len(correct), "transformer": None},
         **{"plain_convolutions": False, "history": history, "confusion_matrix": matrix},
         "predictions": "0" * correct[-1] + "1" * (total - correct[-1]),

@@ -97,5 +97,5 @@ STUDY = Study(
     networks=dict.fromkeys((CARD_AFFINE, CARD_PROJECTIVE), "studies.cards.networks"),
     families=FAMILIES,
     records={"card": tuple(row.id for row in CARD)},
-    section="studies.cards.report:section",
+    section="studies/cards/results.md.jinja",
 )

@@ -1,21 +1,20 @@
-"""Tables and figures of cards, and their section of docs/results.md."""
+"""Tables and figures of cards."""
 
 import statistics
 
 from lab import figures
 from lab.comparison import by_seed, of_experiment
 from lab.results import last
-from lab.tables import RUNS, chosen_table, of_measure, of_runs
-from studies.cards import CARD, FAMILIES
+from lab.tables import RUNS, chosen_table, metric, metrics_of, per_run
+from studies.cards import CARD
 
 IDS = tuple(row.id for row in CARD)
 UPPER_END = "exp_41"  # reads cards that are straightened by the true homography
-STRENGTH = "strength of the distortion"
 READING = (
-    *(RUNS, ("numbers read whole, %", of_runs(last)), ("digits read, %", of_measure("digits_read"))),
-    *(("IoU, %", of_measure("iou", 100)), ("IoU of 95 % or more, % of the cards", of_measure("iou_95", 100))),
-    ("corner error, % of the diagonal, median card", of_measure("corner_error")),
-    ("95th percentile", of_measure("corner_error_p95")),
+    *(RUNS, ("numbers read whole, %", per_run(last)), ("digits read, %", metric("digits_read"))),
+    *(("IoU, %", metric("iou", 100)), ("IoU of 95 % or more, % of the cards", metric("iou_95", 100))),
+    ("corner error, % of the diagonal, median card", metric("corner_error")),
+    ("95th percentile", metric("corner_error_p95")),
 )
 
 
@@ -35,12 +34,12 @@ def strength_curves(record, table):
     titles["corner_error"] = "corner error, % of the diagonal"
     panels = {title: [] for title in titles.values()}
     for exp_id in IDS:
-        runs = of_experiment(record, table[exp_id]).values()
-        curves = [run["transformer"]["by_strength"] for run in runs if run["transformer"]]
+        curves = [metrics["by_strength"] for metrics in metrics_of(of_experiment(record, table[exp_id]))]
         if "coordconf" not in table[exp_id].title and curves:
             for name, title in titles.items():
                 if name in curves[0]:
-                    medians = [statistics.median(values) for values in zip(*(c[name] for c in curves), strict=True)]
+                    by_strength = zip(*(curve[name] for curve in curves), strict=True)
+                    medians = [statistics.median(values) for values in by_strength]
                     panels[title].append((exp_id, curves[0]["strength"], medians))
     return list(panels.items()) if any(panels.values()) else []
 
@@ -48,18 +47,4 @@ def strength_curves(record, table):
 def strength_figure(record, table):
     """Draw `strength_curves`: {"Strength.png": Figure}, {} without any."""
     panels = strength_curves(record, table)
-    return {"Strength.png": figures.strength_curves(panels, STRENGTH)} if panels else {}
-
-
-def section(page):
-    """Write the section of docs/results.md; page: see tools/page.py."""
-    card = page.read("card")
-    return [
-        "## A number on a card",
-        card_table(card, page.table),
-        *(page.differences(card, name) for name in FAMILIES),
-        page.source(card, "--set card", "card"),
-        page.figure("Numbers read whole, every run", "CardAccuracyComparison.png"),
-        page.figure("Paired differences of numbers read whole", "CardDifferences.png"),
-        page.figure("Medians of what is measured over the strength of the distortion", "CardStrength.png"),
-    ]
+    return {"Strength.png": figures.strength_curves(panels, "strength of the distortion")} if panels else {}

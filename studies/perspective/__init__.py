@@ -116,5 +116,5 @@ STUDY = Study(
     ),
     families=FAMILIES,
     records={name: tuple(row.id for row in rows) for name, rows in RECORDS.items()},
-    section="studies.perspective.report:section",
+    section="studies/perspective/results.md.jinja",
 )

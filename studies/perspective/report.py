@@ -1,10 +1,9 @@
-"""Tables of digits in perspective, and their section of docs/results.md."""
+"""Columns of the tables of digits in perspective."""
 
 import statistics
 
 from lab.results import last
-from lab.tables import INK, LARGEST, RUNS, chosen_table, measured, of_runs, shared
-from studies.perspective import FAMILIES, STUDY
+from lab.tables import INK, LARGEST_STEP, RUNS, common, mean_metric, metrics_of, per_run
 
 IC_STN_ERROR = {"exp_12": 6.60, "exp_14": 4.94, "exp_29": 1.23}  # in %, of that paper's networks that are like ours
 
@@ -20,46 +19,15 @@ def at_equal_size(runs):
 
     Runs whose transformer has moved the digits out of the image are left out.
     """
-    measures = [run["transformer"] for run in runs.values() if run["transformer"] and run["transformer"]["ink_area"]]
-    distances = [numbers["corner_distance_after"] / numbers["ink_area"] ** 0.5 for numbers in measures]
+    measured = [metrics for metrics in metrics_of(runs) if metrics["ink_area"]]
+    distances = [metrics["corner_distance_after"] / metrics["ink_area"] ** 0.5 for metrics in measured]
     return f"{statistics.fmean(distances):.1f}" if distances else ""
 
 
 RECTIFYING = (
-    *(RUNS, ("error %, last epoch", of_runs(lambda run: 100 - last(run))), ("the paper's", paper_error), LARGEST),
-    ("corner distance, px", measured("corner_distance", 1)),
+    *(RUNS, ("error %, last epoch", per_run(lambda run: 100 - last(run))), ("the paper's", paper_error), LARGEST_STEP),
+    ("corner distance, px", mean_metric("corner_distance", 1)),
     ("at equal size", at_equal_size),
     *INK,
 )
-
-
-def section(page):
-    """Write the section of docs/results.md; page: see tools/page.py."""
-    perspective, whole, long = map(page.read, STUDY.records)
-    cropped, uncropped, more_images = STUDY.records.values()
-    *cropped_families, whole_family = FAMILIES
-    figures = {
-        "Accuracy of every transformer on MNIST in perspective": "PerspectiveAccuracyComparison.png",
-        "Paired differences in perspective": "PerspectiveDifferences.png",
-        "exp_14: the frame that one pass reads, and what it yields": "visualized_transformation_exp_14.png",
-        "exp_16: the same after four passes": "visualized_transformation_exp_16.png",
-        "exp_16, epoch by epoch": "transformation_exp_16.gif",
-        "Mean and variance of each class before and after exp_16": "class_statistics_exp_16.png",
-    }
-    return [
-        "## MNIST in perspective",
-        chosen_table(perspective, cropped, page.table, RECTIFYING, "perspective_"),
-        *(page.differences(perspective, name) for name in cropped_families),
-        page.source(perspective, page.only(cropped), "perspective"),
-        *(page.figure(title, name) for title, name in figures.items()),
-        "### Whole images",
-        chosen_table(whole, uncropped, page.table, RECTIFYING, "perspective_"),
-        page.differences(whole, whole_family),
-        page.source(whole, page.only(uncropped), "whole"),
-        page.figure("Accuracy of every transformer on whole images", "PerspectiveWholeAccuracyComparison.png"),
-        page.figure("Paired differences on whole images", "PerspectiveWholeDifferences.png"),
-        "### More images",
-        chosen_table(long, more_images, page.table, (("epochs", shared("n_epochs")), *RECTIFYING), "perspective_"),
-        page.source(long, "--set long", "long"),
-        page.figure("Train loss of both runs by epoch", "LongCurves.png"),
-    ]
+LONG = (("epochs", common("n_epochs")), *RECTIFYING)

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from matplotlib.image import imread
 from matplotlib.transforms import Bbox
 from PIL import Image
 
+import models
 import plot
 import train
 from lab import comparison, figures, results
@@ -128,6 +130,16 @@ def test_diagrams_show_the_row(experiment):
     in_classifier = "coordconf_classifier" in experiment.title
     assert ("classifier\n2 × CoordConv" in shown) == in_classifier
     assert ("localisation\n2 × CoordConv" in shown) == ("coordconf_localistation" in experiment.title)
+
+
+@pytest.mark.parametrize(("numbers", "name"), [(6, "affine"), (8, "homography"), (1, "transform")])
+def test_a_diagram_names_the_transform_by_its_numbers_and_not_by_the_name_of_the_class(monkeypatch, numbers, name):
+    """A network of one's own may have any name; one that is not there any more has no transform that is known."""
+    row = replace(ALL["exp_02"], model="Mine", arguments={})
+    monkeypatch.setattr(models, "Mine", type("Mine", (Net,), {"transform_identity": (0.0,) * numbers}), raising=False)
+    assert f"{name}\nwarp" in texts(plot.diagram(row))
+    monkeypatch.delattr(models, "Mine")
+    assert "transform\nwarp" in texts(plot.diagram(row))
 
 
 @pytest.mark.parametrize("exp_id", ["exp_02", "exp_03", "exp_19", "exp_31", "exp_39", None])

@@ -53,14 +53,56 @@ def test_a_skewed_column_is_told_by_median_and_range():
 
 
 def test_differences_table_by_hand():
-    runs = {("exp_02", run): ([980 + run], {}) for run in range(1, 8)}
-    runs |= {("exp_03", run): ([980 - run], {}) for run in range(1, 7)}
+    runs = {("exp_02", run): ([980 + run], {}) for run in range(1, 11)}
+    runs |= {("exp_03", run): ([980 - run], {}) for run in range(1, 10)}
     table = tables.differences_table(record_of(runs), SEVEN, ALL).splitlines()
     assert len(table) == 3
     row = table[2].split(" | ")
-    assert row[:3] == ["| the transformer (exp_02 − exp_03)", "6", "6, 0"]
-    assert row[3].startswith("+0.70 ± ")  # 0.2, 0.4, ..., 1.2 points
-    assert row[4] == "0.031"
+    assert row[:3] == ["| the transformer (exp_02 − exp_03)", "9", "9, 0"]
+    assert row[3].startswith("+1.00 ± ")  # 0.2, 0.4, ..., 1.8 points
+    assert row[4] == "0.023"  # 2 of 512 combinations of signs, times the six comparisons of the family
+
+
+def test_p_values_are_corrected_for_the_comparisons_of_the_family_that_are_missing_too():
+    """Fewer experiments make no result more significant."""
+    runs = {("exp_02", run): ([980 + run], {}) for run in range(1, 10)}
+    for exp_id in ("exp_03", "exp_05"):
+        runs |= {(exp_id, run): ([980 - run], {}) for run in range(1, 10)}
+    two = comparison.comparisons(record_of(runs), SEVEN, ALL)
+    one = comparison.comparisons(record_of({key: run for key, run in runs.items() if key[0] != "exp_05"}), SEVEN, ALL)
+    assert len(two) == 2
+    assert two[TRANSFORMER].p_value == one[TRANSFORMER].p_value == pytest.approx(6 * 2 / 2**9)
+
+
+def test_a_run_of_another_recipe_than_its_row_has_is_named_and_left_out():
+    """It would be compared as if only the CoordConv layers were added."""
+    runs = {(exp_id, run): ([980], {}) for exp_id in ("exp_02", "exp_03", "exp_05") for run in (1, 2)}
+    faster = {"learning_rate": 0.05, "localisation_rate": 0.05}
+    runs |= {("exp_05", run): ([985], faster) for run in (1, 2)}
+    record = record_of(runs)
+    assert list(comparison.comparisons(record, SEVEN, ALL)) == [TRANSFORMER]
+    (why,) = comparison.why_incomparable(record, ALL)
+    settings = "learning_rate 0.05 instead of 0.01, localisation_rate 0.05 instead of 0.01"
+    assert why == f"exp_05 and exp_02 are not compared: exp_05 was trained with {settings} (--pool compares them)"
+    assert len(comparison.comparisons(record, SEVEN, ALL, pool=True)) == 2
+
+
+@pytest.mark.parametrize("change", [{"model": "Net"}, {"arguments": {"passes": 2}}])
+def test_a_run_of_another_network_than_its_row_has_is_left_out(change):
+    record = pairs_of([2, 3])
+    for run in record.values():
+        if "exp_02" in run["experiment_name"]:
+            run |= change
+    assert comparison.comparisons(record, SEVEN, ALL) == {}
+    assert "exp_02 was trained with " in comparison.why_incomparable(record, ALL)[0]
+
+
+def test_a_columns_format_is_decided_by_all_its_rows():
+    """The first row of a measure may have nothing to show."""
+    rows = {"a": {1: {"value": ""}}, "b": {1: {"value": [1.0, 2.0]}}, "c": {1: {"value": [4.0, 4.0]}}}
+    table = tables.experiments_table(rows, ("x", lambda runs: runs[1]["value"])).splitlines()
+    assert table[0] == "|  | x: mean ± 95 % |"
+    assert table[2:] == ["| a |  |", "| b | 1.50 ± 6.35 |", "| c | 4.00 ± 0.00 |"]
 
 
 def test_a_comparison_is_found_by_its_pair_whatever_else_is_there():
@@ -100,7 +142,7 @@ def test_perspective_table_by_hand():
 def test_swings_table_looks_at_the_last_ten_steps():
     correct = [0, 900, 905, 903, 903, 903, 903, 903, 903, 903, 896, 960]
     record = record_of({("exp_02", 1): (correct, {})})
-    table = tables.chosen_table(record, ["exp_02", "exp_20"], ALL, tables.SWINGING).splitlines()
+    table = tables.chosen_table(record, ["exp_02", "exp_20"], ALL, tables.STABILITY).splitlines()
     assert table[2] == "| `exp_02` reproduce baseline | 1 | 96.00 | 91.30 | 0 | 64 | 10 % | 64 | 89.60 |"
     assert len(table) == 3
 
@@ -265,7 +307,7 @@ def test_a_ranking_shows_ties():
 def test_the_deepest_falls_are_named():
     correct = [100, 900, *[980] * 12, 300, 985]
     record = record_of({("exp_02", 3): (correct, {}), ("exp_03", 1): ([970] * 15 + [969], {})})
-    rows = tables.falls_table(comparison.largest_drops(record)).splitlines()[2:]
+    rows = tables.drops_table(record).splitlines()[2:]
     assert rows == [
         "| `exp_02_run_03_reproduce_baseline` | 15 | 98.00 | 30.00 | 98.50 |",
         "| `exp_03_run_01_bypass_localisation` | 16 | 97.00 | 96.90 | 96.90 |",

@@ -113,16 +113,18 @@ def test_many_pairs_are_tested_by_random_signs():
 
 @given(st.lists(st.none() | st.floats(0.001, 1), max_size=6))
 def test_holm_is_the_closed_test_of_bonferroni(p_values):
-    """A hypothesis is rejected if every set of hypotheses with it in it is rejected by Bonferroni's test."""
-    present = [index for index, p in enumerate(p_values) if p is not None]
+    """A hypothesis is rejected if every set of hypotheses with it in it is rejected by Bonferroni's test.
+
+    One that was not tested, None, counts as one whose p-value is 1.
+    """
     adjusted = stats.holm(p_values)
     for index, p in enumerate(p_values):
         if p is None:
             assert adjusted[index] is None
             continue
-        others = [other for other in present if other != index]
+        others = [other for other in range(len(p_values)) if other != index]
         sets = (chosen for size in range(len(others) + 1) for chosen in itertools.combinations(others, size))
-        expected = max(min(1, (len(s) + 1) * min(p, *(p_values[i] for i in s), 1)) for s in sets)
+        expected = max(min(1, (len(s) + 1) * min(p, *(p_values[i] or 1 for i in s), 1)) for s in sets)
         assert adjusted[index] == pytest.approx(expected)
 
 
@@ -181,8 +183,13 @@ def test_a_family_is_corrected_together_and_only_if_it_can_be_significant():
     def comparison(n):
         return stats.compare({run: 1.0 + run for run in range(n)}, dict.fromkeys(range(n), 0.5))
 
-    family = stats.corrected({"a": comparison(8), "b": comparison(8)})
+    family = stats.correct_family({"a": comparison(8), "b": comparison(8)})
     assert [c.p_value for c in family.values()] == [pytest.approx(2 * 2 / 256)] * 2
-    assert stats.corrected({"a": comparison(6), "b": comparison(6)})["a"].p_value is None  # at best 0.0625
-    assert stats.corrected({"a": comparison(6), "b": comparison(3)})["a"].p_value == pytest.approx(2 / 64)
-    assert stats.corrected({}) == {}
+    assert stats.correct_family({"a": comparison(6)})["a"].p_value == pytest.approx(2 / 64)
+    assert stats.correct_family({"a": comparison(6), "b": comparison(6)})["a"].p_value is None  # at best 0.0625
+    for other in (comparison(3), None):  # with too few pairs, or without any
+        family = stats.correct_family({"a": comparison(8), "b": other})
+        assert family["a"].p_value == pytest.approx(2 * 2 / 256)
+        assert stats.correct_family({"a": comparison(6), "b": other})["a"].p_value is None
+    assert list(family) == ["a"]  # of those that could be made
+    assert stats.correct_family({}) == {}

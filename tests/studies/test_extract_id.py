@@ -728,9 +728,9 @@ def test_what_was_measured_is_a_table():
         "rows": rows,
         "seconds": dict.fromkeys(("to_find", "without_imports", "with_imports"), 0.5),
     }
-    from page import extract_id_table  # of tools/
+    from page import measurement_tables  # of tools/
 
-    told = extract_id_table(record)
+    told = measurement_tables().extract_id(record)
     assert "| test scenes | 1,000 | 50 | 5.0 | 25 | 0.60 |" in told
     assert "| test scenes without a card | 1,000 | 30 | 3.0 |  |  |" in told
     assert "confidence of 0.90" in told
