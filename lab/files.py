@@ -6,6 +6,8 @@ import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent  # of the repository
+
 
 @contextmanager
 def atomic_write(path, previous=None):
