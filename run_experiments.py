@@ -5,6 +5,7 @@
     python run_experiments.py --only exp_03 exp_06    some of them
     python run_experiments.py --set homography        another: steady, homography, perspective, stability, long, card
     python run_experiments.py --runs 5                five runs of each, with different seeds
+    python run_experiments.py --runs 6-10             five more
     python run_experiments.py --epochs 2              a short look
     python run_experiments.py --runs 30 --executor slurm --slurm partition=cpu    as jobs of a Slurm cluster
 
@@ -13,6 +14,7 @@ Exit code: 0 all done, 1 a run failed, 2 wrong usage, or a folder that holds ano
 130 Ctrl-C, 143 SIGTERM.
 """
 
+import argparse
 import gc
 import re
 import sys
@@ -65,7 +67,7 @@ def run(options, worker):
     """Run the experiments that are asked for and print what became of them; return the exit code."""
     started = time.monotonic()
     jobs = []
-    for number in range(1, options.runs + 1):
+    for number in options.runs:
         for experiment in selection(options):
             jobs.append(Job(experiment, number, options.epochs or experiment.epochs))
     print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} into {printable(options.out)}", flush=True)
@@ -84,7 +86,7 @@ def run(options, worker):
     finally:
         display.close()
         print_summary(jobs)
-    if options.runs == 1 < len(jobs):
+    if len(options.runs) == 1 < len(jobs):
         print(f"\n{ONE_RUN_EACH}")
     minutes = (time.monotonic() - started) / 60
     finished = [job for job in todo if job.status == "finished"]
@@ -274,6 +276,16 @@ def list_experiments(out):
                 print(f"        {printable(outcome_lines[row.name])}")
 
 
+def run_numbers(text):
+    """Parse --runs: "10" means the runs 1 to 10, "21-40" the runs 21 to 40."""
+    match = re.fullmatch("(?:([0-9]{1,3})-)?([0-9]{1,3})", text)
+    numbers = range(int(match[1] or 1), int(match[2]) + 1) if match else ()
+    if not numbers or numbers[0] < 1:
+        needed = f"a whole number from 1 to 999 is needed, or a range of them, as in 21-40, not {text!r}"
+        raise argparse.ArgumentTypeError(needed)
+    return numbers
+
+
 def parse_arguments(arguments=None):
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
@@ -284,15 +296,18 @@ def parse_arguments(arguments=None):
     )
     add("--set", choices=SETS, default="original", help="which experiments (default: original, the seven)")
     add("--only", nargs="+", choices=ALL, metavar="EXP", help="run these, by id (exp_03 exp_06), of whichever set")
-    add("--runs", type=int, default=1, metavar="N", help="runs 01 to N of each; the run decides the seed")
-    add("--epochs", type=int, metavar="N", help="train N epochs instead of those of the table")
-    add("--jobs", type=int, metavar="N", help="processes at a time (default: one a core; on a GPU one)")
+    runs = "runs 01 to N of each, or with 21-40 runs 21 to 40 (default: 1); the run decides the seed"
+    add("--runs", type=run_numbers, default="1", metavar="N", help=runs)
+    epochs = "train N epochs instead of those of the table"
+    add("--epochs", type=cli.whole_number(1, 10_000), metavar="N", help=epochs)
+    jobs = "processes at a time (default: one a core; on a GPU one)"
+    add("--jobs", type=cli.whole_number(1, 1024), metavar="N", help=jobs)
     add("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     add("--data", metavar="FOLDER", help="another data set: a folder with four IDX files named like MNIST's")
     add("--out", default="experiments", metavar="FOLDER", help="where the runs go (default: experiments)")
     add("--plain", action="store_true", help="compute convolutions as usual (on a CPU: about a third as fast)")
     often = "TensorBoard gets images and histograms every N epochs (default: 5), or none (0)"
-    add("--log-images", type=int, default=5, metavar="N", help=often)
+    add("--log-images", type=cli.whole_number(0, 10_000), default=5, metavar="N", help=often)
     add("--force", action="store_true", help="start the selected runs again and replace what is there")
     add(
         "--executor",
@@ -309,9 +324,6 @@ def parse_arguments(arguments=None):
         help="for those jobs, repeatable: partition=cpu, time=120 (minutes), gpus_per_node=1, mem=4GB, account=...",
     )
     options = cli.parse(parser, arguments, repeatable=("--slurm",))
-    cli.check_numbers(parser, options, runs=999, epochs=10_000, jobs=1024)
-    if not 0 <= options.log_images < 10**9:
-        parser.error(f"--log-images: a whole number is needed, not {options.log_images}")
     if options.device is not None and not re.fullmatch(r"cpu|cuda(:\d{1,2})?", options.device):
         parser.error(f"--device: cpu, cuda or cuda:N is needed, not {options.device!r}")
     if not options.out.strip():

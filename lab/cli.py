@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -25,18 +26,15 @@ def parse(parser, arguments=None, repeatable=()):
     return parser.parse_args(arguments)
 
 
-def check_numbers(parser, options, **limits):
-    """Exit with a message if a number is not from 1 to its limit: `runs=999` looks at options.runs, None passes."""
-    for name, limit in limits.items():
-        value = getattr(options, name)
-        if value is not None and not 1 <= value <= limit:
-            parser.error(f"--{name}: a whole number from 1 to {limit} is needed, not {value}")
+def whole_number(low, high):
+    """Return what parses a whole number from `low` to `high`: the `type` of an option."""
 
+    def parse_number(text):
+        if re.fullmatch("[0-9]{1,9}", text) and low <= int(text) <= high:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"a whole number from {low} to {high} is needed, not {text!r}")
 
-def check_parent(parser, options, name):
-    """Exit with a message if the folder of the file that an option names does not exist."""
-    if (path := getattr(options, name)) and not Path(path).resolve().parent.is_dir():
-        parser.error(f"--{name} {path}: there is no such folder")
+    return parse_number
 
 
 class Interrupted(BaseException):

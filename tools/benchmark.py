@@ -333,16 +333,16 @@ def speed(options):
 def main():
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
-    add("--rounds", type=int, default=3, metavar="N", help="epochs of each (default: 3)")
+    add("--rounds", type=cli.whole_number(1, 99), default=3, metavar="N", help="epochs of each (default: 3)")
     add("--only", nargs="+", choices=[e.id for e in EXPERIMENTS], metavar="EXP", help="these experiments")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    add("--jobs", type=int, metavar="N", help="our processes at a time")
+    add("--jobs", type=cli.whole_number(1, 1024), metavar="N", help="our processes at a time")
     steps = f"only what one core does, with the steps of these experiments (default: {' '.join(STEPS_OF)})"
     add("--core", nargs="*", choices=ALL, metavar="EXP", help=steps)
     add("--save", metavar="FILE", help="write the numbers as JSON")
     options = cli.parse(parser)
-    cli.check_numbers(parser, options, rounds=99, jobs=1024)
-    cli.check_parent(parser, options, "save")
+    if options.save and not Path(options.save).resolve().parent.is_dir():
+        parser.error(f"--save {options.save}: there is no such folder")
     if options.core is not None and (options.device != "cpu" or options.only or options.jobs):
         parser.error("--core: not with --device cuda, --only or --jobs")
     device_name = None
