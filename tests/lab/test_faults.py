@@ -266,7 +266,7 @@ def stop_those_with_a_checkpoint(out, workers):
     """Stop the processes whose runs have one; `workers`, {name of a run: its process}, are those that are stopped."""
     for name in NAMES:
         if name not in workers and (out / name / "checkpoint.pt").exists():
-            workers[name] = int((out / name / ".holder").read_text().split()[0])
+            workers[name] = int((out / name / ".holder").read_text().split()[1])
             os.kill(workers[name], signal.SIGSTOP)
     return len(workers)
 
@@ -364,12 +364,12 @@ def test_the_note_of_who_holds_a_run_is_only_for_the_message(digits, tmp_path):
     place.mkdir()
     note = place / ".holder"
     with FileLock(place / ".lock"):
-        for text, who in (("77 elsewhere", "process 77 on elsewhere"), ("", "another process")):
+        for text, who in (("process 77 on elsewhere",) * 2, ("", "another process")):
             note.write_text(text)
             with pytest.raises(RunError, match=f"is being trained by {who}; wait for it"):
                 run(digits, tmp_path, model=Unrecorded)
     run(digits, tmp_path, n_epochs=1, model=Unrecorded)  # a lock that nobody holds keeps nobody out
-    assert note.read_text() == f"{os.getpid()} {platform.node()}"
+    assert note.read_text() == f"process {os.getpid()} on {platform.node()}"
 
 
 # Not finite
