@@ -1,7 +1,6 @@
 """What the command lines of the scripts have in common."""
 
 import argparse
-import os
 import re
 import signal
 import sys
@@ -70,10 +69,3 @@ def end_with_the_reader():
     """End quietly when nobody reads on what is printed (`| head`)."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-
-
-def drop_output():
-    """Send to nowhere what is still to be printed: the pipe is closed, and Python would complain of it when it ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())

@@ -92,7 +92,7 @@ def test_the_code_of_a_job_is_that_of_its_runs(tmp_path):
     own = {"git_commit": "a" * 40, "device_name": "a GPU", "versions": {}, "cores": 1}
     job.results = {"seconds": {}, **own}
     options = SimpleNamespace(set="original", out=tmp_path, jobs=1)
-    assert run_experiments.record(options, [job], 1.0) == 0
+    assert run_experiments.write_job(options, [job], 1.0) == 0
     written = json.loads((tmp_path / "job.json").read_text())
     assert {key: written[key] for key in own} == own
 
