@@ -30,7 +30,7 @@ from lab.files import unwritable, write_json
 from lab.folder import available_cores, modified_files, other_code, read_results, state_of
 from lab.progress import Display, print_summary
 from lab.results import ONE_RUN_EACH, PARTS
-from lab.settings import SEED, ClusterError, Experiment, Job, Recipe, RunError, printable  # noqa: F401 (Recipe: for rows)
+from lab.settings import SEED, Experiment, Job, Recipe, RunError, printable  # noqa: F401 (Recipe: for rows)
 
 # torch is imported late, by the functions that a worker calls: --help and --list answer at once.
 
@@ -332,7 +332,7 @@ def main():
     except pool.WorkerDied as error:  # its traceback, if there is one, has been printed
         complain(f"the preparation failed: {error}")
         return 1
-    except ClusterError as error:
+    except RunError as error:
         return complain(error)
     except BrokenPipeError:  # nobody reads on (`| head`)
         pool.end(workers)

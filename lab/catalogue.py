@@ -109,11 +109,6 @@ def spec_of(description):
     return DatasetSpec("unknown", f"{{digits}}, {text}", text, labels_of_digits=False, adds=extra, figure_prefix=prefix)
 
 
-def network_module(name):
-    """Return the name of the module that has a network's class."""
-    return {kind: module for study in studies().values() for kind, module in study.networks.items()}.get(name, "models")
-
-
 def rows_by_id(sets):
     """Return {id: row} of all sets, in the order of the ids. Raise ValueError if two rows have one id."""
     rows = {}
@@ -136,4 +131,5 @@ def build_network(kind, arguments, spec):
 
 def find_network(name):
     """Return the class of a network by its name, None if there is none. (It imports torch.)"""
-    return getattr(importlib.import_module(network_module(name)), name, None)
+    module = next((study.networks[name] for study in studies().values() if name in study.networks), "models")
+    return getattr(importlib.import_module(module), name, None)

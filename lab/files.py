@@ -29,12 +29,6 @@ def atomic_write(path, previous=None):
         temporary.unlink(missing_ok=True)
 
 
-def remove_parts(folder):
-    """Delete what processes that were killed in `atomic_write` have left in `folder`, which must be locked."""
-    for path in folder.glob(".*.part"):
-        path.unlink()
-
-
 def write_text(path, text):
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from lab import results
 from lab.catalogue import datasets
-from lab.files import ROOT, read_sealed, remove_parts, sha256, write_text
+from lab.files import ROOT, read_sealed, sha256, write_text
 from lab.settings import FORMAT, INFORMATIONAL, RunError, differences
 
 PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy", "numba")
@@ -65,7 +65,8 @@ def run_lock(run_dir):
         raise Locked(name or "another process") from None
     try:
         write_text(holder, f"process {os.getpid()} on {platform.node()}")
-        remove_parts(run_dir)
+        for path in run_dir.glob(".*.part"):  # of processes that were killed in `atomic_write`
+            path.unlink()
         yield
     finally:
         lock.release()
@@ -109,7 +110,7 @@ def devices(run_dir, name):
 
 def read_settings(run_dir):
     """Return the content of settings.json, {} if it cannot be read."""
-    with suppress(OSError, ValueError, RecursionError):
+    with suppress(OSError, ValueError):
         settings = json.loads((run_dir / "settings.json").read_text(encoding="utf-8"))
         return settings if isinstance(settings, dict) else {}
     return {}

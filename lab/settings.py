@@ -20,14 +20,10 @@ def printable(text):
 
 
 class RunError(Exception):
-    """A run that cannot be made or went wrong; the message says which, why and what to do, in one line."""
+    """Runs cannot be made or went wrong; the message says which, why and what to do, in one line."""
 
     def __init__(self, message):
         super().__init__(printable(message))
-
-
-class ClusterError(Exception):
-    """Jobs cannot be submitted to a cluster; the message says why and what to do."""
 
 
 class Recipe(NamedTuple):

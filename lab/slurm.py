@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from lab.files import ROOT
-from lab.settings import ClusterError, longest_first
+from lab.settings import RunError, longest_first
 
 SLURM = {"job_name": "stn", "time": 120, "cpus_per_task": 1}  # unless --slurm says otherwise; the time is in minutes
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -39,7 +39,7 @@ class Resumable:
 
 
 def new_executor(options):
-    """Return submitit's executor for Slurm. Raise ClusterError.
+    """Return submitit's executor for Slurm. Raise RunError.
 
     options.slurm: parameters of submitit's SlurmExecutor by name.
     """
@@ -47,21 +47,21 @@ def new_executor(options):
         import submitit
     except ImportError:
         needed = "--executor slurm needs submitit: python -m pip install -r requirements-slurm.txt"
-        raise ClusterError(needed) from None
+        raise RunError(needed) from None
     missing = [command for command in ("sbatch", "srun", "sacct", "scancel") if not shutil.which(command)]
     if missing:
-        raise ClusterError(
+        raise RunError(
             f"--executor slurm: this machine is not part of a Slurm cluster (no {missing[0]}); "
             "call it where sbatch works, or leave the option out to train here"
         )
     executor = submitit.SlurmExecutor(Path(options.out, ".slurm"), max_num_timeout=MAX_TIMEOUTS)
     parameters = SLURM | ({"array_parallelism": options.jobs} if options.jobs else {}) | options.slurm
     if type(parameters["time"]) is not int:
-        raise ClusterError(f"--slurm time={parameters['time']}: a whole number of minutes is needed")
+        raise RunError(f"--slurm time={parameters['time']}: a whole number of minutes is needed")
     try:
         executor.update_parameters(**parameters)
     except (ValueError, TypeError, AttributeError) as error:
-        raise ClusterError(f"--slurm: {' '.join(str(error).split())}") from None
+        raise RunError(f"--slurm: {' '.join(str(error).split())}") from None
     return executor
 
 
@@ -80,7 +80,7 @@ def run_all(executor, train_job, jobs, options, display):
         with submitit.helpers.environment_variables(PYTHONPATH=path):
             submitted = executor.map_array(Resumable(train_job, options), jobs)
     except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError, OSError) as error:
-        raise ClusterError(f"the jobs were not accepted: {' '.join(str(error).split())}") from None
+        raise RunError(f"the jobs were not accepted: {' '.join(str(error).split())}") from None
     waiting = list(zip(submitted, jobs, strict=True))
     print(f"submitted as jobs {submitted[0].job_id} to {submitted[-1].job_id}; their logs are in {executor.folder}")
     try:
