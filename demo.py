@@ -251,10 +251,9 @@ def main():
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine alone)")
-    add("--port", type=int, default=7860, metavar="N", help="the port (default: 7860)")
+    add("--port", type=cli.whole_number(1, 65535), default=7860, metavar="N", help="the port (default: 7860)")
     add("--no-browser", action="store_true", help="open no browser")
     options = cli.parse(parser)
-    cli.check_numbers(parser, options, port=65535)
     try:
         cli.raise_when_interrupted()
         with tempfile.TemporaryDirectory() as uploads:

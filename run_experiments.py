@@ -5,6 +5,7 @@
     python run_experiments.py --only exp_03 exp_06    some of them
     python run_experiments.py --set homography        another: steady, homography, perspective, stability, long, card
     python run_experiments.py --runs 5                five runs of each, with different seeds
+    python run_experiments.py --runs 6-10             five more
     python run_experiments.py --epochs 2              a short look
     python run_experiments.py --runs 30 --executor slurm --slurm partition=cpu    as jobs of a Slurm cluster
 
@@ -13,7 +14,9 @@ Exit code: 0 all done, 1 a run failed, 2 wrong usage, or a folder that holds ano
 130 Ctrl-C, 143 SIGTERM.
 """
 
+import argparse
 import gc
+import os
 import re
 import sys
 import threading
@@ -26,8 +29,8 @@ from lab import catalogue, cli, pool
 from lab.files import unwritable, write_json
 from lab.folder import available_cores, modified_files, other_code, read_results, state_of
 from lab.progress import Display, print_summary
-from lab.results import ONE_RUN_EACH, lost_epoch
-from lab.settings import SEED, ClusterError, Experiment, Job, Recipe, RunError, printable  # noqa: F401 (Recipe: for rows)
+from lab.results import ONE_RUN_EACH, PARTS, lost_epoch
+from lab.settings import SEED, Experiment, Job, Recipe, RunError, printable  # noqa: F401 (Recipe: for rows)
 
 # torch is imported late, by the functions that a worker calls: --help and --list answer at once.
 
@@ -63,24 +66,27 @@ SETS = {name: tuple(ALL.get(row, row) if isinstance(row, str) else row for row i
 
 def run(options, worker):
     """Run the experiments that are asked for and print what became of them; return the exit code."""
-    started = time.monotonic()
-    jobs = []
-    for number in options.runs:
-        for experiment in selection(options):
-            jobs.append(Job(experiment, number, options.epochs or experiment.epochs))
+    started, local, executor = time.monotonic(), options.executor == "local", None
+    jobs = [Job(row, number, options.epochs or row.epochs) for number in options.runs for row in selection(options)]
     print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} into {printable(options.out)}", flush=True)
-    train_all = trainer(options, worker)
-    kind, content = worker.call("prepare", options, jobs)
+    if not local:
+        from lab import slurm  # late, with all that it imports: only for those who ask for it
+
+        executor = slurm.new_executor(options)
+    kind, prepared = worker.call("prepare", options, jobs)
     if kind == "failed":
-        return complain(content)
-    options, jobs, note = content
+        return complain(prepared)
+    options, jobs, notes = prepared
     todo = [job for job in jobs if not job.results]
-    for line in [*note, *(f"{job.name}: {job.status}" for job in jobs if job.results)]:
+    for line in [*notes, *(f"{job.name}: {job.status}" for job in jobs if job.results)]:
         print(line, flush=True)
     display = Display(sum(job.n_epochs for job in todo))
     try:
-        if todo:
-            train_all(todo, options, display)
+        if todo and local:
+            pool.run_all(WORKER, todo, options, display, worker)
+        elif todo:
+            pool.end([worker])  # nothing else is to be done here for hours
+            slurm.run_all(executor, train_job, todo, options, display)
     finally:
         display.close()
         print_summary(jobs)
@@ -88,12 +94,11 @@ def run(options, worker):
         print(f"\n{ONE_RUN_EACH}")
     minutes = (time.monotonic() - started) / 60
     finished = [job for job in todo if job.status == "finished"]
-    local = options.executor == "local"
     if todo:
         at_a_time = f", {options.jobs} at a time" if local else ""
         print(f"\n{len(finished)} of {len(jobs)} runs trained in {minutes:.1f} minutes{at_a_time}")
     if finished == jobs and not options.only and local:  # else these are not the minutes of the whole job
-        return record(options, jobs, minutes)
+        return write_job(options, jobs, minutes)
     return 1 if len(finished) < len(todo) else 0
 
 
@@ -103,33 +108,18 @@ def selection(options):
     return [experiment for exp_id, experiment in ALL.items() if exp_id in chosen]
 
 
-def trainer(options, worker):
-    """Return what trains jobs here or on a cluster, called as f(jobs, options, display). Raise ClusterError."""
-    if options.executor == "local":
-        return lambda *what: pool.run_all(WORKER, *what, worker)
-    from lab import slurm  # late, with all that it imports: only for those who ask for it
-
-    executor = slurm.new_executor(options)
-
-    def submit(*what):
-        pool.end([worker])  # it has prepared the jobs; nothing else is to be done here for hours
-        slurm.run_all(executor, train_job, *what)
-
-    return submit
+MACHINE_AND_CODE = ("device_name", "cores", "versions", "git_commit")  # of a run's results; equal in a whole job
 
 
-PROVENANCE = ("device_name", "cores", "versions", "git_commit")  # of a run's results, and of the whole job
-
-
-def record(options, jobs, minutes):
+def write_job(options, jobs, minutes):
     """Write what a whole job took into <out>/job.json; return the exit code."""
     name = "job.json" if options.set == "original" else f"job_{options.set}.json"
-    content = {"command": " ".join(["python", "run_experiments.py", *sys.argv[1:]]), "runs": len(jobs)}
-    content |= {"minutes": round(minutes, 2), "at_a_time": options.jobs}
-    content |= {key: jobs[0].results[key] for key in PROVENANCE}
-    content["rows"] = [{"experiment": job.experiment.id, "run": job.run, **job.results["seconds"]} for job in jobs]
+    summary = {"command": " ".join(["python", "run_experiments.py", *sys.argv[1:]]), "runs": len(jobs)}
+    summary |= {"minutes": round(minutes, 2), "at_a_time": options.jobs}
+    summary |= {key: jobs[0].results[key] for key in MACHINE_AND_CODE}
+    summary["rows"] = [{"experiment": job.experiment.id, "run": job.run, **job.results["seconds"]} for job in jobs]
     try:
-        write_json(Path(options.out) / name, content)
+        write_json(Path(options.out) / name, summary)
     except OSError as error:
         complain(unwritable(options.out, error))
         return 1
@@ -150,12 +140,10 @@ def train_job(job, options, on_progress=None):
     """Train one job in this process. Return ("finished", what the summary says of it) or ("failed", why)."""
     # TensorBoard's thread hands an OSError to the next flush, which raises it below: no need to report it twice.
     previous_hook = threading.excepthook
-    threading.excepthook = lambda what: None if issubclass(what.exc_type, OSError) else previous_hook(what)
-    from stn.mnist import DataError
-
+    threading.excepthook = lambda error: None if issubclass(error.exc_type, OSError) else previous_hook(error)
     try:
         results = train_here(job, options, on_progress)
-    except (RunError, DataError) as error:
+    except RunError as error:
         return "failed", str(error)
     except Exception as error:  # it is in the summary and the exit code; the traceback is for a bug report
         traceback.print_exc()
@@ -163,30 +151,22 @@ def train_job(job, options, on_progress=None):
     finally:
         threading.excepthook = previous_hook
         gc.collect()  # the images of this run are in reference cycles, 200 MB beside those of the worker's next one
-    parts = ("train", "test", "log", "other")
-    seconds = {part: round(sum(e[f"{part}_seconds"] for e in results["history"]), 2) for part in parts}
-    shown = {key: results[key] for key in ("test_accuracy", "test_correct", "test_total", *PROVENANCE)}
+    seconds = {part: sum(epoch[part] for epoch in results["history"]) for part in PARTS}
+    seconds = {part.removesuffix("_seconds"): round(total, 2) for part, total in seconds.items()}
+    shown = {key: results[key] for key in ("test_accuracy", "test_correct", "test_total", *MACHINE_AND_CODE)}
     return "finished", shown | {"seconds": seconds, "lost_epoch": lost_epoch(results)}
 
 
 def train_here(job, options, on_progress=None):
-    """Train one job in this process and return its results. Raise RunError or DataError."""
+    """Train one job in this process and return its results. Raise RunError."""
     from stn.data import load
     from train import build, configure, train_run
 
     configure()  # before anything is computed: the images in perspective, too, are those of one thread
-    experiment = job.experiment
-    return train_run(
-        build(experiment, job.seed),
-        job.settings,
-        catalogue.datasets()[experiment.data].built(load(options.data)),
-        options.out,
-        options.device,
-        options.force,
-        experiment.question,
-        options.log_images,
-        on_progress,
-    )
+    row = job.experiment
+    model, data = build(row, job.seed), catalogue.datasets()[row.data].built(load(options.data))
+    where = options.out, options.device, options.force
+    return train_run(model, job.settings, data, *where, row.question, options.log_images, on_progress)
 
 
 def prepare(options, jobs, on_progress=None):
@@ -198,7 +178,6 @@ def prepare(options, jobs, on_progress=None):
     import torch
 
     from stn.data import read
-    from stn.mnist import DataError
     from train import build, fast_package, settings_of
 
     here = options.executor == "local"  # elsewhere there may be other devices
@@ -209,43 +188,50 @@ def prepare(options, jobs, on_progress=None):
     options.jobs = options.jobs or default_jobs(options, len(jobs))
     try:
         _, description = read(options.data)
-    except (DataError, OSError) as error:
+    except (RunError, OSError) as error:
         return "failed", str(error)
     numbers = "mean {mean} and standard deviation {std}".format(**description)
-    note = [f"{printable(options.data)}: normalised with the {numbers} of its training images"] if options.data else []
+    notes = [f"{printable(options.data)}: normalised with the {numbers} of its training images"] if options.data else []
     specs, networks, settings, complaints = catalogue.datasets(), {}, {}, []
     for row in {job.experiment.id: job.experiment for job in jobs}.values():  # once for all its runs: they may be many
-        networks[row.id] = network = build(row, SEED)
-        what = network, row.name, row.arguments, row.epochs, specs[row.data].describe(description), options.device
-        settings[row.id] = settings_of(*what, options.plain, recipe=row.recipe)
+        networks[row.id], data = build(row, SEED), specs[row.data].describe(description)
+        network_of_row = networks[row.id], row.name, row.arguments, row.epochs
+        settings[row.id] = settings_of(*network_of_row, data, options.device, options.plain, recipe=row.recipe)
     for job in jobs:
-        of_run = {"experiment_name": job.name, "n_epochs": job.n_epochs, "run": job.run, "seed": job.seed}
-        job.settings = replace(settings[job.experiment.id], **of_run)
-        run_dir = Path(options.out) / job.name
+        run_fields = {"experiment_name": job.name, "n_epochs": job.n_epochs, "run": job.run, "seed": job.seed}
+        job.settings = replace(settings[job.experiment.id], **run_fields)
         try:
-            if not options.force and state_of(run_dir, job.settings.as_json()) == "finished":
-                job.results = read_results(run_dir)
-                job.results["lost_epoch"] = lost_epoch(job.results)
-                job.status = "skipped: already finished"
-                if job.results["code"] != job.settings.code:
-                    job.status += f", with {other_code(job.results)}"
-                modified = modified_files(run_dir, job.results)
-                note += [f"{path} was modified after the run: missing, damaged or replaced" for path in modified]
+            notes += [] if options.force else mark_finished(job, Path(options.out) / job.name)
         except RunError as error:
             complaints.append(str(error))
     if complaints:
         return "failed", "\n".join(complaints)
     options.plain = jobs[0].settings.plain_convolutions  # True without Numba; the warning has been printed
-    if todo := [job for job in jobs if not job.results]:
+    if todo := {job.experiment.id: job.experiment for job in jobs if not job.results}:
         try:
             Path(options.out).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             return "failed", unwritable(options.out, error)
         if here and options.device == "cpu" and not options.plain:  # compile before there are more workers
-            for row in {job.experiment.id: job.experiment for job in todo}.values():
+            for row in todo.values():
                 with fast_package().accelerated(networks[row.id], "cpu") as network:
                     network(torch.zeros(2, 1, *specs[row.data].image_size)).sum().backward()
-    return "prepared", (options, jobs, note)
+    return "prepared", (options, jobs, notes)
+
+
+def mark_finished(job, run_dir):
+    """Give a job its results if its run is finished, and return a line about each file that was modified since.
+
+    Raise RunError if the folder holds a run that cannot go on as this job.
+    """
+    if state_of(run_dir, job.settings.as_json()) != "finished":
+        return []
+    job.results, job.status = read_results(run_dir), "skipped: already finished"
+    job.results["lost_epoch"] = lost_epoch(job.results)
+    if job.results["code"] != job.settings.code:
+        job.status += f", with {other_code(job.results)}"
+    modified = modified_files(run_dir, job.results)
+    return [f"{path} was modified after the run: missing, damaged or replaced" for path in modified]
 
 
 def default_jobs(options, n_jobs):
@@ -275,48 +261,48 @@ def list_experiments(out):
                 print(f"        {printable(outcome_lines[row.name])}")
 
 
+def run_numbers(text):
+    """Parse --runs: "10" means the runs 1 to 10, "21-40" the runs 21 to 40."""
+    match = re.fullmatch("(?:([0-9]{1,3})-)?([0-9]{1,3})", text)
+    numbers = range(int(match[1] or 1), int(match[2]) + 1) if match else ()
+    if not numbers or numbers[0] < 1:
+        needed = f"a whole number from 1 to 999 is needed, or a range of them, as in 21-40, not {text!r}"
+        raise argparse.ArgumentTypeError(needed)
+    return numbers
+
+
+def slurm_setting(text):
+    """Parse --slurm: "time=120" as ("time", 120)."""
+    match = re.fullmatch(r"([a-z_]+)=(.+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"KEY=VALUE is needed, as in partition=cpu, not {text!r}")
+    return match[1], int(match[2]) if match[2].isdecimal() else match[2]
+
+
 def parse_arguments(arguments=None):
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--list",
-        action="store_true",
-        help="list the experiments, the question that each asks and what came out, then stop",
-    )
+    add("--list", action="store_true", help="list the experiments, their questions and what came out, then stop")
     add("--set", choices=SETS, default="original", help="which experiments (default: original, the seven)")
     add("--only", nargs="+", choices=ALL, metavar="EXP", help="run these, by id (exp_03 exp_06), of whichever set")
-    add("--runs", default="1", metavar="N", help="runs 01 to N of each, or runs M-N; the run decides the seed")
-    add("--epochs", type=int, metavar="N", help="train N epochs instead of those of the table")
-    add("--jobs", type=int, metavar="N", help="processes at a time (default: one a core; on a GPU one)")
+    runs = "runs 01 to N of each, or with 21-40 runs 21 to 40 (default: 1); the run decides the seed"
+    add("--runs", type=run_numbers, default="1", metavar="N", help=runs)
+    epochs = "train N epochs instead of those of the table"
+    add("--epochs", type=cli.whole_number(1, 10_000), metavar="N", help=epochs)
+    jobs = "processes at a time (default: one a core; on a GPU one)"
+    add("--jobs", type=cli.whole_number(1, 1024), metavar="N", help=jobs)
     add("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     add("--data", metavar="FOLDER", help="another data set: a folder with four IDX files named like MNIST's")
     add("--out", default="experiments", metavar="FOLDER", help="where the runs go (default: experiments)")
     add("--plain", action="store_true", help="compute convolutions as usual (on a CPU: about a third as fast)")
     often = "TensorBoard gets images and histograms every N epochs (default: 5), or none (0)"
-    add("--log-images", type=int, default=5, metavar="N", help=often)
+    add("--log-images", type=cli.whole_number(0, 10_000), default=5, metavar="N", help=often)
     add("--force", action="store_true", help="start the selected runs again and replace what is there")
-    add(
-        "--executor",
-        choices=("local", "slurm", "submitit-local"),  # the last one is for tests
-        default="local",
-        metavar="{local,slurm}",
-        help="train here (default), or as jobs of a Slurm cluster; needs requirements-slurm.txt",
-    )
-    add(
-        "--slurm",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="for those jobs, repeatable: partition=cpu, time=120 (minutes), gpus_per_node=1, mem=4GB, account=...",
-    )
+    executor = "train here (default), or as jobs of a Slurm cluster; needs requirements-slurm.txt"
+    add("--executor", choices=("local", "slurm"), default="local", help=executor)
+    slurm = "for those jobs, repeatable: partition=cpu, time=120 (minutes), gpus_per_node=1, mem=4GB, account=..."
+    add("--slurm", type=slurm_setting, action="append", default=[], metavar="KEY=VALUE", help=slurm)
     options = cli.parse(parser, arguments, repeatable=("--slurm",))
-    first, _, last = options.runs.rpartition("-")
-    if not (options.runs.replace("-", "").isdecimal() and 1 <= int(first or 1) <= int(last or 0) <= 999):
-        parser.error(f"--runs: a whole number up to 999, or two as in 21-40, are needed, not {options.runs}")
-    options.runs = range(int(first or 1), int(last) + 1)
-    cli.check_numbers(parser, options, epochs=10_000, jobs=1024)
-    if not 0 <= options.log_images < 10**9:
-        parser.error(f"--log-images: a whole number is needed, not {options.log_images}")
     if options.device is not None and not re.fullmatch(r"cpu|cuda(:\d{1,2})?", options.device):
         parser.error(f"--device: cpu, cuda or cuda:N is needed, not {options.device!r}")
     if not options.out.strip():
@@ -326,13 +312,9 @@ def parse_arguments(arguments=None):
             parser.error(f"--{name} {path!a}: a name that is text in UTF-8 is needed")
     if options.slurm and options.executor != "slurm":
         parser.error("--slurm is only for --executor slurm")
-    parameters = [re.fullmatch(r"([a-z_]+)=(.+)", text) or text for text in options.slurm]
-    for text in parameters:
-        if isinstance(text, str):
-            parser.error(f"--slurm: KEY=VALUE is needed, as in partition=cpu, not {text!r}")
-    options.slurm = {match[1]: int(match[2]) if match[2].isdecimal() else match[2] for match in parameters}
-    if len(options.slurm) < len(parameters):
+    if len(dict(options.slurm)) < len(options.slurm):
         parser.error("--slurm: a KEY is given twice")
+    options.slurm = dict(options.slurm)
     return options
 
 
@@ -352,11 +334,11 @@ def main():
     except pool.WorkerDied as error:  # its traceback, if there is one, has been printed
         complain(f"the preparation failed: {error}")
         return 1
-    except ClusterError as error:
+    except RunError as error:
         return complain(error)
     except BrokenPipeError:  # nobody reads on (`| head`)
-        cli.drop_output()
-        return 141  # as of a program that SIGPIPE has ended
+        pool.end(workers)
+        os._exit(141)  # as a program that SIGPIPE ends; at once, since Python would complain of the pipe
     except (OSError, MemoryError, RuntimeError) as error:  # no memory, no thread
         complain(f"{type(error).__name__}: {error}")
         return 1

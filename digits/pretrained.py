@@ -149,7 +149,7 @@ def keep(run_dir, n_transforms=0):
     run, weights = load_finished(run_dir)
     transforms = []
     if n_transforms:
-        checkpoint = load_tensors(run_dir / "checkpoint.pt", owner=fingerprint(read_settings(run_dir)))
+        checkpoint = load_tensors(run_dir / "checkpoint.pt", fingerprint=fingerprint(read_settings(run_dir)))
         transforms = [homographies[:n_transforms].clone() for homographies in checkpoint["transforms"]]
     path = WEIGHTS / f"{run_dir.name.partition('_run_')[0]}.pt"
     WEIGHTS.mkdir(exist_ok=True)

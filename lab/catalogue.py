@@ -6,9 +6,12 @@ data set, is new files only.
 
 import importlib
 import inspect
+import itertools
 import pkgutil
 from dataclasses import dataclass, field
 from functools import lru_cache
+
+from lab.files import ROOT
 
 DIGITS = ("name", "mean", "std", "md5")  # what the description of a data set says of the digits it is made of
 
@@ -21,7 +24,7 @@ class DatasetSpec:
     title: str  # with {digits} in place of the title of the digits it is made of
     summary: str  # the same in a few words: "in perspective"
     build: str | None = None  # "module:function" that makes this `Dataset` of that of digits; None: it is the digits
-    adds: dict = field(default_factory=dict)  # to the description of the digits: what makes it another data set
+    adds: dict = field(default_factory=dict)  # to the description of the digits: what distinguishes it from all others
     image_size: tuple = (28, 28)  # height and width, in pixels
     n_digits: int = 1  # in an image
     held_out: bool = False  # whether it tests on training digits that it does not train on: to choose a recipe
@@ -81,8 +84,18 @@ def load_object(path):
 
 @lru_cache
 def datasets():
-    """Return {name: DatasetSpec}."""
-    return {spec.name: spec for spec in (MNIST, *(spec for study in studies().values() for spec in study.datasets))}
+    """Return {name: DatasetSpec}. Raise ValueError if one looks like another, or lacks files that it depends on."""
+    specs = [MNIST, *(spec for study in studies().values() for spec in study.datasets)]
+    for one, other in itertools.combinations(specs, 2):
+        if one.name == other.name:
+            raise ValueError(f"two data sets have the name {one.name!r}: {one.title} and {other.title}")
+        if one.adds == other.adds:
+            raise ValueError(f"the data sets {one.name!r} and {other.name!r} add the same to a description: {one.adds}")
+    for spec in specs:
+        for pattern in spec.sources:
+            if not any(ROOT.glob(pattern)):
+                raise ValueError(f"the data set {spec.name!r}: no file matches {pattern!r}, one of its sources")
+    return {spec.name: spec for spec in specs}
 
 
 def spec_of(description):
@@ -94,11 +107,6 @@ def spec_of(description):
     text = ", ".join(f"{key} {value}" for key, value in extra.items())
     prefix = "".join(letter for letter in text.title() if letter.isalnum())
     return DatasetSpec("unknown", f"{{digits}}, {text}", text, labels_of_digits=False, adds=extra, figure_prefix=prefix)
-
-
-def network_module(name):
-    """Return the name of the module that has a network's class."""
-    return {kind: module for study in studies().values() for kind, module in study.networks.items()}.get(name, "models")
 
 
 def rows_by_id(sets):
@@ -123,4 +131,5 @@ def build_network(kind, arguments, spec):
 
 def find_network(name):
     """Return the class of a network by its name, None if there is none. (It imports torch.)"""
-    return getattr(importlib.import_module(network_module(name)), name, None)
+    module = next((study.networks[name] for study in studies().values() if name in study.networks), "models")
+    return getattr(importlib.import_module(module), name, None)

@@ -1,7 +1,7 @@
 """What the command lines of the scripts have in common."""
 
 import argparse
-import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -25,18 +25,15 @@ def parse(parser, arguments=None, repeatable=()):
     return parser.parse_args(arguments)
 
 
-def check_numbers(parser, options, **limits):
-    """Exit with a message if a number is not from 1 to its limit: `runs=999` looks at options.runs, None passes."""
-    for name, limit in limits.items():
-        value = getattr(options, name)
-        if value is not None and not 1 <= value <= limit:
-            parser.error(f"--{name}: a whole number from 1 to {limit} is needed, not {value}")
+def whole_number(low, high):
+    """Return what parses a whole number from `low` to `high`: the `type` of an option."""
 
+    def parse_number(text):
+        if re.fullmatch("[0-9]{1,9}", text) and low <= int(text) <= high:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"a whole number from {low} to {high} is needed, not {text!r}")
 
-def check_parent(parser, options, name):
-    """Exit with a message if the folder of the file that an option names does not exist."""
-    if (path := getattr(options, name)) and not Path(path).resolve().parent.is_dir():
-        parser.error(f"--{name} {path}: there is no such folder")
+    return parse_number
 
 
 class Interrupted(BaseException):
@@ -72,10 +69,3 @@ def end_with_the_reader():
     """End quietly when nobody reads on what is printed (`| head`)."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-
-
-def drop_output():
-    """Send to nowhere what is still to be printed: the pipe is closed, and Python would complain of it when it ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())

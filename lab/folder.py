@@ -25,10 +25,9 @@ from filelock import FileLock, Timeout
 
 from lab import results
 from lab.catalogue import datasets
-from lab.files import read_sealed, remove_parts, sha256, write_text
+from lab.files import ROOT, read_sealed, sha256, write_text
 from lab.settings import FORMAT, INFORMATIONAL, RunError, differences
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy", "numba")
 RUN_FILES = (  # `results.json` first: without it a run does not look finished; no checkpoint outlives its settings
     *("results.json", "checkpoint.pt", "checkpoint_previous.pt", "failed.txt", "settings.json", "weights.pt"),
@@ -58,26 +57,19 @@ def run_lock(run_dir):
     The lock is the operating system's and ends with its process. Raise Locked, or OSError.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock, note = FileLock(run_dir / ".lock", timeout=0), run_dir / ".holder"
+    lock, holder = FileLock(run_dir / ".lock", timeout=0), run_dir / ".holder"  # the latter is only for the message
     try:
         lock.acquire()
     except Timeout:
-        raise Locked(holder(note)) from None
+        name = holder.read_text(encoding="utf-8", errors="replace") if holder.exists() else ""
+        raise Locked(name or "another process") from None
     try:
-        write_text(note, f"{os.getpid()} {platform.node()}")
-        remove_parts(run_dir)
+        write_text(holder, f"process {os.getpid()} on {platform.node()}")
+        for path in run_dir.glob(".*.part"):  # of processes that were killed in `atomic_write`
+            path.unlink()
         yield
     finally:
         lock.release()
-
-
-def holder(note):
-    """Name the process that has written `note` when it got the lock; it is only for the message."""
-    try:
-        pid, host = note.read_text(encoding="utf-8").split()
-    except (OSError, ValueError):  # missing, or not written yet
-        return "another process"
-    return f"process {pid} on {host}"
 
 
 def state_of(run_dir, settings):
@@ -88,19 +80,19 @@ def state_of(run_dir, settings):
     """
     if not any((run_dir / name).exists() for name in RUN_MARKERS):
         return "new"
-    there = read_settings(run_dir)
-    if there.get("format") != FORMAT:
+    recorded = read_settings(run_dir)
+    if recorded.get("format") != FORMAT:
         raise RunError(f"{run_dir} is of another version of this program, or has no readable settings.json; {WAY_OUT}")
     ignored = dict.fromkeys((*INFORMATIONAL, "code", "versions"))
-    if different := differences(there | ignored, settings | ignored):
+    if different := differences(recorded | ignored, settings | ignored):
         raise RunError(f"{run_dir} holds a run with {', '.join(different)}; {WAY_OUT}")
     if (run_dir / "failed.txt").exists():
         return "failed"
     if (run_dir / "results.json").exists():
         return "finished"
-    if there.get("code") != settings["code"] or settings["code"] is None:
-        raise RunError(f"{run_dir} was started with {other_code(there)}, and can only go on with that; {WAY_OUT}")
-    if different := differences(there.get("versions") or {}, settings["versions"]):
+    if recorded.get("code") != settings["code"] or settings["code"] is None:
+        raise RunError(f"{run_dir} was started with {other_code(recorded)}, and can only go on with that; {WAY_OUT}")
+    if different := differences(recorded.get("versions") or {}, settings["versions"]):
         raise RunError(f"{run_dir} was started with {', '.join(different)}; {WAY_OUT}")
     return "unfinished"
 
@@ -118,7 +110,7 @@ def devices(run_dir, name):
 
 def read_settings(run_dir):
     """Return the content of settings.json, {} if it cannot be read."""
-    with suppress(OSError, ValueError, RecursionError):
+    with suppress(OSError, ValueError):
         settings = json.loads((run_dir / "settings.json").read_text(encoding="utf-8"))
         return settings if isinstance(settings, dict) else {}
     return {}
@@ -126,15 +118,14 @@ def read_settings(run_dir):
 
 def read_results(run_dir):
     """Return the content of results.json. Raise RunError if it is damaged or has other settings than settings.json."""
-    path = run_dir / "results.json"
+    path, settings = run_dir / "results.json", read_settings(run_dir)
     try:
-        content = results.read(path)
+        run_results = results.read(path)
     except ValueError as error:
         raise RunError(f"{path} is broken ({error}); {WAY_OUT}") from None
-    settings = read_settings(run_dir)
-    if different := differences({key: content.get(key) for key in settings}, settings):
+    if different := differences({key: run_results.get(key) for key in settings}, settings):
         raise RunError(f"{path} disagrees with settings.json: {', '.join(different)}; {WAY_OUT}")
-    return content
+    return run_results
 
 
 def event_seals(run_dir):
@@ -142,13 +133,12 @@ def event_seals(run_dir):
     return {path.name: sha256(path) for path in sorted(run_dir.glob("events.out.tfevents.*"))}
 
 
-def modified_files(run_dir, content):
-    """List the weights and TensorBoard's files that are not as a finished run has left them. content: its results."""
-    recorded = {"weights.pt": content.get("weights"), **(content.get("events") or {})}
-    there = event_seals(run_dir)
+def modified_files(run_dir, run_results):
+    """List the weights and TensorBoard's files that are not as a finished run with these results has left them."""
+    recorded, present = run_results["events"] | {"weights.pt": run_results["weights"]}, event_seals(run_dir)
     with suppress(OSError):
-        there["weights.pt"] = read_sealed(run_dir / "weights.pt")[1]
-    return [run_dir / name for name in sorted(recorded | there) if recorded.get(name) != there.get(name)]
+        present["weights.pt"] = read_sealed(run_dir / "weights.pt")[2]
+    return [run_dir / name for name in sorted(recorded | present) if recorded.get(name) != present.get(name)]
 
 
 def fail(run_dir, reason):
@@ -182,16 +172,14 @@ def provenance(device_name=None):
     }
 
 
-def installed(package):
-    """Return the version of a package, None without it. (All runs go on without Numba.)"""
-    with suppress(PackageNotFoundError):
-        return version(package)
-
-
 @lru_cache
 def versions():
-    """Return the versions of Python and of the packages that a result may depend on."""
-    return {"python": platform.python_version(), **{package: installed(package) for package in PACKAGES}}
+    """Return the versions of Python and of the packages that a result may depend on, None of one that is missing."""
+    installed = dict.fromkeys(PACKAGES)
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return {"python": platform.python_version(), **installed}
 
 
 def code_files(sources=()):

@@ -7,21 +7,18 @@ from pathlib import Path
 
 from lab import catalogue
 from lab.comparison import by_data, drop_duplicate_runs, drop_incompatible_runs, groups
-from lab.results import is_mnist, last, read, without_predictions
+from lab.files import ROOT
+from lab.results import condensed, is_mnist, last, read_files
 from lab.stats import is_skewed
 
-RECORDS = Path(__file__).resolve().parent.parent / "results"
+RECORDS = ROOT / "results"
 
 
 def of_folder(out):
     """Return ({experiment: line}, [complaint about each results.json that cannot be read]) of the runs in a folder."""
-    record, complaints = {}, []
-    for path in sorted(Path(out).glob("exp_*/results.json")):
-        try:
-            record[path.parent.name] = without_predictions(read(path))
-        except ValueError as error:
-            complaints.append(f"{path}: passed over, it is broken ({error})")
-    return describe_runs(drop_incompatible_runs(drop_duplicate_runs(record)[0])[0], out), complaints
+    runs, complaints = read_files(sorted(Path(out).glob("exp_*/results.json")))
+    record = drop_duplicate_runs({name: condensed(results) for name, results in runs.items()})[0]
+    return describe_runs(drop_incompatible_runs(record)[0], out), complaints
 
 
 def of_records(set_name):

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import deque
 from contextlib import suppress
+from functools import partial
 
 from lab.settings import longest_first
 
@@ -37,16 +38,16 @@ class Worker:
             raise WorkerDied(f"its process cannot be started ({error})") from None
 
     def call(self, name, *arguments, on_progress=None):
-        """Let the worker call one of its functions and return the answer, (kind, content). Raise WorkerDied."""
+        """Let the worker call one of its functions and return its outcome, (kind, value). Raise WorkerDied."""
         self.calls += 1
         try:
             pickle.dump((name, arguments), self.process.stdin)
             self.process.stdin.flush()
             while True:
-                kind, content = pickle.load(self.process.stdout)
+                kind, value = pickle.load(self.process.stdout)
                 if kind != "progress":
-                    return kind, content
-                on_progress(*content)
+                    return kind, value
+                on_progress(*value)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # ValueError: `end` has closed the pipes
             code = self.process.wait()
             end([self])
@@ -56,16 +57,16 @@ class Worker:
 def serve(**functions):
     """Make the calls that arrive on the standard input; the main function of a worker's process.
 
-    Each function takes the arguments of its call and `on_progress`, and returns (kind, content).
+    Each function takes the arguments of its call and `on_progress`, and returns (kind, value).
     """
     stream, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anybody prints must not get between the answers
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may anybody else read the calls
     calls = queue.SimpleQueue()
 
-    def answer(*content):
+    def answer(kind, value):
         try:
-            pickle.dump(content, answers)
+            pickle.dump((kind, value), answers)
             answers.flush()
         except OSError:  # nobody listens any more
             os._exit(1)
@@ -75,10 +76,10 @@ def serve(**functions):
             while True:
                 calls.put(pickle.load(stream))
         except (EOFError, pickle.UnpicklingError):  # the parent has ended, maybe while it wrote
-            os._exit(1)
+            pass
         except Exception:
             traceback.print_exc()
-            os._exit(1)
+        os._exit(1)
 
     threading.Thread(target=receive, daemon=True).start()
     while True:
@@ -95,16 +96,13 @@ def run_all(command, jobs, options, display, worker=None):
 
     worker: one that is there already and has nothing else to do.
     """
-    waiting, workers, events = deque(longest_first(jobs)), {worker} - {None}, queue.SimpleQueue()
+    waiting = iter(longest_first(jobs))  # the threads share it: each takes the next job
+    workers, events, n_threads = {worker} - {None}, queue.SimpleQueue(), min(options.jobs, len(jobs))
 
     def work(worker):
         """Let a worker train one job after another, in a thread of its own; the main thread does all the rest."""
-        while waiting:
-            try:
-                job = waiting.popleft()
-            except IndexError:  # another thread was faster
-                break
-            events.put((start, job))
+        for job in waiting:
+            events.put(partial(start, job))
             try:
                 if worker and worker.calls >= CALLS_OF_A_WORKER:
                     end([worker])
@@ -112,12 +110,10 @@ def run_all(command, jobs, options, display, worker=None):
                 if worker is None:
                     worker = Worker(command)
                     workers.add(worker)
-                outcome = worker.call(
-                    "train", job, options, on_progress=lambda *at, job=job: events.put((progress, job, *at))
-                )
+                outcome = worker.call("train", job, options, on_progress=partial(report, job))
             except WorkerDied as error:
                 outcome, worker = ("failed", str(error)), None
-            events.put((conclude, job, *outcome))
+            events.put(partial(conclude, job, *outcome))
         end({worker} - {None})  # no run is left for it: give its memory to the others
         events.put(None)
 
@@ -125,25 +121,23 @@ def run_all(command, jobs, options, display, worker=None):
         job.status = "interrupted"  # unless it comes to its end
         display.start(job.name, job.n_epochs)
 
-    def progress(job, *at):
-        display.progress(job.name, job.n_epochs, *at)
+    def report(job, *progress):
+        events.put(partial(display.progress, job.name, job.n_epochs, *progress))
 
-    def conclude(job, kind, content):
-        job.conclude(kind, content)
+    def conclude(job, *outcome):
+        job.conclude(*outcome)
         display.end(job.name, job.n_epochs, job.status)
 
-    threads = [worker] + [None] * (min(options.jobs, len(jobs)) - 1)
     try:
-        for first in threads:
+        for first in [worker] + [None] * (n_threads - 1):
             threading.Thread(target=work, args=(first,), daemon=True).start()
-        while threads:
+        while n_threads:
             if event := events.get():
-                act, *content = event
-                act(*content)
+                event()
             else:
-                threads.pop()
+                n_threads -= 1
     finally:  # after an interrupt the workers are busy; they have nothing to do otherwise
-        waiting.clear()
+        deque(waiting, maxlen=0)  # nothing is started any more
         end(workers)
 
 
@@ -156,7 +150,6 @@ def end(workers):
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=max(0, deadline - time.monotonic()))
-    for process in processes:
         process.kill()
         with suppress(subprocess.TimeoutExpired, OSError):  # OSError: nobody reads what was not yet written
             process.wait(timeout=1)

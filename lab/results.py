@@ -13,9 +13,9 @@ from itertools import takewhile
 from pathlib import Path
 
 from lab.catalogue import spec_of
-from lab.files import write_json
+from lab.files import ROOT, write_json
 
-ARCHIVED_LABELS = Path(__file__).resolve().parent.parent / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
+ARCHIVED_LABELS = ROOT / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
 N_CLASSES = 10
 MNIST = "bd3808b2414328cf71cc2764408ae4c5"  # MD5 of its four arrays: data that have it are MNIST, whatever their name
 COLUMNS = ("train_loss", "test_loss", "test_correct", "seen")  # of the history, in a record; `seen` if it is there
@@ -35,39 +35,37 @@ ONE_RUN_EACH = (
 )
 
 
-def write(path, content):
-    """Write a results.json: `content`, and a checksum of it."""
-    write_json(path, {**content, "checksum": checksum(content)})
+def write(path, results):
+    """Write a results.json: the results of a run, and a checksum of them."""
+    write_json(path, {**results, "checksum": checksum(results)})
 
 
-def checksum(content):
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def checksum(results):
+    return hashlib.sha256(json.dumps(results).encode()).hexdigest()
 
 
 def read(path):
-    """Return the content of a run's results.json. Raise ValueError, in one line, if it is damaged or copied.
+    """Return the results of a run from its results.json. Raise ValueError, in one line, if it is damaged or copied.
 
     A run lies in the folder of its name.
     """
-    content = read_checksummed(path)
-    if content["experiment_name"] != Path(path).parent.name:
-        raise ValueError(f"it is of {content['experiment_name']!r}; a copied or renamed folder?")
-    return content
+    results = read_checksummed(path)
+    if results["experiment_name"] != Path(path).parent.name:
+        raise ValueError(f"it is of {results['experiment_name']!r}; a copied or renamed folder?")
+    return results
 
 
 def read_checksummed(path):
-    """Return the content of a file of any name that `write` has written. Raise ValueError, in one line."""
+    """Return what `write` has written into a file of any name. Raise ValueError, in one line."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
-    if not isinstance(content, dict) or "checksum" not in content:
+    if not isinstance(results, dict) or "checksum" not in results:
         raise ValueError("no checksum; made by an earlier version of this program?")
-    if content.pop("checksum") != checksum(content):
+    if results.pop("checksum") != checksum(results):
         raise ValueError("its checksum does not fit")
-    return content
+    return results
 
 
 def is_mnist(data):
@@ -77,52 +75,54 @@ def is_mnist(data):
 
 def read_all(out):
     """Read all finished runs in the folders of `out` as a record: (record, [complaint about what is passed over])."""
-    contents, complaints = read_whole(out)
-    return {name: condensed(content) for name, content in contents.items()}, complaints
+    runs, complaints = read_whole(out)
+    return {name: condensed(results) for name, results in runs.items()}, complaints
 
 
 def read_whole(out):
-    """Read all finished runs in the folders of `out`: ({name: content of results.json}, [complaints]).
+    """Read all finished runs in the folders of `out`: ({name: results}, [complaint about what is passed over]).
 
     The run `test` of train.py, which is always another one, is left out.
     """
-    contents, complaints = {}, []
+    paths, complaints = [], []
     for run_dir in sorted(path for path in Path(out).iterdir() if path.is_dir()):
-        path = run_dir / "results.json"
         if run_dir.name == "test" or run_dir.name.startswith("."):
             continue
         if not re.fullmatch(r"\w[\w.-]*", run_dir.name):
             complaints.append(f"{out}: passed over, {run_dir.name!a} is not the name of a run")
-            continue
-        if not path.exists():
+        elif not (run_dir / "results.json").exists():
             complaints.append(f"{run_dir}: passed over, it has no results.json (unfinished?)")
-            continue
+        else:
+            paths.append(run_dir / "results.json")
+    runs, broken = read_files(paths)
+    return runs, complaints + broken
+
+
+def read_files(paths):
+    """Read the results.json of runs: ({name: results}, [complaint about each that is broken])."""
+    runs, complaints = {}, []
+    for path in paths:
         try:
-            contents[run_dir.name] = read(path)
+            runs[path.parent.name] = read(path)
         except ValueError as error:
             complaints.append(f"{path}: passed over, it is broken ({error})")
-    return contents, complaints
+    return runs, complaints
 
 
 def condensed(results):
-    """Leave out of one run's results what follows from the rest, see `without_predictions`.
+    """Leave out of one run's results what follows from the rest; the history becomes columns.
 
     Of the predictions only the wrong ones are kept, if the images are MNIST's: "index:class index:class ...".
     """
-    small, predicted = without_predictions(results), results["predictions"]
-    labels = mnist_labels() if is_mnist(results["data"]) and spec_of(results["data"]).labels_of_digits else ""
-    if len(labels) == len(predicted):
-        pairs = enumerate(zip(predicted, labels, strict=True))
-        small["wrong"] = " ".join(f"{image}:{ours}" for image, (ours, label) in pairs if ours != label)
-    return small
-
-
-def without_predictions(results):
-    """Leave out of one run's results what follows from the rest, and the predictions; the history becomes columns."""
     columns = [key for key in COLUMNS if all(key in epoch for epoch in results["history"])]
     history = {key: [epoch[key] for epoch in results["history"]] for key in columns}
     small = {key: value for key, value in results.items() if key not in LEFT_OUT} | {"history": history}
-    return small | {part: round(sum(epoch[part] for epoch in results["history"]), 2) for part in PARTS}
+    small |= {part: round(sum(epoch[part] for epoch in results["history"]), 2) for part in PARTS}
+    labels = mnist_labels() if is_mnist(results["data"]) and spec_of(results["data"]).labels_of_digits else ""
+    if len(labels) == len(results["predictions"]):
+        images = enumerate(zip(results["predictions"], labels, strict=True))
+        small["wrong"] = " ".join(f"{image}:{predicted}" for image, (predicted, label) in images if predicted != label)
+    return small
 
 
 def is_lost(entry):

@@ -20,14 +20,10 @@ def printable(text):
 
 
 class RunError(Exception):
-    """A run that cannot be made or went wrong; the message says which, why and what to do, in one line."""
+    """Runs cannot be made or went wrong; the message says which, why and what to do, in one line."""
 
     def __init__(self, message):
         super().__init__(printable(message))
-
-
-class ClusterError(Exception):
-    """Jobs cannot be submitted to a cluster; the message says why and what to do."""
 
 
 class Recipe(NamedTuple):
@@ -120,9 +116,9 @@ class Settings:
 
     def as_json(self):
         """Return the content of settings.json: a flat dict, the recipe's fields among the others."""
-        content = {"format": FORMAT, **asdict(self), **self.recipe.as_settings()}
-        del content["recipe"]
-        return json.loads(json.dumps(content))  # as it will be read again: a tuple is a list there
+        settings = {"format": FORMAT, **asdict(self), **self.recipe.as_settings()}
+        del settings["recipe"]
+        return json.loads(json.dumps(settings))  # as it will be read again: a tuple is a list there
 
 
 INFORMATIONAL = ("git_commit", "device_name")  # in settings.json: not part of the fingerprint
@@ -134,12 +130,12 @@ def fingerprint(settings):
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def differences(there, here):
-    """List how settings `there`, read from a file, differ from `here`: ["n_epochs 2 instead of 3", ...]."""
+def differences(recorded, asked):
+    """List how settings that were recorded differ from those asked for: ["n_epochs 2 instead of 3", ...]."""
     return [
-        f"{key} {brief(there.get(key, 'unknown'))} instead of {brief(here.get(key, 'unknown'))}"
-        for key in here | there
-        if there.get(key) != here.get(key)
+        f"{key} {brief(recorded.get(key, 'unknown'))} instead of {brief(asked.get(key, 'unknown'))}"
+        for key in asked | recorded
+        if recorded.get(key) != asked.get(key)
     ]
 
 
@@ -176,12 +172,12 @@ class Job:
         looks = 0 if arguments.get("bypass_localisation") else arguments.get("passes", 1)
         return self.n_epochs * (10 + 8 * looks)
 
-    def conclude(self, kind, content):
-        """Set the status from an outcome: ("finished", the results) or ("failed", why)."""
+    def conclude(self, kind, outcome):
+        """Set the status from "finished" and the results, or from "failed" and why."""
         if kind == "finished":
-            self.status, self.results = kind, content
+            self.status, self.results = kind, outcome
         else:
-            self.status = f"{kind}: {content}"
+            self.status = f"{kind}: {outcome}"
 
 
 def longest_first(jobs):

@@ -3,16 +3,15 @@
 Jobs leave what submitit needs, and their logs, in <out>/.slurm; the runs themselves are as anywhere else.
 """
 
-import copy
 import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
-from lab.settings import ClusterError, longest_first
+from lab.files import ROOT
+from lab.settings import RunError, longest_first
 
-ROOT = Path(__file__).resolve().parent.parent
 SLURM = {"job_name": "stn", "time": 120, "cpus_per_task": 1}  # unless --slurm says otherwise; the time is in minutes
 SECONDS_BETWEEN_LOOKS = 1.0
 MAX_TIMEOUTS = 1000  # a job whose time is up goes on where it was, so it may be started again as often as it needs
@@ -35,41 +34,34 @@ class Resumable:
     def checkpoint(self, job):
         from submitit.helpers import DelayedSubmission
 
-        options = copy.copy(self.options)
-        options.force = False  # what was to be replaced has been
-        return DelayedSubmission(Resumable(self.function, options), job)
+        self.options.force = False  # what was to be replaced has been
+        return DelayedSubmission(self, job)
 
 
 def new_executor(options):
-    """Return submitit's executor for `options.executor`: of Slurm, or its own of this machine, for tests.
+    """Return submitit's executor for Slurm. Raise RunError.
 
-    options.slurm: parameters of submitit's SlurmExecutor by name. Raise ClusterError.
+    options.slurm: parameters of submitit's SlurmExecutor by name.
     """
     try:
         import submitit
     except ImportError:
-        raise ClusterError(
-            f"--executor {options.executor} needs submitit: python -m pip install -r requirements-slurm.txt"
-        ) from None
-    folder = Path(options.out, ".slurm")
-    if options.executor == "submitit-local":
-        executor = submitit.LocalExecutor(folder)
-        executor.update_parameters(timeout_min=SLURM["time"])
-        return executor
+        needed = "--executor slurm needs submitit: python -m pip install -r requirements-slurm.txt"
+        raise RunError(needed) from None
     missing = [command for command in ("sbatch", "srun", "sacct", "scancel") if not shutil.which(command)]
     if missing:
-        raise ClusterError(
+        raise RunError(
             f"--executor slurm: this machine is not part of a Slurm cluster (no {missing[0]}); "
             "call it where sbatch works, or leave the option out to train here"
         )
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=MAX_TIMEOUTS)
+    executor = submitit.SlurmExecutor(Path(options.out, ".slurm"), max_num_timeout=MAX_TIMEOUTS)
     parameters = SLURM | ({"array_parallelism": options.jobs} if options.jobs else {}) | options.slurm
     if type(parameters["time"]) is not int:
-        raise ClusterError(f"--slurm time={parameters['time']}: a whole number of minutes is needed")
+        raise RunError(f"--slurm time={parameters['time']}: a whole number of minutes is needed")
     try:
         executor.update_parameters(**parameters)
     except (ValueError, TypeError, AttributeError) as error:
-        raise ClusterError(f"--slurm: {' '.join(str(error).split())}") from None
+        raise RunError(f"--slurm: {' '.join(str(error).split())}") from None
     return executor
 
 
@@ -88,7 +80,7 @@ def run_all(executor, train_job, jobs, options, display):
         with submitit.helpers.environment_variables(PYTHONPATH=path):
             submitted = executor.map_array(Resumable(train_job, options), jobs)
     except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError, OSError) as error:
-        raise ClusterError(f"the jobs were not accepted: {' '.join(str(error).split())}") from None
+        raise RunError(f"the jobs were not accepted: {' '.join(str(error).split())}") from None
     waiting = list(zip(submitted, jobs, strict=True))
     print(f"submitted as jobs {submitted[0].job_id} to {submitted[-1].job_id}; their logs are in {executor.folder}")
     try:
@@ -104,16 +96,5 @@ def run_all(executor, train_job, jobs, options, display):
     finally:  # after an interrupt; nothing is left otherwise
         for _, job in waiting:
             job.status = "interrupted"
-        cancel([task for task, _ in waiting])
-
-
-def cancel(tasks):
-    """End what is left of the submitted jobs."""
-    import submitit
-
-    arrays = {task.job_id.partition("_")[0] for task in tasks if isinstance(task, submitit.SlurmJob)}
-    if arrays:
-        subprocess.run(["scancel", *sorted(arrays)], check=False)
-    for task in tasks:
-        if not isinstance(task, submitit.SlurmJob):
-            task.cancel(check=False)
+        if arrays := {task.job_id.partition("_")[0] for task, _ in waiting}:
+            subprocess.run(["scancel", *sorted(arrays)], check=False)

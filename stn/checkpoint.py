@@ -9,63 +9,62 @@ import sys
 import torch
 
 from lab.catalogue import spec_of
-from lab.files import Damaged, Foreign, read_sealed, write_sealed
+from lab.files import Damaged, read_sealed, write_sealed
 from lab.folder import WAY_OUT, code_files, code_hash, read_results
 from lab.settings import RunError
 
-NO_OWNER = 64 * "0"  # of a file that belongs to no run
+NO_RUN = 64 * "0"  # the fingerprint in a file that belongs to no run
 
 
-def save_tensors(path, content, owner=NO_OWNER, previous=None):
-    """Write `content` by torch.save to a sealed file (see lab/files.py), and return its checksum.
+def save_tensors(path, state, fingerprint=NO_RUN, previous=None):
+    """Write `state` by torch.save to a sealed file (see lab/files.py), and return its checksum.
 
-    The same content of the same owner gives the same bytes.
+    The same state with the same fingerprint gives the same bytes.
     """
     buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return write_sealed(path, buffer.getvalue(), owner, previous)
+    torch.save(state, buffer)
+    return write_sealed(path, buffer.getvalue(), fingerprint, previous)
 
 
-def load_tensors(path, device="cpu", owner=None, checksum=None):
+def load_tensors(path, device="cpu", fingerprint=None, checksum=None):
     """Return what `save_tensors` wrote.
 
-    Raise OSError (Damaged if the checksum does not fit), and RunError if the file contains code, has another owner or
-    another checksum than is asked for.
+    Raise OSError (Damaged if the checksum does not fit), and RunError if the file contains code, or has another
+    fingerprint or checksum than is asked for.
     """
-    try:
-        content, its_checksum = read_sealed(path, owner)
-    except Foreign as error:
-        raise RunError(f"{error}; {WAY_OUT}") from None
+    data, its_fingerprint, its_checksum = read_sealed(path)
+    if fingerprint not in (None, its_fingerprint):
+        raise RunError(f"{path} belongs to another run, or to the same with other settings or code; {WAY_OUT}")
     if checksum not in (None, its_checksum):
         raise RunError(f"{path} is not the file that the run has written; {WAY_OUT}")
     try:
-        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().partition("\n")[0]
         raise RunError(f"{path} holds more than tensors and plain values ({reason}); {WAY_OUT}") from None
 
 
-def save_checkpoint(run_dir, owner, model, training, history, transforms):
+def save_checkpoint(run_dir, fingerprint, model, training, history, transforms):
     """Write the state after an epoch; the checkpoint before it is kept as checkpoint_previous.pt.
 
-    owner: the fingerprint of the run's settings. history: an entry for each epoch, see `train.epochs`. transforms:
-    those of the first test images after each epoch, [(N, 3, 3), ...], empty without a transformer.
+    fingerprint: of the run's settings. history: an entry for each epoch, see `train.epochs`. transforms: those of the
+    first test images after each epoch, [(N, 3, 3), ...], empty without a transformer.
     """
     state = {"model": model.state_dict(), "optimizer_state": training.state_dict()}
     state |= {"history": history, "transforms": transforms}
-    save_tensors(run_dir / "checkpoint.pt", state, owner, previous=run_dir / "checkpoint_previous.pt")
+    save_tensors(run_dir / "checkpoint.pt", state, fingerprint, previous=run_dir / "checkpoint_previous.pt")
 
 
-def load_checkpoint(run_dir, owner, model, training, device):
+def load_checkpoint(run_dir, fingerprint, model, training, device):
     """Put the state after the last complete epoch into `model` and its `training` (see `train.PlainTraining`).
 
     Return the history and the transforms, both [] if there is no checkpoint. A damaged checkpoint is named on stderr
-    and deleted, and the one before is used. Raise RunError for one of another owner.
+    and deleted, and the one before is used. Raise RunError for one with another fingerprint.
     """
     damaged = False
     for path in (run_dir / "checkpoint.pt", run_dir / "checkpoint_previous.pt"):
         try:
-            state = load_tensors(path, device, owner)
+            state = load_tensors(path, device, fingerprint)
         except FileNotFoundError:
             continue
         except Damaged as error:
@@ -96,16 +95,13 @@ def code_of(model, data):
     network's modules elsewhere. (How modules are put together is in `structure`.)
     """
     sources = spec_of(data).sources
-    files = set()
-    for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
-        if kind is not object and kind.__module__.partition(".")[0] not in ("torch", "torchvision", "kornia"):
-            try:
-                files.add(inspect.getsourcefile(kind))
-            except (TypeError, OSError):  # defined interactively
-                return None
-    if None in files:
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__} - {object}
+    own = [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "torchvision", "kornia")]
+    try:
+        files = {inspect.getsourcefile(kind) for kind in own}
+    except (TypeError, OSError):  # defined interactively
         return None
-    return code_hash(sources, sorted(files - {str(path) for path in code_files(sources)}))
+    return None if None in files else code_hash(sources, sorted(files - {*map(str, code_files(sources))}))
 
 
 def weights_signature(model):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lab.settings import RunError
+
 ROOT = Path(__file__).resolve().parent.parent / "data"
 MD5 = {  # of the archives, as published
     "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -21,7 +23,7 @@ MD5 = {  # of the archives, as published
 }
 
 
-class DataError(Exception):
+class DataError(RunError):
     """The data cannot be used; the message names the file and the remedy."""
 
 

@@ -21,13 +21,13 @@ core's peak. A CPU takes about ten minutes in all. With --core that is all, for 
 import json
 import math
 import multiprocessing
-import statistics
 import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from heapq import heapreplace
 from pathlib import Path
+from statistics import mean, median
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -39,7 +39,7 @@ from lab.folder import provenance
 from lab.settings import BATCH_SIZE, SEED, Job, longest_first
 from run_experiments import ALL, EXPERIMENTS, default_jobs, parse_arguments
 
-N_TRAIN = 60_000  # MNIST's training images
+N_BATCHES = math.ceil(60_000 / BATCH_SIZE)  # of MNIST's training images
 STEPS_OF = ("exp_02", "exp_03", "exp_07")  # unless others are asked for
 
 
@@ -152,15 +152,12 @@ def one_epoch(loop, experiment, device, barrier):
 def measure(loop, experiment, device, processes):
     """Run an epoch in so many new processes at once; return their mean seconds and their largest memory."""
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(processes, context) as pool:
+    # If a process fails, the manager ends first, and with it the waiting of the others at the barrier.
+    with ProcessPoolExecutor(processes, context) as pool, context.Manager() as manager:
         barrier = manager.Barrier(processes)
         epochs = [pool.submit(one_epoch, loop, experiment, device, barrier) for _ in range(processes)]
-        try:
-            training, testing, memory = zip(*(epoch.result() for epoch in as_completed(epochs)), strict=True)
-        except BaseException:
-            barrier.abort()  # the others would wait for one that failed
-            raise
-    return statistics.mean(training), statistics.mean(testing), max(memory)
+        training, testing, memory = zip(*(epoch.result() for epoch in as_completed(epochs)), strict=True)
+    return mean(training), mean(testing), max(memory)
 
 
 def convolution_calls(model):
@@ -188,7 +185,7 @@ def convolution_calls(model):
     return calls
 
 
-def one_core(rounds, experiments):
+def one_core(rounds, exp_ids):
     """Return what one core does: the rates of the convolutions of exp_02, and the milliseconds of recorded steps."""
     import torch
 
@@ -201,14 +198,14 @@ def one_core(rounds, experiments):
     digits, batch, factor = data.load(), torch.arange(BATCH_SIZE), torch.randn(1024, 1024)
     convolutions = convolution_calls(train.build(ALL["exp_02"], SEED))
     calls = {"product": lambda: factor @ factor} | {name: call for name, (call, _) in convolutions.items()}
-    for experiment in map(ALL.get, experiments):
+    for experiment in map(ALL.get, exp_ids):
         images = datasets()[experiment.data].built(digits)
-        for plain in (True, False):
-            with conv2d.accelerated(train.build(experiment, SEED), not plain) as model:
+        for form in ("plain", "fast"):
+            with conv2d.accelerated(train.build(experiment, SEED), form == "fast") as model:
                 step = FastTraining(model, images, experiment.recipe).step
-            calls[experiment.id, plain] = lambda step=step: step(batch)
-    seconds = in_turn(calls, 10 * rounds, 10)
-    return core_table(seconds, {name: operations for name, (_, operations) in convolutions.items()}) | {
+            calls[experiment.id, form] = lambda step=step: step(batch)
+    operations = {name: n for name, (_, n) in convolutions.items()}
+    return core_table(in_turn(calls, 10 * rounds, 10), operations, exp_ids) | {
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "images_in_a_register": conv2d_kernels.V,
     }
@@ -216,71 +213,66 @@ def one_core(rounds, experiments):
 
 def in_turn(calls, times, repeats):
     """Return {name: [seconds of a call, ...]} of functions that are called in turn, so many times `repeats` calls."""
-    seconds = {name: [] for name in calls}
-    for _ in range(times):
-        for name, call in calls.items():
-            call()
-            started = time.perf_counter()
-            for _ in range(repeats):
-                call()
-            seconds[name].append((time.perf_counter() - started) / repeats)
-    return seconds
+    from torch.utils.benchmark import Timer
+
+    timers = {name: Timer("call()", globals={"call": call}) for name, call in calls.items()}
+    rounds = [{name: timer.timeit(repeats).mean for name, timer in timers.items()} for _ in range(times)]
+    return {name: [seconds[name] for seconds in rounds] for name in calls}
 
 
-def core_table(seconds, operations):
+def core_table(seconds, operations, exp_ids):
     """Return the rates of the convolutions and the speed of the steps, medians of calls in turn.
 
-    seconds: {"product": [...], a convolution: [...], (experiment, whether in the plain form): [...]}
-    operations: of each convolution, and of two 1024² matrices, whose rate is called the core's peak.
+    seconds: {"product": [...], a convolution: [...], (an experiment's id, "plain" or "fast"): [...]}
+    operations: of each convolution; those of two 1024² matrices are known. Their rate is called the core's peak.
     """
     peaks = [2 * 1024**3 / second for second in seconds["product"]]
-    of_all = [sum(parts) for parts in zip(*(seconds[name] for name in operations), strict=True)]
-    rows = [(name, seconds[name], operations[name]) for name in operations]
-    rates = []
-    for name, spent, n in [*rows, ("all four", of_all, sum(operations.values()))]:
-        shares = [n / second / peak for second, peak in zip(spent, peaks, strict=True)]
-        gflops = round(n / statistics.median(spent) / 1e9, 1)
-        rates.append({"convolution": name, "gflops": gflops, "share_of_peak": round(statistics.median(shares), 3)})
-    floor = round(1000 * sum(operations.values()) / statistics.median(peaks), 2)
-    peak = round(statistics.median(peaks) / 1e9, 1)
-    return {"peak_gflops": peak, "floor_ms_exp_02": floor, "convolutions": rates, "steps": step_rows(seconds)}
-
-
-def step_rows(seconds):
-    """Return the speed of steps, by experiment, medians of calls in turn; `seconds` as in `core_table`."""
-    rows = []
-    for experiment in dict.fromkeys(key[0] for key in seconds if isinstance(key, tuple)):
-        plain, fast = seconds[experiment, True], seconds[experiment, False]
-        numbers = {"plain_ms": 1000 * statistics.median(plain), "fast_ms": 1000 * statistics.median(fast)}
-        numbers |= ratios(plain, fast)
-        rows.append({"experiment": experiment, **{key: round(number, 2) for key, number in numbers.items()}})
-    return rows
+    spent = {name: seconds[name] for name in operations}
+    spent["all four"] = [sum(parts) for parts in zip(*spent.values(), strict=True)]
+    operations = operations | {"all four": sum(operations.values())}
+    rates, steps = [], []
+    for name, n in operations.items():
+        share = median(n / second / peak for second, peak in zip(spent[name], peaks, strict=True))
+        gflops = round(n / median(spent[name]) / 1e9, 1)
+        rates.append({"convolution": name, "gflops": gflops, "share_of_peak": round(share, 3)})
+    for exp_id in exp_ids:
+        plain, fast = seconds[exp_id, "plain"], seconds[exp_id, "fast"]
+        numbers = {"plain_ms": 1000 * median(plain), "fast_ms": 1000 * median(fast), **ratios(plain, fast)}
+        steps.append({"experiment": exp_id, **rounded(numbers)})
+    return {
+        "peak_gflops": round(median(peaks) / 1e9, 1),
+        "floor_ms_exp_02": round(1000 * operations["all four"] / median(peaks), 2),
+        "convolutions": rates,
+        "steps": steps,
+    }
 
 
 def ratios(theirs, ours):
     """Return the median, the smallest and the largest ratio of seconds that were measured in turn."""
     quotients = [a / b for a, b in zip(theirs, ours, strict=True)]
-    return {"ratio": statistics.median(quotients), "ratio_min": min(quotients), "ratio_max": max(quotients)}
+    return {"ratio": median(quotients), "ratio_min": min(quotients), "ratio_max": max(quotients)}
 
 
-def row(experiment, rounds):
+def rounded(numbers):
+    return {name: round(number, 2) for name, number in numbers.items()}
+
+
+def row(experiment, rounds, processes):
     """Return the table's row of one experiment from its rounds.
 
-    Each is ((train seconds, test seconds, MB) of the tutorial, the same of ours, our processes at a time).
+    Each is ((train seconds, test seconds, MB) of the tutorial, the same of our processes at a time).
     """
-    n_batches = math.ceil(N_TRAIN / BATCH_SIZE)
-    tutorial = [train + test for (train, test, _), _, _ in rounds]
-    ours = [(train + test) / processes for _, (train, test, _), processes in rounds]
+    tutorial = [train + test for (train, test, _), _ in rounds]
+    ours = [(train + test) / processes for _, (train, test, _) in rounds]
     numbers = {
-        "tutorial_ms_per_step": 1000 * statistics.median(t[0] for t, _, _ in rounds) / n_batches,
-        "ours_ms_per_step": 1000 * statistics.median(o[0] for _, o, _ in rounds) / n_batches,
-        "tutorial_seconds_per_epoch": statistics.median(tutorial),
-        "ours_seconds_per_epoch": statistics.median(ours),
+        "tutorial_ms_per_step": 1000 * median(theirs[0] for theirs, _ in rounds) / N_BATCHES,
+        "ours_ms_per_step": 1000 * median(our[0] for _, our in rounds) / N_BATCHES,
+        "tutorial_seconds_per_epoch": median(tutorial),
+        "ours_seconds_per_epoch": median(ours),
         **ratios(tutorial, ours),
-        "ours_peak_mb": round(max(o[2] for _, o, _ in rounds)),
+        "ours_peak_mb": round(max(our[2] for _, our in rounds)),
     }
-    rounded = {name: round(number, 2) for name, number in numbers.items()}
-    return {"experiment": experiment.id, "epochs": experiment.epochs, **rounded}
+    return {"experiment": experiment.id, "epochs": experiment.epochs, **rounded(numbers)}
 
 
 def whole_job(rows, processes):
@@ -290,28 +282,15 @@ def whole_job(rows, processes):
     free = [0] * processes  # when each is, if the next idle one takes the next run
     for job in longest_first([Job(ALL[row["experiment"]], 1, row["epochs"]) for row in rows]):
         heapreplace(free, free[0] + seconds[job.experiment.id])
-    return {
-        "tutorial_minutes_whole_job": round(tutorial / 60, 2),
-        "ours_minutes_all_cores_busy": round(sum(seconds.values()) / processes / 60, 2),
-        "ours_minutes_whole_job": round(max(free) / 60, 2),
-        "ratio_all_cores_busy": round(tutorial / sum(seconds.values()) * processes, 2),
-        "ratio_whole_job": round(tutorial / max(free), 2),
-    }
-
-
-def core(options):
-    """Time one core in a new process; return its numbers."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        numbers = pool.submit(one_core, options.rounds, options.core or STEPS_OF).result()
-    for step in numbers["steps"]:
-        print("{experiment}: a step takes {plain_ms:.1f} ms plain, {fast_ms:.1f} ms fast".format_map(step), flush=True)
-    print("the convolutions reach {share_of_peak:.0%} of the peak".format_map(numbers["convolutions"][-1]))
-    return {"core": numbers}
+    busy, last = sum(seconds.values()) / processes, max(free)
+    minutes = {"tutorial_minutes_whole_job": tutorial, "ours_minutes_all_cores_busy": busy}
+    minutes["ours_minutes_whole_job"] = last
+    minutes = {name: seconds / 60 for name, seconds in minutes.items()}
+    return rounded(minutes | {"ratio_all_cores_busy": tutorial / busy, "ratio_whole_job": tutorial / last})
 
 
 def speed(options):
     """Time whole epochs of both loops, round by round; return the table's rows and the whole job."""
-    print("round  experiment  tutorial s/epoch  ours s/epoch  ratio", flush=True)
     jobs = options.jobs or default_jobs(parse_arguments(["--device", options.device]), 1)
     experiments = [e for e in EXPERIMENTS if not options.only or e.id in options.only]
     rounds = {experiment.id: [] for experiment in experiments}
@@ -319,30 +298,27 @@ def speed(options):
         for experiment in experiments:
             tutorial = measure(tutorial_loop, experiment, options.device, 1)
             ours = measure(our_loop, experiment, options.device, jobs)
-            rounds[experiment.id].append((tutorial, ours, jobs))
-            a, b = sum(tutorial[:2]), sum(ours[:2]) / jobs
-            print(f"{number:5d}  {experiment.id:10s}  {a:16.2f}  {b:12.2f}  {a / b:5.2f}", flush=True)
-    rows = [row(experiment, rounds[experiment.id]) for experiment in experiments]
-    whole = whole_job(rows, jobs)
-    minutes = "whole job: tutorial {tutorial_minutes_whole_job:.1f} minutes, ours {ours_minutes_whole_job:.1f}"
-    print(minutes.format_map(whole))
+            rounds[experiment.id].append((tutorial, ours))
+            seconds = f"tutorial {sum(tutorial[:2]):.2f} s an epoch, ours {sum(ours[:2]) / jobs:.2f} s"
+            print(f"round {number}, {experiment.id}: {seconds}", flush=True)
+    rows = [row(experiment, rounds[experiment.id], jobs) for experiment in experiments]
     how = {"device": options.device, "processes_at_a_time": jobs, "rounds": options.rounds}
-    return {**how, "rows": rows, **whole}
+    return {**how, "rows": rows, **whole_job(rows, jobs)}
 
 
 def main():
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
-    add("--rounds", type=int, default=3, metavar="N", help="epochs of each (default: 3)")
+    add("--rounds", type=cli.whole_number(1, 99), default=3, metavar="N", help="epochs of each (default: 3)")
     add("--only", nargs="+", choices=[e.id for e in EXPERIMENTS], metavar="EXP", help="these experiments")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    add("--jobs", type=int, metavar="N", help="our processes at a time")
+    add("--jobs", type=cli.whole_number(1, 1024), metavar="N", help="our processes at a time")
     steps = f"only what one core does, with the steps of these experiments (default: {' '.join(STEPS_OF)})"
     add("--core", nargs="*", choices=ALL, metavar="EXP", help=steps)
     add("--save", metavar="FILE", help="write the numbers as JSON")
     options = cli.parse(parser)
-    cli.check_numbers(parser, options, rounds=99, jobs=1024)
-    cli.check_parent(parser, options, "save")
+    if options.save and not Path(options.save).resolve().parent.is_dir():
+        parser.error(f"--save {options.save}: there is no such folder")
     if options.core is not None and (options.device != "cpu" or options.only or options.jobs):
         parser.error("--core: not with --device cuda, --only or --jobs")
     device_name = None
@@ -350,16 +326,15 @@ def main():
         import torch
 
         device_name = torch.cuda.get_device_name()
-    content = {"command": " ".join(["python", "tools/benchmark.py", *sys.argv[1:]])}
-    content |= provenance(device_name=device_name)
+    numbers = {"command": " ".join(["python", "tools/benchmark.py", *sys.argv[1:]]), **provenance(device_name)}
     if options.device == "cpu":
-        content |= core(options)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            numbers["core"] = pool.submit(one_core, options.rounds, options.core or STEPS_OF).result()
     if options.core is None:
-        content |= speed(options)
+        numbers |= speed(options)
+    print(json.dumps(numbers, indent=1))
     if options.save:
-        write_json(options.save, content)
-    else:
-        print(json.dumps(content, indent=1))
+        write_json(options.save, numbers)
     return 0
 
 

@@ -109,39 +109,41 @@ def as_in_the_table(run, plain=False):
     return full and is_mnist(run["data"]) and not differences_from_row(run, experiment)
 
 
-def complete(out, runs_found, exp_ids, plain=False):
+def complete(out, runs, exp_ids, plain=False):
     """Return the runs of a set as the table has it, of each experiment those whose numbers all of them have.
 
     Raise ValueError if there are none, or if code or machines differ.
     """
-    runs = {exp_id: of_experiment(runs_found, ALL[exp_id]) for exp_id in exp_ids}
-    full = [{n for n, run in of_one.items() if as_in_the_table(run, plain)} for of_one in runs.values()]
-    if missing := [exp_id for exp_id, numbers in zip(exp_ids, full, strict=True) if not numbers]:
+    full = {}  # {experiment: {number: run}}
+    for exp_id in exp_ids:
+        numbered = of_experiment(runs, ALL[exp_id])
+        full[exp_id] = {number: run for number, run in numbered.items() if as_in_the_table(run, plain)}
+    if missing := [exp_id for exp_id in exp_ids if not full[exp_id]]:
         raise ValueError(f"{out} has no full run of {', '.join(missing)}")
-    numbers = sorted(set.intersection(*full))
+    numbers = sorted(set.intersection(*map(set, full.values())))
     if not numbers:
         raise ValueError(f"{out} has no number of which there is a full run of each experiment")
-    complete_runs = {run["experiment_name"]: run for of_one in runs.values() for run in map(of_one.get, numbers)}
+    complete_runs = {of_one[n]["experiment_name"]: of_one[n] for of_one in full.values() for n in numbers}
     if not comparable(complete_runs):
         raise ValueError("the runs differ in code or machine")
     return complete_runs
 
 
-def record(out, name, runs_found, results):
+def record(out, name, runs, results):
     """Keep the runs of a complete set as results/<name>.json.
 
     Of the formulations, <out> has the runs and <out>_plain the same in the plain form.
     Raise ValueError or OSError if the set is not complete.
     """
-    complete_runs = complete(out, runs_found, RECORDS[name])
+    kept = complete(out, runs, RECORDS[name])
     if name == "formulations":
         plain_dir = f"{Path(out)}_plain"
         plain_runs, _ = drop_incompatible_runs(read_all(plain_dir)[0])
-        complete_runs = {"fast": complete_runs, "plain": complete(plain_dir, plain_runs, RECORDS[name], plain=True)}
-    write_json(results / f"{name}.json", complete_runs)
+        kept = {"fast": kept, "plain": complete(plain_dir, plain_runs, RECORDS[name], plain=True)}
+    write_json(results / f"{name}.json", kept)
 
 
-def keep(out, exp_ids, runs_found):
+def keep(out, exp_ids, runs):
     """Keep the weights of run 01 of experiments in weights/, and print the paths.
 
     Raise ValueError, OSError or RunError if a run is not there, not whole, or not as the table has it.
@@ -150,7 +152,7 @@ def keep(out, exp_ids, runs_found):
 
     for exp_id in exp_ids:
         name = ALL[exp_id].directory(1)
-        if name not in runs_found or not as_in_the_table(runs_found[name]):
+        if name not in runs or not as_in_the_table(runs[name]):
             raise ValueError(f"{out} has no full run 01 of {exp_id}")
         print(pretrained.keep(Path(out) / name, N_ANIMATED if exp_id in ANIMATED else 0))
 
@@ -171,13 +173,13 @@ def main():
     if not Path(options.out).is_dir():
         parser.error(f"--out {options.out}: there is no such folder")
     try:
-        runs_found, _ = read_runs(options.out)
-        if not runs_found:
+        runs, _ = read_runs(options.out)
+        if not runs:
             print(f"records.py: no results in {options.out}; run_experiments.py makes them", file=sys.stderr)
             return 1
         if options.record:
-            record(options.out, options.record, runs_found, ROOT / "results")
-        keep(options.out, options.keep, runs_found)
+            record(options.out, options.record, runs, ROOT / "results")
+        keep(options.out, options.keep, runs)
     except (RunError, ValueError, OSError) as error:
         parser.error(str(error))
     return 0

@@ -92,7 +92,7 @@ def test_the_code_of_a_job_is_that_of_its_runs(tmp_path):
     own = {"git_commit": "a" * 40, "device_name": "a GPU", "versions": {}, "cores": 1}
     job.results = {"seconds": {}, **own}
     options = SimpleNamespace(set="original", out=tmp_path, jobs=1)
-    assert run_experiments.record(options, [job], 1.0) == 0
+    assert run_experiments.write_job(options, [job], 1.0) == 0
     written = json.loads((tmp_path / "job.json").read_text())
     assert {key: written[key] for key in own} == own
 
@@ -319,6 +319,35 @@ def test_runs_have_their_own_seeds_and_share_them_between_experiments(idx_folder
     assert_same_results(tmp_path, workplace[0] / "experiments", NAMES[2:4])
 
 
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("1", [1]), ("3", [1, 2, 3]), ("21-23", [21, 22, 23]), ("7-7", [7]), ("999-999", [999])]
+)
+def test_runs_are_a_number_or_a_range(text, numbers):
+    assert [*run_experiments.parse_arguments(["--runs", text]).runs] == numbers
+    assert [*run_experiments.parse_arguments([]).runs] == [1]
+
+
+def test_a_range_of_runs_has_the_seeds_of_its_numbers(call, idx_folder, tmp_path):
+    """Runs 02 and 03 of the seven, without run 01; the summary and job.json name them."""
+    options = ("--data", idx_folder, "--epochs", 1, "--jobs", 2, "--out", tmp_path)
+    process = call("run_experiments.py", *options, "--runs", "2-3")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("14 runs into ")
+    assert ONE_RUN_EACH not in process.stdout
+    names = [row.directory(run) for run in (2, 3) for row in EXPERIMENTS]
+    summary = process.stdout.split("\n\n")[1].splitlines()[1:]
+    assert [line.split()[0] for line in summary] == names
+    results = results_in(tmp_path)
+    assert sorted(results) == sorted(names)
+    assert {(r["run"], r["seed"]) for r in results.values()} == {(2, 124), (3, 125)}
+    job = json.loads((tmp_path / "job.json").read_text())
+    assert job["command"].endswith("--runs 2-3")
+    assert (job["runs"], [(row["experiment"], row["run"]) for row in job["rows"]]) == (
+        14,
+        [(row.id, run) for run in (2, 3) for row in EXPERIMENTS],
+    )
+
+
 def test_the_plain_form_has_nearly_the_same_result(idx_folder, workplace, tmp_path):
     arguments = ("--data", idx_folder, "--out", tmp_path, "--plain")
     _, (options, (job,), _) = prepared([ALL["exp_07"]], *arguments, n_epochs=2)
@@ -328,16 +357,19 @@ def test_the_plain_form_has_nearly_the_same_result(idx_folder, workplace, tmp_pa
         assert ours["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
 
 
+RUNS_NEEDED = "a whole number from 1 to 999 is needed, or a range of them, as in 21-40"
+BAD_RUNS = ("0", "1000", "40-21", "0-5", "990-1000", "5-", "1-2-3", "1_0", "²", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--only", "exp_99"], "argument --only: invalid choice: 'exp_99' (choose from "),
-        (["--runs", "0"], "--runs: a whole number from 1 to 999 is needed, not 0"),
-        (["--runs", "1000"], "--runs: a whole number from 1 to 999 is needed, not 1000"),
-        (["--epochs", "-1"], "--epochs: a whole number from 1 to 10000 is needed, not -1"),
-        (["--epochs", "ten"], "argument --epochs: invalid int value: 'ten'"),
-        (["--jobs", "1e3"], "argument --jobs: invalid int value: '1e3'"),
-        (["--log-images", "-1"], "--log-images: a whole number is needed, not -1"),
+        *((["--runs", bad], f"argument --runs: {RUNS_NEEDED}, not {bad!r}") for bad in BAD_RUNS),
+        (["--epochs", "-1"], "--epochs: a whole number from 1 to 10000 is needed, not '-1'"),
+        (["--epochs", "ten"], "--epochs: a whole number from 1 to 10000 is needed, not 'ten'"),
+        (["--jobs", "1e3"], "--jobs: a whole number from 1 to 1024 is needed, not '1e3'"),
+        (["--log-images", "-1"], "--log-images: a whole number from 0 to 10000 is needed, not '-1'"),
         (["--device", "tpu"], "cpu, cuda or cuda:N is needed, not 'tpu'"),
         (["--run"], "unrecognized arguments: --run"),
         (["--epochs", "2", "--epochs", "3"], "error: --epochs is given twice"),
@@ -364,7 +396,7 @@ def no_whole_number(limit):
 
 
 NONSENSE = {
-    "--runs": no_whole_number(999),
+    "--runs": no_whole_number(999).filter(lambda text: not re.fullmatch(r"\d+-\d+", text)) | st.just("40-21"),
     "--epochs": no_whole_number(10_000),
     "--jobs": no_whole_number(1024),
     "--device": TEXT.filter(lambda text: not text.startswith(("cpu", "cuda"))) | st.just("cuda:") | st.just("cuda:-1"),
@@ -402,7 +434,7 @@ def test_any_words_are_understood_or_refused(words):
         ("plot.py", ["--out", "a", "--out", "b"], "error: --out is given twice"),
         ("plot.py", ["extra"], "unrecognized arguments: extra"),
         ("plot.py", ["--within", "nan"], "--within: points from 0.001 to 100 are needed, not nan"),
-        ("tools/benchmark.py", ["--rounds", "-1"], "a whole number from 1 to 99 is needed, not -1"),
+        ("tools/benchmark.py", ["--rounds", "-1"], "a whole number from 1 to 99 is needed, not '-1'"),
         ("tools/benchmark.py", ["--only", "exp_12"], "invalid choice: 'exp_12'"),
         ("train.py", ["--epochs", "3"], "unrecognized arguments: --epochs 3"),
     ],

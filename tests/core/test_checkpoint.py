@@ -11,7 +11,7 @@ from lab.settings import Recipe
 from stn.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, weights_signature
 from train import PlainTraining
 
-OWNER = 64 * "a"  # the fingerprint of some settings
+FINGERPRINT = 64 * "a"  # the fingerprint of some settings
 HISTORY = [{"epoch": 1, "train_loss": 0.5, "test_correct": 7}, {"epoch": 2, "train_loss": 0.25, "test_correct": 8}]
 
 
@@ -57,8 +57,8 @@ def test_a_checkpoint_brings_everything_back(digits, tmp_path, capsys, optimizer
     model, training = in_training(digits, optimizer, 1, form)
     other, its_training = in_training(digits, optimizer, 2, form)
     transforms = [torch.rand(4, 3, 3), torch.rand(4, 3, 3)]
-    save_checkpoint(tmp_path, OWNER, model, training, HISTORY, transforms)
-    history, loaded = load_checkpoint(tmp_path, OWNER, other, its_training, "cpu")
+    save_checkpoint(tmp_path, FINGERPRINT, model, training, HISTORY, transforms)
+    history, loaded = load_checkpoint(tmp_path, FINGERPRINT, other, its_training, "cpu")
     assert history == HISTORY
     assert torch.equal(torch.stack(loaded), torch.stack(transforms))
     for _ in range(2):
@@ -72,7 +72,7 @@ def test_a_checkpoint_brings_everything_back(digits, tmp_path, capsys, optimizer
 def test_without_a_checkpoint_nothing_changes(digits, tmp_path, capsys):
     model, training = in_training(digits, "adam", 1)
     before = [*(parameter.clone() for parameter in model.parameters()), *tensors(training)]
-    assert load_checkpoint(tmp_path, OWNER, model, training, "cpu") == ([], [])
+    assert load_checkpoint(tmp_path, FINGERPRINT, model, training, "cpu") == ([], [])
     assert all(torch.equal(a, b) for a, b in zip(before, [*model.parameters(), *tensors(training)], strict=True))
     assert capsys.readouterr().err == ""
 
@@ -80,7 +80,7 @@ def test_without_a_checkpoint_nothing_changes(digits, tmp_path, capsys):
 def test_the_checkpoint_before_is_kept(digits, tmp_path):
     model, training = in_training(digits, "sgd", 1)
     for n_epochs in (1, 2):
-        save_checkpoint(tmp_path, OWNER, model, training, HISTORY[:n_epochs], [])
+        save_checkpoint(tmp_path, FINGERPRINT, model, training, HISTORY[:n_epochs], [])
     assert load_tensors(tmp_path / "checkpoint.pt")["history"] == HISTORY
     assert load_tensors(tmp_path / "checkpoint_previous.pt")["history"] == HISTORY[:1]
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "checkpoint_previous.pt"}

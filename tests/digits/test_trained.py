@@ -15,7 +15,7 @@ from digits import pretrained
 from fast import conv2d
 from lab import results
 from lab.files import sha256
-from lab.folder import installed, processor_name
+from lab.folder import processor_name, versions
 from lab.settings import RunError
 from plot import dataset_of
 from run_experiments import ALL
@@ -38,7 +38,7 @@ def test_a_kept_network_reads_as_many_test_images_as_its_record_says(name):
         _, predictions = evaluate(network.model, digits.test_images, digits.test_labels)
     right = (predictions == digits.test_labels).view(len(predictions), -1).all(1)  # all digits of a card
     correct, run = int(right.sum()), network.results
-    same = (run["device_name"], run["versions"]["torch"]) == (processor_name(), installed("torch"))
+    same = (run["device_name"], run["versions"]["torch"]) == (processor_name(), versions()["torch"])
     assert abs(correct - run["test_correct"]) <= (0 if same else 2)
     if same and (wrong := results.wrong_images(run)) is not None:  # of MNIST's images
         assert {n: int(predictions[n]) for n in (predictions != digits.test_labels).nonzero()[:, 0].tolist()} == wrong

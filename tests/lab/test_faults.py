@@ -34,7 +34,7 @@ from lab.settings import Recipe, RunError, fingerprint
 from run_experiments import ALL, train_job
 from stn.checkpoint import save_tensors
 
-OWNER = 64 * "a"  # the fingerprint of some settings
+FINGERPRINT = 64 * "a"  # the fingerprint of some settings
 NAMES = [ALL[exp_id].directory(1) for exp_id in EXPERIMENTS]
 
 
@@ -136,7 +136,7 @@ def test_a_kill_between_the_two_renamings_costs_one_epoch(finished, stopped, dig
 def test_every_flipped_bit_and_every_truncation_of_a_sealed_file_is_noticed(tmp_path, fault):
     path = tmp_path / "sealed"
     content = bytes(range(40))
-    files.write_sealed(path, content, OWNER)
+    files.write_sealed(path, content, FINGERPRINT)
     assert files.read_sealed(path)[0] == content
     sealed = path.read_bytes()
     wrong = [sealed[:n] for n in range(len(sealed))] + [sealed + b"0"]
@@ -156,14 +156,14 @@ def test_no_bytes_are_taken_for_a_sealed_file(tmp_path_factory, content):
     path.write_bytes(content)
     with pytest.raises(files.Damaged):
         files.read_sealed(path)
-    files.write_sealed(path, content, OWNER)
+    files.write_sealed(path, content, FINGERPRINT)
     assert files.read_sealed(path)[0] == content
 
 
 def test_writing_a_checkpoint_keeps_the_one_before_until_the_next_is_good(tmp_path, monkeypatch):
     last, previous = tmp_path / "last", tmp_path / "previous"
     for content in (b"first", b"second"):
-        files.write_sealed(last, content, OWNER, previous)
+        files.write_sealed(last, content, FINGERPRINT, previous)
     assert (files.read_sealed(previous)[0], files.read_sealed(last)[0]) == (b"first", b"second")
 
     def full(file):
@@ -171,7 +171,7 @@ def test_writing_a_checkpoint_keeps_the_one_before_until_the_next_is_good(tmp_pa
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        files.write_sealed(last, b"third", OWNER, previous)
+        files.write_sealed(last, b"third", FINGERPRINT, previous)
     assert (files.read_sealed(previous)[0], files.read_sealed(last)[0]) == (b"first", b"second")
     assert sorted(tmp_path.iterdir()) == [last, previous]
 
@@ -206,9 +206,9 @@ def test_a_file_that_would_run_code_is_refused(finished, stopped, digits, tmp_pa
     source = stopped if name == "checkpoint.pt" else finished[0].parent
     out = shutil.copytree(source, tmp_path / "out")
     path = out / TRIAL / name
-    owner = fingerprint(read_settings(path.parent))
+    its_fingerprint = fingerprint(read_settings(path.parent))
     if sealed:
-        save_tensors(path, {"model": Trap()}, owner)
+        save_tensors(path, {"model": Trap()}, its_fingerprint)
     else:
         torch.save({"model": Trap()}, path)
     with fault("checkpoint or weights that would run code") as told:
@@ -266,7 +266,7 @@ def stop_those_with_a_checkpoint(out, workers):
     """Stop the processes whose runs have one; `workers`, {name of a run: its process}, are those that are stopped."""
     for name in NAMES:
         if name not in workers and (out / name / "checkpoint.pt").exists():
-            workers[name] = int((out / name / ".holder").read_text().split()[0])
+            workers[name] = int((out / name / ".holder").read_text().split()[1])
             os.kill(workers[name], signal.SIGSTOP)
     return len(workers)
 
@@ -364,12 +364,12 @@ def test_the_note_of_who_holds_a_run_is_only_for_the_message(digits, tmp_path):
     place.mkdir()
     note = place / ".holder"
     with FileLock(place / ".lock"):
-        for text, who in (("77 elsewhere", "process 77 on elsewhere"), ("", "another process")):
+        for text, who in (("process 77 on elsewhere",) * 2, ("", "another process")):
             note.write_text(text)
             with pytest.raises(RunError, match=f"is being trained by {who}; wait for it"):
                 run(digits, tmp_path, model=Unrecorded)
     run(digits, tmp_path, n_epochs=1, model=Unrecorded)  # a lock that nobody holds keeps nobody out
-    assert note.read_text() == f"{os.getpid()} {platform.node()}"
+    assert note.read_text() == f"process {os.getpid()} on {platform.node()}"
 
 
 # Not finite

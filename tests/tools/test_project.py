@@ -370,6 +370,26 @@ def test_a_row_with_the_id_of_another_or_a_network_that_is_not_there_is_named():
     assert [*catalogue.rows_by_id({"a": rows})] == ["exp_10", "exp_11", "exp_100"]
 
 
+ROTATED_SPEC = catalogue.DatasetSpec("rotated", "{digits}, rotated", "rotated", adds={"degrees": 90})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adds": {"degrees": 45}}, "two data sets have the name 'rotated'"),
+        ({"name": "turned"}, r"the data sets 'rotated' and 'turned' add the same .*: {'degrees': 90}"),
+        ({"name": "copied", "adds": {}}, "the data sets 'mnist' and 'copied' add the same"),
+        ({"name": "a", "adds": {"a": 1}, "sources": ("models.py", "studies/a.py")}, r"'a': .* 'studies/a\.py'"),
+    ],
+)
+def test_data_sets_that_could_be_taken_for_another_or_lack_their_files_are_named(monkeypatch, changes, message):
+    study = catalogue.Study({}, datasets=(ROTATED_SPEC, replace(ROTATED_SPEC, **changes)))
+    monkeypatch.setattr(catalogue, "studies", lambda: {"turns": study})
+    with pytest.raises(ValueError, match=message) as error:
+        catalogue.datasets.__wrapped__()
+    assert "\n" not in str(error.value)
+
+
 def test_a_module_does_nothing_when_imported(tmp_path):
     names = [name for name in MODULES if not name.startswith("tools")]
     program = (

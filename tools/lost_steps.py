@@ -1,6 +1,6 @@
 """Follow readers of cards through their first steps, each with one possible cause of losing the card changed.
 
-    python -m studies.lost.trace --out results/lost_steps.json
+    python tools/lost_steps.py --out results/lost_steps.json
 
 trains 300 steps of exp_50 for runs 21 to 40, in each of the `VARIANTS`, by the plain loop. Runs of one number have the
 same initial weights and batches wherever their variant does not say otherwise. At the steps `MEASURED` it looks, in 64
@@ -13,6 +13,8 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice, product
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
