@@ -257,8 +257,14 @@ def test_an_interrupted_job_goes_on_to_the_same_bits(workplace, begin, terminal,
     assert_same_results(out, workplace[0] / "experiments", [NAMES[3], NAMES[6]])
 
 
-@pytest.mark.parametrize("delay", [0, 0.2, 0.6, 1.2, 2.4])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+INTERRUPTS = [(number, delay) for number in (signal.SIGINT, signal.SIGTERM) for delay in (0, 0.2, 0.6, 1.2, 2.4)]
+OFTEN = (signal.SIGINT, 0), (signal.SIGTERM, 0.6), (signal.SIGINT, 2.4)
+
+
+@pytest.mark.parametrize(
+    ("number", "delay"),
+    [pair if pair in OFTEN else pytest.param(*pair, marks=pytest.mark.slow) for pair in INTERRUPTS],
+)
 def test_an_interrupt_during_the_start_is_obeyed(begin, fault, delay, number):
     process = begin("--epochs", 300, "--jobs", 2)
     process.stdout.readline()  # "7 runs into ...": from here on signals are answered
@@ -467,20 +473,18 @@ def test_set_selects_and_only_overrules():
     assert [experiment.id for experiment in run_experiments.selection(chosen)] == ["exp_03", "exp_12"]
 
 
-def test_train_py_trains_as_exp_08_into_test_over_whatever_is_there(tmp_path, idx_folder):
-    """Twice on few digits, for one epoch and for two."""
-    program = "import sys, train; from stn.data import load; digits = load(sys.argv.pop())"
-    process = subprocess.run(
-        [sys.executable, "-c", f"{program}; sys.exit(train.main(1, digits) or train.main(2, digits))", idx_folder],
-        **{"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}},
-        **{"capture_output": True, "text": True, "timeout": 100},
-    )
+def test_train_py_trains_as_exp_08_into_test_over_whatever_is_there(tmp_path, digits, idx_folder, call_here):
+    """On few digits."""
+    (tmp_path / "experiments" / "test").mkdir(parents=True)
+    for name in ("results.json", "events.out.tfevents.1"):
+        (tmp_path / "experiments" / "test" / name).write_text("those of something else")
+    process = call_here("train.py", cwd=tmp_path, n_epochs=2, data=digits)
     assert process.returncode == 0, process.stderr
     results = json.loads((tmp_path / "experiments" / "test" / "results.json").read_text())
     assert (results["model"], results["experiment_name"]) == ("Net_CoordConv_Homography", "test")
     assert len(results["history"]) == 2
     line = f"test accuracy {results['test_accuracy']:.2f} % after 2 epochs; see experiments/test"
-    assert process.stdout.splitlines()[1:] == [line]
+    assert process.stdout == f"{line}\n"
     assert len(list((tmp_path / "experiments" / "test").glob("events.*"))) == 1
     found = json.loads((tmp_path / "experiments" / "test" / "settings.json").read_text())
     _, (_, (job,), _) = prepared([ALL["exp_08"]], "--data", idx_folder, "--out", tmp_path / "out", n_epochs=2)
@@ -488,6 +492,13 @@ def test_train_py_trains_as_exp_08_into_test_over_whatever_is_there(tmp_path, id
     assert found.pop("device_name")
     assert found == expected | ({"device": "cuda"} if torch.cuda.is_available() else {})
     assert inspect.signature(train.main).parameters["n_epochs"].default == ALL["exp_08"].epochs
+
+
+def test_train_py_tells_an_interrupt(tmp_path, digits, call_here, monkeypatch):
+    monkeypatch.setattr(train, "train_epoch", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    process = call_here("train.py", cwd=tmp_path, n_epochs=1, data=digits)
+    assert process.returncode == 128 + signal.SIGINT
+    assert process.stdout.splitlines()[-1] == "Interrupted: the same command starts again."
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def new(name):
     return network, torch.rand(2, *shape), torch.rand(5, *shape)
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name == "canvas" else name for name in NETWORKS])
 def network(request):
     """As `new`; whatever was done with the network, at the end it computes what it did before."""
     network, images, more = new(request.param)
@@ -128,8 +128,8 @@ def test_a_network_is_traced_for_batches_of_any_size(network):
 @pytest.mark.parametrize(
     "name",
     [
-        *("no transformer", "homography", "card"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("Net", "CoordConv", "canvas")),
+        *("no transformer", "card"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("Net", "CoordConv", "homography", "canvas")),
     ],
 )
 def test_a_network_is_compiled_whole(name):
@@ -157,7 +157,9 @@ def test_a_network_is_compiled_to_machine_code(name):
     close(compiled(more), network(more))
 
 
-@pytest.mark.parametrize(("rank", "with_r"), [(1, True), (2, False), (2, True), (3, False)])
+@pytest.mark.parametrize(
+    ("rank", "with_r"), [(1, True), (2, False), pytest.param(2, True, marks=pytest.mark.slow), (3, False)]
+)
 @quiet
 def test_a_layer_goes_elsewhere_for_images_of_any_size(rank, with_r):
     torch._dynamo.reset()
@@ -674,7 +676,7 @@ def peak():
 
 
 @pytest.mark.parametrize(("padding", "gradient"), [("zeros", False), ("background", True)])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("warp", ["affine_warp", "homography_warp"])
 def test_a_warp_of_a_large_image_takes_no_more_than_twice_the_memory_of_torchs_own(
     warp, padding, channels, gradient, peak
