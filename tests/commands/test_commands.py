@@ -351,9 +351,9 @@ def test_the_plain_form_has_nearly_the_same_result(idx_folder, workplace, tmp_pa
         (["--data", "/nowhere", "--out", "/tmp"], "/nowhere: neither train-images-idx3-ubyte nor"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(call, fault, arguments, message):
+def test_wrong_usage_is_one_line_and_exit_code_2(call_here, fault, arguments, message):
     with fault("nonsense on the command line") as told:
-        process = call("run_experiments.py", *arguments)
+        process = call_here("run_experiments.py", *arguments)
         told()
         assert process.returncode == 2
         assert message in process.stderr.splitlines()[-1]

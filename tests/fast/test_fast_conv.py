@@ -575,6 +575,7 @@ def test_a_checkout_that_cannot_be_written_and_no_home(checkout):
     assert not [*checkout.rglob("*.nb?")]  # so that the next one compiles, too
 
 
+@pytest.mark.slow
 def test_a_checkout_that_cannot_be_written_and_a_home(checkout):
     """The cache is then the user's."""
     (checkout / "fast" / "__pycache__").write_text("")

@@ -95,7 +95,7 @@ def test_runs_that_are_not_pooled_do_not_count(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "\0", '{"checksum": 1}', "damaged", "folder", "renamed"])
-def test_what_cannot_be_read_is_one_line_on_stderr(call, tmp_path, from_records, content):
+def test_what_cannot_be_read_is_one_line_on_stderr(call_here, tmp_path, from_records, content):
     path = write_results(tmp_path, ALL["exp_01"].directory(1), [900])
     if content == "folder":
         path.unlink()
@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_one_line_on_stderr(call, tmp_path, from_records,
         path.write_text(content)
     write_results(tmp_path, ALL["exp_02"].directory(1), [985], data=MNIST)
     (tmp_path / ALL["exp_03"].directory(1)).mkdir()  # unfinished: nothing is said of it
-    process = call("run_experiments.py", "--list", "--out", tmp_path)
+    process = call_here("run_experiments.py", "--list", "--out", tmp_path)
     assert process.returncode == 0
     (line,) = process.stderr.splitlines()
     assert re.match(

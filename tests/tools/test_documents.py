@@ -133,7 +133,7 @@ def test_the_program_that_passes_a_homography_to_kornia_runs():
     assert not torch.allclose(names["by_kornia"], names["images"], atol=0.5)
 
 
-def test_an_eighth_experiment_is_a_row(idx_folder, tmp_path, call, monkeypatch):
+def test_an_eighth_experiment_is_a_row(idx_folder, tmp_path, monkeypatch):
     """The row of the page, in the table of a process that trains it, and one that draws it."""
     row = re.search(r"^    (Experiment\(.*\)),\n", OWN, re.MULTILINE)[1]
     program = f"""
@@ -208,15 +208,14 @@ def test_other_images_have_a_normalisation_of_their_own(fashion, tmp_path, monke
     assert (described["name"], described["mean"], described["std"]) == ("fashion", round(mean, 4), round(std, 4))
 
 
-def test_images_of_another_size_are_refused_before_training(fashion, call, tmp_path):
+def test_images_of_another_size_are_refused_before_training(fashion, tmp_path, monkeypatch):
     for split, n in (("train", 640), ("t10k", 500)):
         (fashion / f"{split}-images-idx3-ubyte").write_bytes(
             bytes([0, 0, 8, 3]) + struct.pack(">III", n, 32, 30) + bytes(range(240)) * 4 * n
         )
-    process = call(*commands(OWN)[2], cwd=tmp_path)
-    assert process.returncode == 2
+    monkeypatch.chdir(tmp_path)
     why = "the train images are 32×30, not 28×28; a study can make other sizes of them"
-    assert process.stderr == f"run_experiments.py: fashion: {why}\n"
+    assert prepared([ALL["exp_03"]], *commands(OWN)[2][1:]) == ("failed", f"fashion: {why}")
     assert not (tmp_path / "experiments_fashion").exists()
 
 
