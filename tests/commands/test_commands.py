@@ -427,16 +427,12 @@ def test_cuda_without_a_gpu_is_refused(tmp_path):
     assert prepared(EXPERIMENTS, "--device", "cuda", "--out", tmp_path) == ("failed", why)
 
 
-def test_list_names_every_experiment_without_importing_torch(call):
+def test_list_names_every_experiment(call):
     process = call("run_experiments.py", "--list")
     assert process.returncode == 0
     for experiment in ALL.values():
         assert f"{experiment.id}  {experiment.title}, {experiment.epochs} epochs" in process.stdout
         assert experiment.question in process.stdout
-    program = (
-        "import sys, run_experiments; run_experiments.parse_arguments(['--list']); sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
 def test_the_other_sets(idx_folder, tmp_path):
@@ -465,7 +461,6 @@ def test_the_other_sets(idx_folder, tmp_path):
 def test_set_selects_and_only_overrules():
     assert list(ALL) == [f"exp_{number:02d}" for number in range(1, len(ALL) + 1)]
     assert SETS["original"] == EXPERIMENTS
-    assert [len(experiments) for experiments in SETS.values()] == [7, 6, 3, 4, 12, 2, 11]
     assert run_experiments.selection(run_experiments.parse_arguments([])) == list(EXPERIMENTS)
     chosen = run_experiments.parse_arguments(["--set", "homography"])
     assert run_experiments.selection(chosen) == list(SETS["homography"])

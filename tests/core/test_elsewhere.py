@@ -1,7 +1,6 @@
 """Networks, layers and warps taken elsewhere: exported, compiled, traced, transformed, watched, changed and copied."""
 
 import copy
-import gc
 import json
 import pickle
 import shutil
@@ -591,7 +590,7 @@ def test_few_small_tensors_are_kept():
     coordconv._cache.clear()
     warps._cache.clear()
     layer = CoordConv2d(1, 1, 3)
-    for n in (*range(3, 103), 200):
+    for n in (*range(3, 43), 200):
         images = torch.rand(1, 1, n, n)
         layer(images)
         warps.homography_warp(images, torch.eye(3)[None])
@@ -599,7 +598,6 @@ def test_few_small_tensors_are_kept():
         assert 0 < len(module._cache) <= module.CACHE_LENGTH == 32
         assert sum(kept.nbytes for kept in module._cache.values()) < 8_000_000
         module._cache.clear()
-    gc.collect()
 
 
 @pytest.mark.parametrize("rank", LAYERS)

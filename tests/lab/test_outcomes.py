@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_one_line_on_stderr(call_here, tmp_path, from_rec
 
 def test_it_waits_for_no_large_library():
     """It answers in about 0.3 seconds."""
-    large = ("torch", "scipy", "matplotlib", "kornia", "tensorboard")
+    large = ("torch", "scipy", "matplotlib", "kornia", "tensorboard", "numpy", "pandas")
     program = (
         "import sys, run_experiments; sys.argv = ['run_experiments.py', '--list']; run_experiments.main(); "
         f"sys.exit(str([name for name in {large} if name in sys.modules]))"
