@@ -118,9 +118,9 @@ def test_running_again_skips_and_other_settings_are_refused(workplace, call, idx
             assert "--force" in line
 
 
-def test_plot_compares_them(workplace, call, tmp_path):
+def test_plot_compares_them(workplace, call_here, tmp_path):
     folder = shutil.copytree(workplace[0], tmp_path / "copy")
-    process = call("plot.py", cwd=folder)
+    process = call_here("plot.py", cwd=folder)
     assert process.returncode == 0, process.stderr
     written = [folder / line for line in process.stdout.splitlines()]
     names = ["AccuracyComparison.png", "Differences.png", "AccuracyCurves.png", "TrainLossCurves.png", "train_loss.png"]
