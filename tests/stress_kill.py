@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -59,7 +60,7 @@ def run_job(data, out, epochs=EPOCHS):
 
 
 def points(folder):
-    """Return all that TensorBoard shows of a run but for the speed and the graph: {tag: [(step, content)]}."""
+    """Return what TensorBoard shows of a run, but not speed, commit and graph: {tag: [(step, content)]}."""
     events = EventAccumulator(str(folder), dict.fromkeys(("images", "histograms", "tensors", "scalars"), 0)).Reload()
     found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     del found["Images per second"]
@@ -68,7 +69,8 @@ def points(folder):
     for tag in events.Tags()["histograms"]:
         found[tag] = [(event.step, event.histogram_value) for event in events.Histograms(tag)]
     for tag in events.Tags()["tensors"]:
-        found[tag] = [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors(tag)]
+        texts = [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors(tag)]
+        found[tag] = [(step, re.sub(rb"\| git_commit \|.*\n", b"", text)) for step, text in texts]
     return found
 
 
@@ -99,7 +101,7 @@ def assert_same_runs(one, other):
         assert_same_run(one / name, other / name)
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition, seconds=170):
     """Wait for `condition()`; return how many seconds it took."""
     started = time.perf_counter()
     while not condition():
