@@ -126,7 +126,7 @@ def kill(process, victim, chance, log):
     return wait_until(lambda: not process.members())
 
 
-def stress(data, out, epochs, kills, undisturbed, seed=0):
+def stress(data, out, epochs, kills, undisturbed, seed=0, jobs=2):
     """Kill the job so often, going on with it each time, and from the start where it came to its end; compare each end
     with the undisturbed job. Return the longest time in seconds until a kill was noticed."""
     chance = random.Random(seed)
@@ -134,7 +134,7 @@ def stress(data, out, epochs, kills, undisturbed, seed=0):
     done = []
     while len(done) < kills:
         with log.open("w") as stream:
-            process = Family(job(data, out, epochs), stdout=stream, stderr=stream)
+            process = Family(job(data, out, epochs, jobs), stdout=stream, stderr=stream)
         while process.poll() is None and len(done) < kills:
             before = time.time()
             if chance.random() < 0.7:  # otherwise it is killed anywhere, most often while it starts

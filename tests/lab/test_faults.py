@@ -56,7 +56,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bits(
 ):
     kills = pytestconfig.getoption("--kills")
     with fault("SIGKILL to the parent, a worker or all processes", kills) as told:
-        told(stress(idx_folder, tmp_path / "killed", EPOCHS, kills, undisturbed))
+        told(stress(idx_folder, tmp_path / "killed", EPOCHS, kills, undisturbed, jobs=1))
 
 
 @pytest.mark.slow
