@@ -52,8 +52,7 @@ def test_jobs_of_slurm_are_cancelled_by_ctrl_c_and_go_on_with_the_same_command(
     cluster, undisturbed, idx_folder, tmp_path, call, start
 ):
     """From another folder than the repository's, and to the same bits as without Slurm and interruption."""
-    experiment = ROWS[1]
-    arguments = ("--data", idx_folder, "--out", "out", "--epochs", EPOCHS, "--only", experiment.id)
+    arguments = ("--data", idx_folder, "--out", "out", "--epochs", EPOCHS, "--only", *EXPERIMENTS)
     arguments += ("--executor", "slurm", "--slurm", "partition=cpu", "--slurm", "time=30", "--jobs", 5)
     process = start([sys.executable, ROOT / "run_experiments.py", *arguments], cwd=tmp_path)
     wait_until(lambda: list(tmp_path.glob("out/*/checkpoint.pt")) or process.poll() is not None)
@@ -65,17 +64,18 @@ def test_jobs_of_slurm_are_cancelled_by_ctrl_c_and_go_on_with_the_same_command(
     assert "Traceback" not in errors
     assert (cluster / "cancelled").read_text() == "4711\n"
     submitted = (cluster / "submitted.sh").read_text().splitlines()
-    expected = ("--partition=cpu", "--time=30", "--array=0-0%1", "--job-name=stn", "--cpus-per-task=1")
+    expected = ("--partition=cpu", "--time=30", "--array=0-1%2", "--job-name=stn", "--cpus-per-task=1")
     assert {f"#SBATCH {option}" for option in expected} <= set(submitted)
     (cluster / "groups").unlink()
 
     again = call("run_experiments.py", *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("finished") == 1
-    assert_same_run(tmp_path / "out" / experiment.directory(1), undisturbed / experiment.directory(1))
+    assert again.stdout.count("finished") == 2
+    for experiment in ROWS:
+        assert_same_run(tmp_path / "out" / experiment.directory(1), undisturbed / experiment.directory(1))
     there = ("--data", idx_folder, "--out", tmp_path / "out", "--executor", "slurm")
-    _, (_, jobs, _) = prepared([experiment], *there, n_epochs=EPOCHS)
-    assert [job.status for job in jobs] == ["skipped: already finished"]
+    _, (_, jobs, _) = prepared(ROWS, *there, n_epochs=EPOCHS)
+    assert [job.status for job in jobs] == ["skipped: already finished"] * 2
     record, complaints = results.read_all(tmp_path / "out")
     assert (list(record), complaints) == ([job.name for job in jobs], [])  # the folder of the jobs is passed over
 
