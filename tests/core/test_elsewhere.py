@@ -97,7 +97,7 @@ def test_a_network_is_exported_for_batches_of_any_size(network):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_becomes_onnx(name):
-    """Without --slow, the program of docs/elsewhere.md (see test_documents.py) and layers (below) are converted."""
+    """Without --slow, the program of docs/elsewhere.md (see test_documents.py) is."""
     network, images, more = new(name)
     exported = torch.onnx.export(network, (images,), dynamo=True, dynamic_shapes=({0: DYNAMIC},), verbose=False)
     close(run_onnx(exported, more), network(more).detach())
@@ -174,7 +174,7 @@ def test_a_layer_goes_elsewhere_for_images_of_any_size(rank, with_r):
     for form in forms:
         close(form(more), layer(more))
         close(form(images), layer(images))
-    if rank == 2:
+    if rank == 2 and with_r:
         close(
             run_onnx(torch.onnx.export(layer, (images,), dynamo=True, verbose=False, **dynamic), more),
             layer(more).detach(),
@@ -252,13 +252,12 @@ def test_only_the_gradient_is_transformed():
     torch.testing.assert_close(*tangents)
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_a_gradient_is_differentiated_once_more(network, fast):
+def test_a_gradient_is_differentiated_once_more(network):
     """A gradient penalty, against the plain form: of the images and of the parameters."""
     network, images, _ = network
     network, images = copy.deepcopy(network).double(), images.double().requires_grad_()
     found = []
-    for accelerated in (fast, False):
+    for accelerated in (True, False):
         with conv2d.accelerated(network, accelerated):
             wanted = [images, *network.parameters()]
             first = torch.autograd.grad(network(images).square().sum(), wanted, create_graph=True)

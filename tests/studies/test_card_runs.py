@@ -212,7 +212,7 @@ def test_a_run_on_cards_is_animated_with_its_scenes(finished, digits, monkeypatc
 
 def test_rows_of_cards_are_trained_and_skipped_when_finished(few_cards, idx_folder, tmp_path):
     rows = [ALL["exp_33"], ALL["exp_41"]]
-    arguments = ("--data", idx_folder, "--out", tmp_path, "--log-images", 0)
+    arguments = ("--data", idx_folder, "--out", tmp_path, "--log-images", 0, "--plain")
     kind, (options, jobs, _) = prepared(rows, *arguments)
     assert kind == "prepared"
     for job in jobs:
