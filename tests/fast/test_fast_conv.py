@@ -18,9 +18,7 @@ from torch import nn
 
 from coordconv import CoordConv2d, coordinates
 from fast import conv2d, conv2d_kernels
-from fast.step import FastTraining
-from lab.settings import TUTORIAL
-from models import Net, Net_CoordConv, Net_CoordConv_Homography, convolve_and_pool
+from models import Net, Net_CoordConv, convolve_and_pool
 
 PARTS = {"localisation": (1, 8, 7, 10, 5), "classifier": (1, 10, 5, 20, 5)}
 V = conv2d_kernels.V
@@ -187,21 +185,6 @@ def test_a_first_use_in_inference_mode_does_not_spoil_training(digits):
         with torch.inference_mode():
             model.eval()(digits.test_images[:4])
         model.train()(digits.test_images[:4]).sum().backward()
-
-
-@pytest.mark.parametrize("model", [Net, partial(Net_CoordConv, True, True), Net_CoordConv_Homography])
-def test_the_recorded_step_is_the_ordinary_one_to_the_bit(model, digits):
-    torch.manual_seed(0)
-    model = model()
-    outcomes = []
-    for repeatable in (True, False):
-        trained = conv2d.accelerate(copy.deepcopy(model)).train()
-        training = FastTraining(trained, digits, TUTORIAL)
-        step = training.step if repeatable else training.unrecorded_step
-        torch.manual_seed(1)
-        losses = [step(torch.arange(64 * i, 64 * i + 64)) for i in range(5)]
-        outcomes.append([*losses, *trained.state_dict().values()])
-    assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
 
 
 @pytest.mark.parametrize(
