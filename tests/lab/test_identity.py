@@ -562,7 +562,8 @@ def test_a_lazy_layer_that_is_never_called_is_named(digits, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("in_place", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_place", [False, True])
 def test_a_compiled_network_is_trained_by_the_same_recipe(digits, tmp_path, in_place):
     """As without compiling up to rounding, the localisation network's own rate included."""
 
