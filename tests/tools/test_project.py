@@ -302,8 +302,12 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_images_of_another_size_are_a_new_file_only(tmp_path, idx_folder):
-    """The rows do not repeat the size; measures, frames and figures are in pixels of it."""
+    """The rows do not repeat the size; measures, frames and figures are in pixels of it.
+
+    Without --slow, networks of such sizes are tested in test_models.py, and a file of one's own above.
+    """
     checkout = copy_of_the_repository(tmp_path)
     (checkout / "studies" / "enlarged.py").write_text(ENLARGED)
     assert "exp_101  enlarged_homography, 2 epochs" in run_in(checkout, "run_experiments.py", "--list").stdout
