@@ -59,6 +59,17 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="slow: needs --slow"))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With -n, one process has all tests of a file, in this order: what a file makes for its tests is made once."""
+    if config.getoption("dist") != "load":  # another one is asked for
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
 def pytest_sessionfinish(session):
     if path := session.config.getoption("--save-faults"):
         faults = {kind: row | {"seconds": round(row["seconds"], 2)} for kind, row in FAULTS.items()}
@@ -253,18 +264,22 @@ def call():
 
 @pytest.fixture
 def call_here(monkeypatch, capsys):
-    """As `call`, but in the tests' own process, which saves importing torch: for what a script says and writes."""
+    """As `call`, but in the tests' own process, which saves importing torch: for what a script says and writes.
 
-    def run(script, *arguments, cwd="."):
+    Options are those of the script's `main`.
+    """
+
+    def run(script, *arguments, cwd=".", **options):
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        when_closed = signal.getsignal(signal.SIGPIPE)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM)}
         try:
-            code = importlib.import_module(Path(script).stem).main()
+            code = importlib.import_module(Path(script).stem).main(**options)
         except SystemExit as exit_:
             code = exit_.code
         finally:
-            signal.signal(signal.SIGPIPE, when_closed)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         told = capsys.readouterr()
         return subprocess.CompletedProcess(sys.argv, code, told.out, told.err)
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -59,7 +60,7 @@ def run_job(data, out, epochs=EPOCHS):
 
 
 def points(folder):
-    """Return all that TensorBoard shows of a run but for the speed and the graph: {tag: [(step, content)]}."""
+    """Return what TensorBoard shows of a run, but not speed, commit and graph: {tag: [(step, content)]}."""
     events = EventAccumulator(str(folder), dict.fromkeys(("images", "histograms", "tensors", "scalars"), 0)).Reload()
     found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     del found["Images per second"]
@@ -68,7 +69,8 @@ def points(folder):
     for tag in events.Tags()["histograms"]:
         found[tag] = [(event.step, event.histogram_value) for event in events.Histograms(tag)]
     for tag in events.Tags()["tensors"]:
-        found[tag] = [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors(tag)]
+        texts = [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors(tag)]
+        found[tag] = [(step, re.sub(rb"\| git_commit \|.*\n", b"", text)) for step, text in texts]
     return found
 
 
@@ -99,7 +101,7 @@ def assert_same_runs(one, other):
         assert_same_run(one / name, other / name)
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition, seconds=170):
     """Wait for `condition()`; return how many seconds it took."""
     started = time.perf_counter()
     while not condition():
@@ -124,7 +126,7 @@ def kill(process, victim, chance, log):
     return wait_until(lambda: not process.members())
 
 
-def stress(data, out, epochs, kills, undisturbed, seed=0):
+def stress(data, out, epochs, kills, undisturbed, seed=0, jobs=2):
     """Kill the job so often, going on with it each time, and from the start where it came to its end; compare each end
     with the undisturbed job. Return the longest time in seconds until a kill was noticed."""
     chance = random.Random(seed)
@@ -132,7 +134,7 @@ def stress(data, out, epochs, kills, undisturbed, seed=0):
     done = []
     while len(done) < kills:
         with log.open("w") as stream:
-            process = Family(job(data, out, epochs), stdout=stream, stderr=stream)
+            process = Family(job(data, out, epochs, jobs), stdout=stream, stderr=stream)
         while process.poll() is None and len(done) < kills:
             before = time.time()
             if chance.random() < 0.7:  # otherwise it is killed anywhere, most often while it starts

@@ -180,7 +180,10 @@ def test_saved_figures_are_whole_and_reproducible(tmp_path):
 
 @pytest.mark.parametrize(
     ("made", "arguments"),
-    [pytest.param(perspective, {}, marks=pytest.mark.slow), (perspective, {"passes": 2}), (whole, {"canvas": 2})],
+    [
+        (whole, {"canvas": 2}),
+        *(pytest.param(perspective, each, marks=pytest.mark.slow) for each in ({}, {"passes": 2})),
+    ],
 )
 def test_animation_has_a_picture_for_the_start_and_each_epoch(tmp_path, made, arguments, monkeypatch, digits):
     monkeypatch.setattr(data, "load", lambda: digits)

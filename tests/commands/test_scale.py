@@ -2,7 +2,7 @@
 
     python -m pytest tests/commands/test_scale.py --slow [--save-measurements results]
 
-takes a few minutes; nothing else should use torch meanwhile. The tests that are not slow are of the measuring itself.
+takes a few minutes; nothing else should use torch meanwhile. Two tests are of the measuring itself.
 """
 
 import contextlib
@@ -31,7 +31,10 @@ from lab.settings import SEED
 from run_experiments import EXPERIMENTS, train_here
 from stn import mnist
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs /proc of Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs /proc of Linux"),
+]
 N_RUNS = 143  # of each of the seven
 
 
@@ -48,7 +51,6 @@ def megabytes(pids):
     return total / 1024
 
 
-@pytest.mark.slow
 def test_a_whole_job_of_two_workers_needs_less_than_2_gb(start, tmp_path, save_measurement):
     options = ["--device", "cpu", "--jobs", "2", "--epochs", "2", "--out", tmp_path]
     most, looks = 0, 0
@@ -103,7 +105,6 @@ def test_a_multiplied_run_is_a_finished_one(idx_folder, tmp_path):
     assert [job.run for job in jobs if job.status == "skipped: already finished"] == [1, 17]
 
 
-@pytest.mark.slow
 def test_plot_and_a_second_start_look_at_a_thousand_runs_in_seconds(tmp_path, save_measurement):
     """Tiny runs of the seven, each multiplied into many that differ in name, number and seed."""
     images, out = tmp_path / "few_images", tmp_path / "experiments"

@@ -18,9 +18,7 @@ from torch import nn
 
 from coordconv import CoordConv2d, coordinates
 from fast import conv2d, conv2d_kernels
-from fast.step import FastTraining
-from lab.settings import TUTORIAL
-from models import Net, Net_CoordConv, Net_CoordConv_Homography, convolve_and_pool
+from models import Net, Net_CoordConv, convolve_and_pool
 
 PARTS = {"localisation": (1, 8, 7, 10, 5), "classifier": (1, 10, 5, 20, 5)}
 V = conv2d_kernels.V
@@ -76,22 +74,30 @@ def test_any_batch_size(batch, digits):
     assert_the_same(convolutions(*PARTS["classifier"]), images)
 
 
-@pytest.mark.parametrize(("c1", "c2"), [(1, 1), (3, 7), (5, 9), (16, 11)])
+@pytest.mark.parametrize(
+    ("c1", "c2"), [(5, 9), (16, 11), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 1), (3, 7)))]
+)
 def test_any_number_of_channels(c1, c2):
     assert_the_same(convolutions(3, c1, 5, c2, 3), torch.randn(5, 3, 20, 20, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("k2", [1, 2, 3, 5])
-@pytest.mark.parametrize("k1", [1, 2, 3, 5, 7])
+# Each size is compiled by itself, which takes seconds; those of PARTS, 5 and 7, are compiled anyway.
+KERNELS = [(k1, k2) for k1 in (1, 2, 3, 5, 7) for k2 in (1, 2, 3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("k1", "k2"),
+    [pair if pair in ((1, 3), (2, 1)) else pytest.param(*pair, marks=pytest.mark.slow) for pair in KERNELS],
+)
 def test_any_kernel(k1, k2):
-    assert_the_same(convolutions(1, 4, k1, 3, k2), torch.randn(3, 1, 19, 19, dtype=torch.float64))
+    assert_the_same(convolutions(3, 5, k1, 9, k2), torch.randn(3, 3, 19, 19, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("coordconv", [False, True])
 @pytest.mark.parametrize("size", [(14, 14), (15, 22), (23, 16), (27, 29)])
 def test_any_size_of_images(size, coordconv):
     """Where pooling leaves rows and columns out, their gradient is 0."""
-    assert_the_same(convolutions(2, 4, 5, 3, 3, coordconv), torch.randn(3, 2, *size, dtype=torch.float64))
+    assert_the_same(convolutions(3, 5, 5, 9, 3, coordconv), torch.randn(3, 3, *size, dtype=torch.float64))
 
 
 def test_too_small_images_are_refused_in_torchs_own_words():
@@ -110,15 +116,24 @@ def test_images_that_are_not_contiguous(digits):
 
 @pytest.mark.parametrize("value", [0.5, -0.5])
 def test_tied_values_pass_their_gradient_to_the_same_pixel_as_in_the_plain_form(value):
-    """On a constant image all values of a window are equal, as on the background of a digit: the first one gets it."""
+    """On a constant image all values of a window are equal, as on the background of a digit: the first one gets it.
+
+    The weights have few bits, so that no sum is rounded: torch rounds the same sum otherwise at another place.
+    """
     layers = convolutions(*PARTS["classifier"])
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.mul_(64).round_().div_(64)
     x = torch.full((2, 1, 28, 28), value, dtype=torch.float64)
     ours, plain = (values_and_gradients(form, layers, x) for form in (conv2d.convolve_and_pool, convolve_and_pool))
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize(("size", "k", "channels", "n_out"), [(8, 3, 2, 3), (9, 2, 1, 4), (7, 1, 3, 2)])
+@pytest.mark.parametrize(
+    ("size", "k", "channels", "n_out"),
+    [(8, 3, 2, 3), *(pytest.param(*layer, marks=pytest.mark.slow) for layer in ((9, 2, 1, 4), (7, 1, 3, 2)))],
+)
 def test_gradcheck_of_one_layer(size, k, channels, n_out):
     torch.manual_seed(0)
     shapes = (1, channels, size, size, V), (n_out, channels, k, k), (n_out, 3)
@@ -170,21 +185,6 @@ def test_a_first_use_in_inference_mode_does_not_spoil_training(digits):
         with torch.inference_mode():
             model.eval()(digits.test_images[:4])
         model.train()(digits.test_images[:4]).sum().backward()
-
-
-@pytest.mark.parametrize("model", [Net, partial(Net_CoordConv, True, True), Net_CoordConv_Homography])
-def test_the_recorded_step_is_the_ordinary_one_to_the_bit(model, digits):
-    torch.manual_seed(0)
-    model = model()
-    outcomes = []
-    for repeatable in (True, False):
-        trained = conv2d.accelerate(copy.deepcopy(model)).train()
-        training = FastTraining(trained, digits, TUTORIAL)
-        step = training.step if repeatable else training.unrecorded_step
-        torch.manual_seed(1)
-        losses = [step(torch.arange(64 * i, 64 * i + 64)) for i in range(5)]
-        outcomes.append([*losses, *trained.state_dict().values()])
-    assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_the_guards_see_a_write_beyond_an_array(guarded):
 
 
 def test_a_huge_batch(guarded, digits):
-    layers = convolutions(1, 2, 3, 10, 3, dtype=torch.float32)
+    layers = convolutions(1, 5, 3, 9, 3, dtype=torch.float32)
     images = digits.train_images[:640].repeat(8, 1, 1, 1)[:5003, :, 8:20, 8:20]
     before = guarded.calls
     with torch.no_grad():
@@ -494,11 +494,12 @@ def end(process):
     return output, errors
 
 
-def test_it_compiles_once_and_says_so(checkout):
+def test_the_first_step_compiles_and_says_so(checkout):
+    """A second one does not, as the tests below show of the loops alone."""
     output, errors = end(begin(checkout, FIRST_STEP))
+    assert output
     assert errors.startswith(TOLD)
     assert errors.count("\n") == 1
-    assert end(begin(checkout, FIRST_STEP)) == (output, "")
 
 
 def test_two_processes_at_once(compiled, checkout):
@@ -507,9 +508,8 @@ def test_two_processes_at_once(compiled, checkout):
     assert end(begin(checkout)) == (compiled[1], "")
 
 
-@pytest.mark.parametrize(
-    "damage", [None, *(pytest.param(content, marks=pytest.mark.slow) for content in (b"", b"damaged"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [None, b"", b"damaged"])
 def test_a_damaged_cache_is_made_anew(compiled, cached, damage):
     """Indices and code that are cut in half as by a full disk, empty, or other bytes."""
     for path in cached.glob("fast/__pycache__/*.nb?"):
@@ -536,18 +536,14 @@ def test_an_interrupted_compilation_leaves_nothing_that_is_used(checkout):
     process.stderr.readline()  # it is compiling
     process.kill()
     process.communicate()
-    output, errors = end(begin(checkout))
-    assert errors.startswith(TOLD)
-    assert end(begin(checkout)) == (output, "")
+    assert end(begin(checkout))[1].startswith(TOLD)
 
 
 def test_another_processor_does_not_get_this_ones_code(compiled, cached):
     """One that has less: with its own number of images side by side, and its own files beside the others."""
     n = len([*cached.glob("fast/__pycache__/*.nbc")])
     other = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    output, errors = end(begin(cached, **other))
-    assert errors.startswith(TOLD)
-    assert end(begin(cached, **other)) == (output, "")
+    assert end(begin(cached, **other))[1].startswith(TOLD)
     assert end(begin(cached)) == (compiled[1], "")
     assert len([*cached.glob("fast/__pycache__/*.nbc")]) == 2 * n
 
@@ -562,6 +558,7 @@ def test_a_checkout_that_cannot_be_written_and_no_home(checkout):
     assert not [*checkout.rglob("*.nb?")]  # so that the next one compiles, too
 
 
+@pytest.mark.slow
 def test_a_checkout_that_cannot_be_written_and_a_home(checkout):
     """The cache is then the user's."""
     (checkout / "fast" / "__pycache__").write_text("")

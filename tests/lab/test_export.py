@@ -52,9 +52,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_tables_hold_what_results_json_says_of_every_run(folder, call):
+def test_the_tables_hold_what_results_json_says_of_every_run(folder, call_here):
     """Of all runs, also those that are not pooled, and beside comparison.md."""
-    process = call("plot.py", "--out", folder, "--figures", folder / "figures")
+    process = call_here("plot.py", "--out", folder, "--figures", folder / "figures")
     assert process.returncode == 0, process.stderr
     assert "run 02 left out" in process.stderr
     figures = folder / "figures"

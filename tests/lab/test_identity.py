@@ -338,10 +338,10 @@ def test_each_epoch_is_shown_once_after_kills_and_whatever_the_clock_says(finish
         assert [event.step for event in events.Tensors("Accuracy test")] == [1, 2, 3]
 
 
-def test_a_finished_runs_altered_files_are_named_at_the_next_start(call, idx_folder, tmp_path, fault):
-    _, (options, (job,), _) = prepared([ALL["exp_03"]], "--data", idx_folder, "--out", tmp_path)
+def test_a_finished_runs_altered_files_are_named_at_the_next_start(idx_folder, tmp_path, fault):
+    what = [ALL["exp_03"]], "--data", idx_folder, "--out", tmp_path
+    _, (options, (job,), _) = prepared(*what)
     run_experiments.train_job(job, options)
-    command = ("run_experiments.py", "--data", idx_folder, "--out", tmp_path, "--epochs", 1, "--only", "exp_03")
     (events,) = (tmp_path / NAME).glob("events*")
     content = bytearray(events.read_bytes())
     content[len(content) // 2] ^= 1
@@ -349,11 +349,11 @@ def test_a_finished_runs_altered_files_are_named_at_the_next_start(call, idx_fol
     added = shutil.copy(events, tmp_path / NAME / "events.out.tfevents.9")
     (tmp_path / NAME / "weights.pt").unlink()
     with fault("files of a finished run altered"):
-        again = call(*command)
-        told = [line for line in again.stdout.splitlines() if line.endswith("missing, damaged or replaced")]
+        _, (_, (job,), lines) = prepared(*what)
+        told = [line for line in lines if line.endswith("missing, damaged or replaced")]
         wanted = sorted(map(str, (events, added, tmp_path / NAME / "weights.pt")))
         assert told == [f"{path} was modified after the run: missing, damaged or replaced" for path in wanted]
-        assert again.returncode == 0
+        assert job.status == "skipped: already finished"
 
 
 # Data
@@ -369,14 +369,14 @@ def fashion(idx_folder, tmp_path):
     return folder
 
 
-def test_names_of_data_are_shown_as_they_are(idx_folder, call, call_here, tmp_path, fault):
+def test_names_of_data_are_shown_as_they_are(idx_folder, call_here, tmp_path, fault):
     """A pair of dollars is a formula for matplotlib, a bar ends a cell in Markdown, an escape colours a terminal."""
     folder = shutil.copytree(idx_folder, tmp_path / "$a$\\frac$|few_\x1b[31m")
-    command = ("run_experiments.py", "--data", folder, "--out", tmp_path / "out", "--epochs", 1, "--only", "exp_03")
     with fault("names of folders with other characters"):
-        process = call(*command)
-        assert process.returncode == 0, process.stderr
-        assert process.stdout.replace("\n", "").isprintable()
+        _, (options, (job,), lines) = prepared([ALL["exp_03"]], "--data", folder, "--out", tmp_path / "out")
+        assert "few_\\x1b[31m: normalised with" in lines[0]
+        assert lines[0].isprintable()
+        assert run_experiments.train_job(job, options)[0] == "finished"
         plotted = call_here("plot.py", "--out", tmp_path / "out")
         assert plotted.returncode == 0, plotted.stderr
         events = EventAccumulator(str(tmp_path / "out" / NAME)).Reload()
@@ -562,7 +562,8 @@ def test_a_lazy_layer_that_is_never_called_is_named(digits, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("in_place", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_place", [False, True])
 def test_a_compiled_network_is_trained_by_the_same_recipe(digits, tmp_path, in_place):
     """As without compiling up to rounding, the localisation network's own rate included."""
 
@@ -586,6 +587,7 @@ def test_a_compiled_network_is_trained_by_the_same_recipe(digits, tmp_path, in_p
     assert moved[1] == pytest.approx(moved[0], rel=0.1)  # its own rate is a tenth
 
 
+@pytest.mark.slow
 def test_a_compiled_network_goes_on_after_an_interruption_to_the_same_bits(digits, tmp_path, monkeypatch):
     def compiled():
         return torch.compile(Net(), backend="eager")
@@ -640,8 +642,8 @@ def test_a_closed_pipe_ends_the_job_quietly_and_the_same_command_goes_on(idx_fol
         process = start(idx_folder, "out", "{command} | true; exit ${{PIPESTATUS[0]}}", tmp_path)
         told()
         assert (process.returncode, process.stderr) == (141, b"")
-        assert start(idx_folder, "out", "{command}", tmp_path).returncode == 0
-        assert (tmp_path / "out" / NAME / "results.json").exists()
+        _, (options, (job,), _) = prepared([ALL["exp_03"]], "--data", idx_folder, "--out", tmp_path / "out")
+        assert run_experiments.train_job(job, options)[0] == "finished"
 
 
 @pytest.mark.parametrize("shell", ["{command}", "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 {command}"])

@@ -7,19 +7,17 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from conftest import results_of, write_results
+from helpers import Linear, run
 from hypothesis import given
 
-import train
 from lab import results
-from models import Net
 from stn import data
 
 NAME = "exp_03_run_01_bypass_localisation"
 
 
 def test_what_train_writes_is_read(tmp_path, digits):
-    torch.manual_seed(0)
-    written = train.train(Net(), NAME, 2, data=digits, out=tmp_path)
+    written = run(digits, tmp_path, NAME, 2, Linear)
     assert results.read(tmp_path / NAME / "results.json") == written
     small = results.condensed(written)
     assert small["history"]["test_correct"] == [epoch["test_correct"] for epoch in written["history"]]

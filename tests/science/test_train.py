@@ -94,35 +94,38 @@ def test_progress_tells_the_epoch_the_steps_and_the_last_epochs_history(finished
     assert progress == [(1, 0, 10, None), (2, 0, 10, first), (3, 0, 10, second)]
 
 
-SLOW = {  # a function, and the seconds of each of two epochs if it takes three
-    "preparing the steps": (train, "new_training", {"other": 3}, {}),
-    "logging the start": (tensorboard, "start", {"other": 3}, {}),
-    "drawing images": (Dataset, "draw_epoch", {"train": 3}, {"train": 3}),
-    "training": (train, "train_epoch", {"train": 3}, {"train": 3}),
-    "evaluation": (train, "evaluate", {"test": 3}, {"test": 3}),
-    "figures": (train, "conclude", {}, {"other": 3}),
-    "logging": (tensorboard, "epoch_done", {"log": 3}, {"log": 3}),
-    "checkpoints": (train, "save_checkpoint", {}, {"other": 3}),  # what the last takes is not known when it is written
-}
+PARTS = [  # of a run: (a function, the seconds that it takes); their sums tell which were counted
+    (train, "new_training", 1),
+    (tensorboard, "start", 2),
+    (Dataset, "draw_epoch", 4),
+    (train, "train_epoch", 8),
+    (train, "evaluate", 16),
+    (train, "conclude", 32),
+    (tensorboard, "epoch_done", 64),
+    (train, "save_checkpoint", 128),
+]
 
 
-@pytest.mark.parametrize("slow", SLOW)
-def test_seconds_are_counted_in_the_part_in_which_they_pass(digits, tmp_path, monkeypatch, slow):
-    """A clock that only moves while one function runs: each second is counted once, in one part of one epoch."""
-    module, name, *parts = SLOW[slow]
-    now, function = [100.0], getattr(module, name)
+def test_seconds_are_counted_in_the_part_in_which_they_pass(digits, tmp_path, monkeypatch):
+    """A clock that only moves while these functions run: each second is counted once, in one part of one epoch."""
+    now = [100.0]
 
-    def slowly(*args, **kwargs):
-        now[0] += 3
-        return function(*args, **kwargs)
+    def slowly(function, seconds):
+        def run_slowly(*args, **kwargs):
+            now[0] += seconds
+            return function(*args, **kwargs)
+
+        return run_slowly
 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(module, name, slowly)
+    for module, name, seconds in PARTS:
+        monkeypatch.setattr(module, name, slowly(getattr(module, name), seconds))
     found = run(digits, tmp_path, n_epochs=2, model=Linear)
     counted = [{key: value for key, value in epoch.items() if key.endswith("_seconds")} for epoch in found["history"]]
-    nothing = {"train_seconds": 0, "test_seconds": 0, "log_seconds": 0, "other_seconds": 0}
-    assert counted == [nothing | {f"{part}_seconds": seconds for part, seconds in epoch.items()} for epoch in parts]
-    assert found["seconds"] == sum(sum(epoch.values()) for epoch in parts)
+    in_both = {"train_seconds": 4 + 8, "test_seconds": 16, "log_seconds": 64}
+    # The checkpoint of an epoch is counted in the next; what the last one takes is not known when it is written.
+    assert counted == [in_both | {"other_seconds": 1 + 2}, in_both | {"other_seconds": 32 + 128}]
+    assert found["seconds"] == sum(sum(epoch.values()) for epoch in counted)
 
 
 def test_seconds_add_up_to_what_passed(digits, tmp_path, monkeypatch):
@@ -267,10 +270,7 @@ MOMENTS = {
 }
 
 
-OFTEN = (
-    *("after logging the first epoch", "in the second epoch", "between two figures"),
-    *("after logging the last epoch", "after the weights"),
-)
+OFTEN = ("in the second epoch", "between two figures", "after the weights")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_going_on_after_an_interruption_gives_the_same_bits(finished, digits, tm
     assert not list(folder.glob(".*.part"))
 
 
-@pytest.mark.parametrize(("made", "canvas"), [pytest.param(perspective, 1, marks=pytest.mark.slow), (whole, 2)])
+@pytest.mark.parametrize(("made", "canvas"), [(perspective, 1), pytest.param(whole, 2, marks=pytest.mark.slow)])
 def test_going_on_with_adam_on_images_in_perspective_gives_the_same_bits(digits, tmp_path, monkeypatch, made, canvas):
     """The optimiser's state, the learning rates and the images of each epoch are those of an undisturbed run."""
     options = {"n_epochs": 2, "recipe": Recipe("adam", 0.002, 0.001, 1.0, decay=True)}

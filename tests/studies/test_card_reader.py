@@ -247,7 +247,7 @@ def test_trainable_parameters_are_counted_by_hand_and_all_get_a_gradient(experim
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == "4 passes" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
+    [name if name == "taught" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
 )
 def test_the_recorded_step_is_the_plain_one_to_the_bit(name, scenes):
     """Two full batches, repeated, and a smaller one, of scenes that have changed since the recording."""

@@ -487,7 +487,7 @@ def test_bad_files_are_named_and_the_others_go_on(run, photos):
     assert lines[0].startswith(f"renamed.png: {NUMBER}  (")
 
 
-@pytest.mark.parametrize("script", ["extract_id.py", "predict.py"])
+@pytest.mark.parametrize("script", ["extract_id.py", pytest.param("predict.py", marks=pytest.mark.slow)])
 def test_an_interrupt_ends_it_in_one_line_and_leaves_complete_pictures(script, photos):
     command = [sys.executable, ROOT / script, "--json", "--out", "out", *["card.jpg"] * 500]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=photos) as process:
@@ -594,14 +594,14 @@ def test_a_card_that_ends_infinitely_far_away_is_looked_at_all_the_same():
 
 @needs_weights
 def test_a_drawn_card_is_read_in_a_fresh_clone(call, tmp_path):
-    scene = drawn_scenes(30, True)
-    for number in range(30):
+    scene = drawn_scenes(10, True)
+    for number in range(10):
         Image.fromarray(scene.images[number, 0].numpy()).resize((640, 640)).save(tmp_path / f"{number}.png")
-    process = call("extract_id.py", "--json", *(f"{number}.png" for number in range(30)), cwd=tmp_path)
+    process = call("extract_id.py", "--json", *(f"{number}.png" for number in range(10)), cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     read = [json.loads(line)["number"] for line in process.stdout.splitlines()]
     told = ["".join(map(str, digits)) for digits in scene.labels.tolist()]
-    assert sum(ours == number for ours, number in zip(read, told, strict=True)) >= 22
+    assert sum(ours == number for ours, number in zip(read, told, strict=True)) >= 7
 
 
 def drawn_scenes(n, with_card, split="test"):

@@ -3,9 +3,6 @@
 import json
 import re
 import struct
-import subprocess
-import sys
-import textwrap
 
 import onnxruntime
 import page
@@ -133,40 +130,24 @@ def test_the_program_that_passes_a_homography_to_kornia_runs():
     assert not torch.allclose(names["by_kornia"], names["images"], atol=0.5)
 
 
-def test_an_eighth_experiment_is_a_row(idx_folder, tmp_path, call, monkeypatch):
-    """The row of the page, in the table of a process that trains it, and one that draws it."""
-    row = re.search(r"^    (Experiment\(.*\)),\n", OWN, re.MULTILINE)[1]
-    program = f"""
-import sys
-import run_experiments
-from lab.settings import Experiment
-row = {row}
-run_experiments.EXPERIMENTS += (row,)
-run_experiments.SETS["original"] = run_experiments.EXPERIMENTS
-run_experiments.ALL[row.id] = row
-script = sys.argv[1]
-sys.argv[:] = sys.argv[1:]
-if script == "plot.py":
-    import plot
-    sys.exit(plot.main())
-run_experiments.WORKER[:] = [sys.executable, __file__, "run_experiments.py", "--worker"]
-if sys.argv[1:] == ["--worker"]:
-    run_experiments.pool.serve(prepare=run_experiments.prepare, train=run_experiments.train_job)
-sys.exit(run_experiments.main())
-"""
-    script = tmp_path / "with_a_row.py"
-    script.write_text(textwrap.dedent(program))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for command in ([*commands(OWN)[0], "--data", idx_folder, "--epochs", "1"], commands(OWN)[1]):
-        process = subprocess.run(
-            [sys.executable, script, *map(str, command)], cwd=tmp_path, capture_output=True, text=True, timeout=170
-        )
-        assert process.returncode == 0, process.stderr
+def test_an_eighth_experiment_is_a_row(idx_folder, tmp_path, call_here, monkeypatch):
+    """The row of the page in the table: the commands of the page train and draw it, here by their own functions."""
+    text = re.search(r"^    (Experiment\(.*\)),\n", OWN, re.MULTILINE)[1]
+    names = vars(run_experiments)  # of the file in which rows stand
+    row = eval(text, names)
+    assert isinstance(row, Experiment)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(ALL, row.id, row)
+    words = [*commands(OWN)[0][1:], "--data", str(idx_folder)]
+    rows = run_experiments.selection(run_experiments.parse_arguments(words))
+    assert rows == [row]
+    _, (options, (job,), _) = prepared(rows, *words)
+    assert run_experiments.train_job(job, options)[0] == "finished"
+    process = call_here(*commands(OWN)[1], cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
     results = json.loads((tmp_path / "experiments" / "exp_90_run_01_two_looks" / "results.json").read_text())
     assert results["arguments"] == {"passes": 2}
     assert (tmp_path / "experiments" / "diagram_exp_90.png").exists()
-    names = vars(run_experiments)  # of the file in which rows stand
-    assert isinstance(eval(row, names), Experiment)
     recipe = eval(re.search(r"`(Recipe\(.*?\))`", OWN)[1], names).as_settings()
     assert (recipe["learning_rate"], recipe["localisation_rate"]) == (0.02, 0.02)
 
@@ -208,15 +189,14 @@ def test_other_images_have_a_normalisation_of_their_own(fashion, tmp_path, monke
     assert (described["name"], described["mean"], described["std"]) == ("fashion", round(mean, 4), round(std, 4))
 
 
-def test_images_of_another_size_are_refused_before_training(fashion, call, tmp_path):
+def test_images_of_another_size_are_refused_before_training(fashion, tmp_path, monkeypatch):
     for split, n in (("train", 640), ("t10k", 500)):
         (fashion / f"{split}-images-idx3-ubyte").write_bytes(
             bytes([0, 0, 8, 3]) + struct.pack(">III", n, 32, 30) + bytes(range(240)) * 4 * n
         )
-    process = call(*commands(OWN)[2], cwd=tmp_path)
-    assert process.returncode == 2
+    monkeypatch.chdir(tmp_path)
     why = "the train images are 32×30, not 28×28; a study can make other sizes of them"
-    assert process.stderr == f"run_experiments.py: fashion: {why}\n"
+    assert prepared([ALL["exp_03"]], *commands(OWN)[2][1:]) == ("failed", f"fashion: {why}")
     assert not (tmp_path / "experiments_fashion").exists()
 
 

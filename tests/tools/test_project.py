@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import ROOT
-from stress_kill import assert_same_runs
+from stress_kill import assert_same_run
 
 import train
 from lab import catalogue
@@ -139,6 +139,8 @@ def copy_of_the_repository(folder, rooms=True):
         if (ROOT / name).exists() and room not in left_out:
             (checkout / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, checkout / name)
+    if rooms and (ROOT / "fast" / "__pycache__").exists():  # what is compiled already
+        shutil.copytree(ROOT / "fast" / "__pycache__", checkout / "fast" / "__pycache__")
     return checkout
 
 
@@ -148,13 +150,14 @@ def run_in(checkout, *command):
     )
 
 
-def test_the_core_without_the_rooms_trains_the_seven(tmp_path, idx_folder):
-    """By the plain loop, and compares them; what belongs to a room is not there."""
+def test_the_core_without_the_rooms_trains_and_compares(tmp_path, idx_folder):
+    """Two of the seven, by the plain loop; what belongs to a room is not there."""
     checkout = copy_of_the_repository(tmp_path, rooms=False)
     assert not any((checkout / room).exists() for room in ROOMS)
-    process = run_in(checkout, "run_experiments.py", "--epochs", 1, "--jobs", 1, "--data", idx_folder)
+    what = ("--epochs", 1, "--jobs", 1, "--data", idx_folder, "--only", "exp_03", "exp_07")
+    process = run_in(checkout, "run_experiments.py", *what)
     assert process.returncode == 0, process.stderr
-    assert len([*checkout.glob("experiments/*/results.json")]) == 7
+    assert len([*checkout.glob("experiments/*/results.json")]) == 2
     assert run_in(checkout, "plot.py").returncode == 0
     assert (checkout / "experiments" / "AccuracyComparison.png").exists()
     listed = run_in(checkout, "run_experiments.py", "--list").stdout
@@ -165,6 +168,7 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_experiments.
 ROTATED = next(program for program in PROGRAMS if "DatasetSpec(" in program)  # studies/rotated.py of that page
 
 
+# Trains a run into the folder `undisturbed`, and then to the end of its first epoch where the options say.
 BREAK_OFF = """
 import os, sys
 import run_experiments, train
@@ -174,28 +178,13 @@ save = train.save_checkpoint
 def save_and_die(*what):
     save(*what)
     os._exit(9)
-train.save_checkpoint = save_and_die
-options = run_experiments.parse_arguments(sys.argv[1:])
-jobs = [Job(row, 1, options.epochs or row.epochs) for row in run_experiments.selection(options)]
-kind, (options, jobs, _) = run_experiments.prepare(options, jobs)
-run_experiments.train_job(jobs[0], options)
+for more in (["--out", "undisturbed"], []):
+    options = run_experiments.parse_arguments([*sys.argv[1:], *more])
+    (row,) = run_experiments.selection(options)
+    kind, (options, jobs, _) = run_experiments.prepare(options, [Job(row, 1, options.epochs)])
+    run_experiments.train_job(jobs[0], options)
+    train.save_checkpoint = save_and_die
 """
-
-
-def trained_with_a_break(checkout, exp_id, *options):
-    """Train one run to the end of its first epoch, then all that the options ask for by the command itself.
-
-    Beside it, all in one go, into the folder `undisturbed`; compare them bit for bit.
-    """
-    died = run_in(checkout, "-c", BREAK_OFF, *options, "--only", exp_id)
-    assert died.returncode == 9, died.stderr
-    (begun,) = checkout.glob("experiments/*/checkpoint.pt")
-    assert not begun.with_name("results.json").exists()
-    for more in ((), ("--out", "undisturbed")):
-        process = run_in(checkout, "run_experiments.py", *options, *more)
-        assert process.returncode == 0, process.stderr
-    assert_same_runs(checkout / "experiments", checkout / "undisturbed")
-    assert "skipped: already finished" in run_in(checkout, "run_experiments.py", *options).stdout
 
 
 def test_a_new_data_set_is_a_new_file_only(tmp_path, idx_folder):
@@ -203,10 +192,15 @@ def test_a_new_data_set_is_a_new_file_only(tmp_path, idx_folder):
     checkout = copy_of_the_repository(tmp_path)
     (checkout / "studies" / "rotated.py").write_text(ROTATED)
     assert "exp_100  rotated, 2 epochs" in run_in(checkout, "run_experiments.py", "--list").stdout
-    trained_with_a_break(checkout, "exp_100", "--data", idx_folder, "--plain", "--set", "rotated")
-    process = run_in(checkout, "run_experiments.py", "--data", idx_folder, "--plain", "--epochs", 1, "--only", "exp_03")
+    options = ("--data", idx_folder, "--plain", "--epochs", 2)
+    died = run_in(checkout, "-c", BREAK_OFF, *options, "--set", "rotated")
+    assert died.returncode == 9, died.stderr
+    (begun,) = checkout.glob("experiments/*/checkpoint.pt")
+    assert not begun.with_name("results.json").exists()
+    process = run_in(checkout, "run_experiments.py", *options, "--jobs", 1, "--only", "exp_03", "exp_100")
     assert process.returncode == 0, process.stderr
-    content = json.loads((checkout / "experiments" / "exp_100_run_01_rotated" / "results.json").read_text())
+    assert_same_run(begun.parent, checkout / "undisturbed" / begun.parent.name)
+    content = json.loads(begun.with_name("results.json").read_text())
     assert content["data"]["degrees"] == 90
     assert not any(name.startswith("corner_distance") for name in content["transformer"])
     process = run_in(checkout, "plot.py")
@@ -308,12 +302,18 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_images_of_another_size_are_a_new_file_only(tmp_path, idx_folder):
-    """The rows do not repeat the size; measures, frames and figures are in pixels of it."""
+    """The rows do not repeat the size; measures, frames and figures are in pixels of it.
+
+    Without --slow, networks of such sizes are tested in test_models.py, and a file of one's own above.
+    """
     checkout = copy_of_the_repository(tmp_path)
     (checkout / "studies" / "enlarged.py").write_text(ENLARGED)
     assert "exp_101  enlarged_homography, 2 epochs" in run_in(checkout, "run_experiments.py", "--list").stdout
-    trained_with_a_break(checkout, "exp_101", "--data", idx_folder, "--set", "enlarged")
+    what = ("--data", idx_folder, "--set", "enlarged", "--epochs", 1, "--jobs", 1)
+    process = run_in(checkout, "run_experiments.py", *what)
+    assert process.returncode == 0, process.stderr
     contents = {
         path.parent.name[:7]: json.loads(path.read_text()) for path in checkout.glob("experiments/*/results.json")
     }
@@ -343,7 +343,7 @@ def test_images_of_another_size_are_a_new_file_only(tmp_path, idx_folder):
         xs, ys = zip(*first, strict=True)
         assert max(xs) - min(xs) > 30
         assert max(ys) - min(ys) > 30
-        assert found["frames_in_gif"] == 3
+        assert found["frames_in_gif"] == 2
         assert "42×42" in found["refused"]
 
 
