@@ -42,6 +42,7 @@ from lab import cli, export, figures, tables
 from lab.catalogue import datasets, find_network, load_object, spec_of, studies
 from lab.comparison import (
     by_data,
+    by_seed,
     comparisons,
     drop_duplicate_runs,
     drop_incompatible_runs,
@@ -54,7 +55,16 @@ from lab.comparison import (
 )
 from lab.files import write_text
 from lab.published import CLAIM, ORIGINAL_ACCURACY
-from lab.results import ONE_RUN_EACH, condensed, confusion_matrix, last, percentages, read_whole
+from lab.results import (
+    ONE_RUN_EACH,
+    condensed,
+    confusion_matrix,
+    is_lost_run,
+    last,
+    lost_runs,
+    percentages,
+    read_whole,
+)
 from lab.settings import RunError, printable
 from lab.stats import with_centres
 from run_experiments import ALL, EXPERIMENTS
@@ -91,16 +101,20 @@ def accuracy_figure(record, title=""):
     plain = all(map(is_plain_mnist, record.values()))
     marks = ORIGINAL_ACCURACY if plain else {}
     title = title and f" ({title})".replace("$", r"\$")  # not a formula
-    rows = [(label(name), [*map(last, runs.values())], marks.get(name)) for name, runs in groups(record).items()]
+    rows = [
+        (label(name), [*map(last, runs.values())], marks.get(name), [*map(is_lost_run, runs.values())])
+        for name, runs in groups(record).items()
+    ]
     return figures.values_by_row((with_centres(rows), f"{ACCURACY}, last epoch{title}", CLAIM if plain else None))
 
 
 def differences_figure(record, pairs, pool=False):
     """Draw every pair of runs on one test set as a point, with mean and interval, around zero; None without one."""
-    rows = [
-        (f"{pair[2]}\n({pair[0]} − {pair[1]})", list(comparison.differences.values()), None)
-        for pair, comparison in comparisons(record, pairs, ALL, pool=pool).items()
-    ]
+    rows = []
+    for (one, other, added), comparison in comparisons(record, pairs, ALL, pool=pool).items():
+        lost = [by_seed(of_experiment(record, ALL[exp_id]), is_lost_run) for exp_id in (one, other)]
+        either = [lost[0][seed] or lost[1][seed] for seed in comparison.differences]
+        rows.append((f"{added}\n({one} − {other})", list(comparison.differences.values()), None, either))
     if not rows:
         return None
     xlabel, one = "change of the test accuracy in points, last epoch", next(iter(record.values()))
@@ -187,6 +201,8 @@ def draw_comparison(record, results, target, pool=False, within=tables.TARGET_HA
         figures.save(drawing, target / name)
     write_text(target / "comparison.md", tables.comparison_document(record, ALL, pool, within))
     exported = export.write_tables(results, target)
+    for name, text in lost_runs(record).items():
+        print(f"{name}: {text}", file=sys.stderr)
     # At the end: who reads only the first lines (`| head`) has all files.
     for path in (*(target / name for name in (*drawn, "comparison.md")), *exported):
         print(path)

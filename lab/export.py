@@ -5,6 +5,7 @@ import re
 
 from lab.comparison import split_name
 from lab.files import atomic_write
+from lab.results import lost_epoch
 
 # Of results.json: what has a table of its own, is long, or stands in the first columns under a clearer name.
 LEFT_OUT = ("experiment_name", "run", "history", "confusion_matrix", "predictions", "events", "avg_test_loss")
@@ -21,7 +22,7 @@ def write_tables(results, folder):
         exp_id = re.match(r"exp_\d+", name)
         row = {"name": name, "experiment_id": exp_id and exp_id[0], "experiment": experiment, "run": number}
         last = run["history"][-1]
-        outcome = {"test_loss": last["test_loss"], "train_loss": last["train_loss"]}
+        outcome = {"test_loss": last["test_loss"], "train_loss": last["train_loss"], "lost_epoch": lost_epoch(run)}
         rest = {key: value for key, value in run.items() if key not in LEFT_OUT}
         rest["transformer"] = run["transformer"] or {}  # None where a network has none
         runs.append(row | outcome | flattened(rest))

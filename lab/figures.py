@@ -203,9 +203,10 @@ def grid_of(images, columns=COLUMNS, gap=GAP):
 def values_by_row(*panels, images=None, least=None):
     """Draw every run as a point, and the mean of each row with its interval, or its median; the first row on top.
 
-    panels: side by side, each (rows, xlabel, line). rows: (label, [values], stats.Interval, mark), where the interval
-    of a median has no limits, and `mark`, or None, is a value of someone else's, drawn as a diamond. line: (x, name) of
-    a vertical line, or None. images: how many one unit of the axis is, for a second axis on top in test images. least:
+    panels: side by side, each (rows, xlabel, line). rows: (label, [values], stats.Interval, mark, lost), where the
+    interval of a median has no limits, `mark`, or None, is a value of someone else's, drawn as a diamond, and `lost`
+    tells of each value whether the run has lost its digits: it is drawn hollow. line: (x, name) of a vertical line, or
+    None. images: how many one unit of the axis is, for a second axis on top in test images. least:
     where all axes begin, if it is given; the number of runs below it is written at the edge.
     """
     height = 0.46 * max(len(rows) for rows, _, _ in panels) + 1.6
@@ -227,9 +228,12 @@ def values_by_row(*panels, images=None, least=None):
 def draw_values(axes, rows, xlabel, line, sign, least):
     if line:
         axes.axvline(line[0], color=GREY, linestyle="--", linewidth=1, label=line[1])
-    for y, (_, values, (mean, low, high), mark) in enumerate(rows):
+    for y, (_, values, (mean, low, high), mark, lost) in enumerate(rows):
         offsets = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
-        axes.plot(values, y + offsets, "o", color=BLUE, alpha=0.45, markersize=4, label="a run")
+        for is_lost, name, face in ((False, "a run", BLUE), (True, "a run that has lost its digits", "white")):
+            if any(chosen := np.equal(lost, is_lost)):
+                style = {"color": BLUE, "markerfacecolor": face, "alpha": 0.8 if is_lost else 0.45, "markersize": 4}
+                axes.plot(np.asarray(values)[chosen], (y + offsets)[chosen], "o", label=name, **style)
         text = f"{mean:{sign}.2f}"
         if low is None and len(values) > 1:
             axes.plot(mean, y, "|", color="black", markersize=13, markeredgewidth=2.5, label="median")

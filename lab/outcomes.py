@@ -8,7 +8,7 @@ from pathlib import Path
 from lab import catalogue
 from lab.comparison import by_data, drop_duplicate_runs, drop_incompatible_runs, groups
 from lab.files import ROOT
-from lab.results import condensed, is_mnist, last, read_files
+from lab.results import condensed, is_lost_run, is_mnist, last, read_files
 from lab.stats import is_skewed
 
 RECORDS = ROOT / "results"
@@ -49,6 +49,8 @@ def describe_runs(record, source):
             which, each = (f"{centre} of {n} runs", " each") if n > 1 else ("one run", "")
             length = f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}{'' if is_mnist(data) else ' on ' + data['name']}"
             minutes = statistics.fmean(run["seconds"] for run in runs) / 60
+            lost = sum(map(is_lost_run, runs))
+            which += f", {lost} of them lost," if lost else ""
             accuracy = getattr(statistics, centre)(values)
             lines[name] = f"{accuracy:.2f} %, {which} of {length} in {minutes:.1f} minutes{each} ({source})"
     return lines

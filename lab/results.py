@@ -145,6 +145,16 @@ def lost_epoch(run):
     return lost[-1]["epoch"] if lost else None
 
 
+def is_lost_run(run):
+    """Tell whether a run, condensed or not, has lost its digits at the end."""
+    return lost_epoch(run) is not None
+
+
+def lost_runs(record):
+    """Return {name of a run: since when it is lost, as text} of those runs of a record that are."""
+    return {name: lost_text(lost_epoch(run)) for name, run in record.items() if is_lost_run(run)}
+
+
 def lost_text(epoch):
     """Return what is said of a run with this `lost_epoch`, "" if it is None."""
     return "" if epoch is None else f"lost the digits in epoch {epoch}"

@@ -17,7 +17,7 @@ from lab.comparison import (
     why_incomparable,
 )
 from lab.published import ORIGINAL_ACCURACY
-from lab.results import ONE_RUN_EACH, last, last_five, percentages, wrong_images
+from lab.results import ONE_RUN_EACH, is_lost_run, last, last_five, lost_runs, percentages, wrong_images
 
 TARGET_HALF_WIDTH = 0.05  # of the confidence interval, in points (see --within)
 N_STEPS = 10  # the last changes from epoch to epoch that are looked at
@@ -66,10 +66,12 @@ def p_text(p):
 
 
 def experiments_table(rows, *columns):
-    """Return the table of `rows`, {label: {run: condensed results}}, with these columns."""
+    """Return the table of `rows`, {label: {run: condensed results}}, with those columns that have anything to say."""
     header, cells = [""], [list(rows)]
     for title, cell_of in columns:
         column = [cell_of(runs) for runs in rows.values()]
+        if not any(column):
+            continue
         if any(isinstance(cell, list) for cell in column):
             how, column = format_column(column)
             title += f": {how}"
@@ -133,7 +135,12 @@ def lowest_after_the_fifth(runs):
     return f"{min(min(percentages(run)[5:], default=100) for run in runs.values()):.2f}"
 
 
-RUNS = ("runs", len)
+def n_lost(runs):
+    """Count the runs whose transformer has lost the digits, see `lab.results.is_lost`."""
+    return sum(map(is_lost_run, runs.values()))
+
+
+RUNS, LOST = ("runs", len), ("lost", n_lost)
 LAST = ("accuracy %, last epoch", per_run(last))
 LAST_FIVE = ("mean of the last five", per_run(last_five))
 LARGEST_STEP = ("largest step, images", of_steps(max))
@@ -146,16 +153,16 @@ INK = (
     ("ink kept", mean_metric("ink_kept", 3)),
     ("ink area", mean_metric("ink_area", 2)),
 )
-TRANSFORMS = (RUNS, LAST, LARGEST_STEP, *INK)
+TRANSFORMS = (RUNS, LOST, LAST, LARGEST_STEP, *INK)
 STABILITY = (
-    *(RUNS, LAST, LAST_FIVE, *STEPS),
+    *(RUNS, LOST, LAST, LAST_FIVE, *STEPS),
     ("over 50", of_steps(lambda sizes: f"{100 * sum(size > 50 for size in sizes) / len(sizes):.0f} %")),
     ("largest since the tenth epoch", largest_since_the_tenth),
     ("lowest accuracy % after the fifth", lowest_after_the_fifth),
 )
 RESULTS = (
     ("epochs", common("n_epochs")),
-    RUNS,
+    *(RUNS, LOST),
     ("parameters", lambda runs: f"{common('trainable_parameters')(runs):,}"),
     *(LAST, LAST_FIVE, ("original %", original), *STEPS),
 )
@@ -255,7 +262,8 @@ def comparison_document(record, table, pool=False, within=TARGET_HALF_WIDTH):
         luck = ONE_RUN_EACH if one_run_each(part) else ""
         spec = spec_of(next(iter(part.values()))["data"])
         extra = load_object(spec.extra_table)(part, table) if spec.extra_table else ""
-        parts += [f"## {title}", results_table(part), note, luck, extra]
+        lost = "\n".join(f"- `{name}` {text}." for name, text in lost_runs(part).items())
+        parts += [f"## {title}", results_table(part), lost, note, luck, extra]
         for name, family in families().items():
             parts.append(section(f"Paired differences: {name}", differences_table(part, family, table, pool)))
         needed = needed_table(part, table, pool, within)

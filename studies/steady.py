@@ -76,23 +76,23 @@ def recipes_figure(record, table, steady=None):
     from lab import figures
     from lab.comparison import is_plain_mnist, of_experiment
     from lab.published import CLAIM, ORIGINAL_ACCURACY
-    from lab.results import last
+    from lab.results import is_lost_run, last
     from lab.stats import with_centres
 
     steady = record if steady is None else steady
     if not all(is_plain_mnist(run) for part in (record, steady) for run in part.values()):
         return {}
-    panels = []
+    panels, originals = [], {exp_id: ORIGINAL_ACCURACY.get(row.name) for exp_id, row in table.items()}
     for part, (recipe, exp_ids) in zip((record, steady), RECIPES.items(), strict=True):
         runs = {exp_id: of_experiment(part, table[exp_id]).values() for exp_id in exp_ids}
         if not any(runs[exp_id] for exp_id in exp_ids[2:]):
             return {}
         rows = [
-            (f"{question}\n({exp_id})", [*map(last, of_one)], ORIGINAL_ACCURACY.get(table[exp_id].name))
+            (f"{question}\n({exp_id})", [*map(last, of_one)], originals.get(exp_id), [*map(is_lost_run, of_one)])
             for question, (exp_id, of_one) in zip(QUESTIONS, runs.items(), strict=True)
             if of_one
         ]
         panels.append((with_centres(rows), f"test accuracy in %, last epoch, {recipe}", CLAIM))
-    tutorials, steadies = ([value for _, values, _, _ in rows for value in values] for rows, _, _ in panels)
+    tutorials, steadies = ([value for _, values, *_ in rows for value in values] for rows, _, _ in panels)
     least = min(*steadies, *ORIGINAL_ACCURACY.values(), float(np.quantile(tutorials, 0.1))) - 0.05
     return {"RecipesComparison.png": figures.values_by_row(*panels, least=least)}

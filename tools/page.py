@@ -55,7 +55,8 @@ class Page(NamedTuple):
         arguments: of run_experiments.py, by default those that choose the record's experiments.
         """
         record = self.read(name)[part] if part else self.read(name)
-        one, n_runs = next(iter(record.values())), len(record) // len(groups(record))
+        one, numbers = next(iter(record.values())), [run["run"] for run in record.values()]
+        n_runs = max(numbers) if min(numbers) == 1 else f"{min(numbers)}-{max(numbers)}"
         on_gpu = "--device cuda --jobs 20" if one["device"] == "cuda" else ""
         arguments = f"--only {' '.join(RECORDS[name])}" if arguments is None else arguments
         command = " ".join(filter(None, (f"python run_experiments.py --runs {n_runs}", on_gpu, arguments)))

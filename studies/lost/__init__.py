@@ -49,6 +49,8 @@ CANDIDATES = tuple(
 )
 # fmt: on
 
+KEPT = ("exp_50", "exp_52")  # whose runs are in results/lost.json; the others are still to be made
+
 STUDY = Study(
     rank=5,
     sets={"lost": CANDIDATES},
@@ -58,5 +60,6 @@ STUDY = Study(
             (row.id, CANDIDATES[0].id, row.title.removeprefix("lost_").replace("_", " ")) for row in CANDIDATES[1:]
         )
     },
-    records={"lost": tuple(row.id for row in CANDIDATES)},
+    records={"lost": KEPT},
+    section="studies/lost/results.md.jinja",
 )

@@ -3,7 +3,7 @@
 import statistics
 
 from lab.results import last
-from lab.tables import INK, LARGEST_STEP, RUNS, common, mean_metric, metrics_of, per_run
+from lab.tables import INK, LARGEST_STEP, LOST, RUNS, common, mean_metric, metrics_of, per_run
 
 IC_STN_ERROR = {"exp_12": 6.60, "exp_14": 4.94, "exp_29": 1.23}  # in %, of that paper's networks that are like ours
 
@@ -25,7 +25,11 @@ def at_equal_size(runs):
 
 
 RECTIFYING = (
-    *(RUNS, ("error %, last epoch", per_run(lambda run: 100 - last(run))), ("the paper's", paper_error), LARGEST_STEP),
+    RUNS,
+    LOST,
+    ("error %, last epoch", per_run(lambda run: 100 - last(run))),
+    ("the paper's", paper_error),
+    LARGEST_STEP,
     ("corner distance, px", mean_metric("corner_distance", 1)),
     ("at equal size", at_equal_size),
     *INK,
