@@ -103,7 +103,7 @@ def is_skewed(values):
 
 def with_centres(rows):
     """Add the mean with its interval to each (label, [values], mark); if a row is skewed, the median to all."""
-    skewed = any(is_skewed(values) for _, values, _ in rows)
+    skewed = any(is_skewed(values) for _, values, *_ in rows)
     centre = (lambda values: Interval(statistics.median(values), None, None)) if skewed else mean_interval
     return [(name, values, centre(values), *rest) for name, values, *rest in rows]
 

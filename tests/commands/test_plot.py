@@ -52,6 +52,25 @@ def test_every_run_is_a_point_and_several_have_an_interval(tmp_path):
     assert marks == [98.70, 98.55]  # the original's
 
 
+def test_runs_that_have_lost_their_digits_are_hollow():
+    """In the figure of accuracies, and in that of differences if either run of the pair has."""
+    runs = {("exp_02", run): ([990 - run], {}) for run in (1, 2, 3)} | {
+        ("exp_03", run): ([980], {}) for run in (1, 2, 3)
+    }
+    record = record_of(runs)
+    record[ALL["exp_02"].directory(2)]["history"]["seen"] = [0.1]
+    for figure, full, hollow in (
+        (plot.accuracy_figure(record), [[98.9, 98.7], [98.0] * 3], [[98.8]]),
+        (plot.differences_figure(record, comparison.families()["The seven"]), [[0.9, 0.7]], [[0.8]]),
+    ):
+        dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+        drawn = {is_hollow: [] for is_hollow in (False, True)}
+        for line in dots:
+            drawn[line.get_markerfacecolor() == "white"].append(pytest.approx(line.get_xdata().tolist()))
+        assert drawn == {False: full, True: hollow}
+        assert "a run that has lost its digits" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_differences_are_drawn_around_zero_in_points_and_images(tmp_path):
     for run, (with_it, without) in enumerate(((990, 980), (991, 985)), 1):
         write_results(tmp_path, f"exp_02_run_0{run}_reproduce_baseline", [with_it])

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from conftest import write_results
+from conftest import results_of, write_results
 
 import plot
 from lab import export
@@ -22,6 +22,10 @@ RUNS = {
         },
     ),
     "my_net_run_02": ([700], {"seed": 5}),
+    (LOST := "exp_16_run_01_perspective_homography_4_passes"): (
+        [931, 100],
+        {"history": [*results_of(LOST, [931])["history"], results_of(LOST, [0, 100])["history"][1] | {"seen": 0.01}]},
+    ),
 }
 
 
@@ -64,13 +68,14 @@ def test_the_tables_hold_what_results_json_says_of_every_run(folder, call_here):
     contents = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/results.json")}
     runs, epochs = rows_of(figures / "runs.csv"), rows_of(figures / "epochs.csv")
     assert [row["name"] for row in runs] == sorted(RUNS)
-    first = ["name", "experiment_id", "experiment", "run", "test_loss", "train_loss"]
+    first = ["name", "experiment_id", "experiment", "run", "test_loss", "train_loss", "lost_epoch"]
     assert list(runs[0])[: len(first)] == first
     for row in runs:
         content = contents[row["name"]]
         last = content["history"][-1]
         assert float(row["test_loss"]) == last["test_loss"]
         assert float(row["train_loss"]) == last["train_loss"]
+        assert row["lost_epoch"] == ("2" if row["name"] == LOST else "")
         for column in row.keys() - {*first}:
             assert row[column] == text_of(at(content, column)), column
     columns = {"seed", "model", "n_epochs", "test_accuracy", "test_correct", "test_total", "seconds", "code"}
@@ -94,9 +99,10 @@ def test_an_experiment_is_named_as_in_the_comparison(folder):
         ("exp_03", "exp_03_bypass_localisation", "1"),
         ("exp_03", "exp_03_bypass_localisation", "2"),
         ("exp_15", "exp_15_perspective_homography_2_passes", "1"),
+        ("exp_16", "exp_16_perspective_homography_4_passes", "1"),
         ("", "my_net", "2"),
     ]
-    assert len(found) == 3
+    assert len(found) == 4
 
 
 def test_columns_of_one_kind_stand_side_by_side(folder):

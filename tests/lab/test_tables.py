@@ -40,6 +40,29 @@ def test_results_table_by_hand():
     assert row[6:] == ["98.84", "5", "70 |"]
 
 
+def lose(record, name, seen=None):
+    """Let a run of four epochs guess from the second on or, with `seen`, see so much of its digits after each."""
+    history = record[name]["history"]
+    history |= (
+        {loss: [0.1, 2.31, 2.31, 2.31] for loss in ("train_loss", "test_loss")} if seen is None else {"seen": seen}
+    )
+
+
+def test_lost_runs_are_counted_and_named():
+    """By the losses from the third epoch on, by what is seen from any; the one that finds back is not lost."""
+    record = record_of({("exp_02", run): ([900, 901, 902, 900 + run], {}) for run in (1, 2, 3, 4)})
+    assert "lost" not in tables.comparison_document(record, ALL)
+    names = list(record)
+    lose(record, names[0])
+    lose(record, names[1], seen=[0.9, 0.19, 0.0, 0.1])
+    lose(record, names[2], seen=[0.1, 0.1, 0.2, 0.9])
+    header, _, row = (line.split(" | ") for line in tables.results_table(record).splitlines())
+    assert row[header.index("lost")] == "2"
+    assert row[header.index("runs")] == "4"  # it stays part of every mean
+    document = tables.comparison_document(record, ALL)
+    assert f"- `{names[0]}` lost the digits in epoch 3.\n- `{names[1]}` lost the digits in epoch 2.\n" in document
+
+
 def test_a_skewed_column_is_told_by_median_and_range():
     """One run of ten that fell: 97.46 ± 3.11 would reach beyond 100 %."""
     runs = {("exp_07", run): ([989, 989, 989, 988 + run % 2], {}) for run in range(1, 10)}
@@ -181,7 +204,9 @@ def test_a_short_look_is_not_pooled_with_full_runs():
 def test_a_transformer_that_has_lost_the_digits_has_no_distance_at_equal_size():
     lost = MEASURES | {"ink_area": 0.0}
     record = record_of({("exp_13", run): ([980], {"transformer": lost}) for run in (1, 2)})
-    assert "| 8.0 → 2.5 |  |" in tables.chosen_table(record, ["exp_13"], ALL, RECTIFYING)
+    assert "at equal size" not in tables.chosen_table(record, ["exp_13"], ALL, RECTIFYING)  # nothing stands in it
+    record |= record_of({("exp_14", 1): ([980], {"transformer": MEASURES})})
+    assert "| 8.0 → 2.5 |  |" in tables.chosen_table(record, ["exp_13", "exp_14"], ALL, RECTIFYING)
     record |= record_of({("exp_13", 2): ([980], {"transformer": MEASURES})})
     assert "| 8.0 → 2.5 | 5.0 |" in tables.chosen_table(record, ["exp_13"], ALL, RECTIFYING)
 
