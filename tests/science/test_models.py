@@ -15,7 +15,7 @@ from fast.step import FastTraining
 from lab import catalogue
 from lab.settings import TUTORIAL
 from models import Net, Net_CoordConv, Net_CoordConv_Homography, dropout_mask
-from run_experiments import ALL, SETS
+from run_experiments import ALL
 from stn import metrics, warps
 
 FLAGS = ("use_coordconf_localisation", "use_coordconf_classifier", "bypass_localisation")
