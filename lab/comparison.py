@@ -12,7 +12,7 @@ from lab.stats import compare, correct_family
 
 # Families of comparisons: (experiment, baseline, what the experiment adds). The p-values of a family are corrected
 # together.
-THE_SEVEN = {
+SEVEN_FAMILIES = {
     "The seven": (
         ("exp_02", "exp_01", "ten more epochs"),
         ("exp_02", "exp_03", "the transformer"),
@@ -31,7 +31,7 @@ OUTCOME_KEYS = {"avg_test_loss", "test_correct", "seconds", *PARTS, "transformer
 
 def families():
     """Return {name: family} of the seven and of every study."""
-    return THE_SEVEN | {name: family for study in studies().values() for name, family in study.families.items()}
+    return SEVEN_FAMILIES | {name: family for study in studies().values() for name, family in study.families.items()}
 
 
 def split_name(name, run):
