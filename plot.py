@@ -51,7 +51,7 @@ from lab.comparison import (
     is_plain_mnist,
     of_experiment,
     one_run_each,
-    why_incomparable,
+    list_incomparable,
 )
 from lab.files import write_text
 from lab.published import CLAIM, ORIGINAL_ACCURACY
@@ -186,7 +186,7 @@ def read_runs(out, pool=False):
     complaints += duplicates
     if not pool:
         record, incompatible = drop_incompatible_runs(record)
-        complaints += incompatible + why_incomparable(record, ALL)
+        complaints += incompatible + list_incomparable(record, ALL)
     for complaint in complaints:
         print(printable(complaint), file=sys.stderr)
     return record, results

@@ -139,7 +139,7 @@ def why_not_compared(record, pair, table):
     return f"{pair[0]} and {pair[1]} are not compared: {'; '.join(reasons)}" if reasons else None
 
 
-def why_incomparable(record, table):
+def list_incomparable(record, table):
     """List a line about each pair of experiments that is there and must not be compared."""
     pairs = dict.fromkeys(pair[:2] for family in families().values() for pair in family)
     return [f"{why} (--pool compares them)" for pair in pairs if (why := why_not_compared(record, pair, table))]

@@ -14,7 +14,7 @@ from lab.comparison import (
     of_experiment,
     one_run_each,
     split_name,
-    why_incomparable,
+    list_incomparable,
 )
 from lab.published import ORIGINAL_ACCURACY
 from lab.results import ONE_RUN_EACH, is_lost_run, last, last_five, lost_runs, percentages, wrong_images
@@ -255,7 +255,7 @@ def section(title, text):
 
 def comparison_document(record, table, pool=False, within=TARGET_HALF_WIDTH):
     """Return comparison.md, all that can be said about the runs in a folder; within: see `needed_table`."""
-    parts = ["# Comparison", *(why_incomparable(record, table) if not pool else ())]
+    parts = ["# Comparison", *(list_incomparable(record, table) if not pool else ())]
     for (title, _), part in by_data(record).items():
         single = sum(len(runs) == 1 for runs in groups(part).values())
         note = f"{single} of the experiments have one run only, and therefore no interval." if single else ""
