@@ -35,7 +35,7 @@ from stn.checkpoint import (
 from stn.data import epoch_order, epoch_seed, load, metrics_of
 from stn.metrics import N_SEEN, N_SHOWN, TransformerMeasures, batches, confusion, has_transformer, homographies
 from stn.mnist import DataError
-from stn.step import is_local, loss_of, trainable, unchanged
+from stn.step import is_localisation, loss_of, trainable, unchanged
 
 STEPS_BETWEEN_CHECKS = 50  # from one look at the loss, and one call of `on_progress`, to the next
 
@@ -217,9 +217,9 @@ class PlainTraining:
     def __init__(self, model, data, recipe):
         self.model, self.data, self.recipe = model, data, recipe
         rates, named = recipe.as_settings(), trainable(model)
-        self.localiser = [parameter for name, parameter in named if is_local(name)]
+        self.localiser = [parameter for name, parameter in named if is_localisation(name)]
         groups = [
-            {"params": [p for name, p in named if not is_local(name)], "lr": rates["learning_rate"]},
+            {"params": [p for name, p in named if not is_localisation(name)], "lr": rates["learning_rate"]},
             {"params": self.localiser, "lr": rates["localisation_rate"]},
         ]
         self.optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[recipe.optimizer](groups)

@@ -18,7 +18,7 @@ def trainable(model):
     return [(name.removeprefix("_orig_mod."), parameter) for name, parameter in named if parameter.requires_grad]
 
 
-def is_local(name):
+def is_localisation(name):
     """Tell whether a parameter of this name belongs to the localisation network, which has a rate of its own."""
     return any(part.startswith("loc_") for part in name.split("."))  # also within a network that wraps ours
 
