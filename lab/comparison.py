@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import pairwise
 
 from lab.catalogue import spec_of, studies
-from lab.results import MNIST, PARTS, is_mnist, last, percentages
+from lab.results import MNIST_MD5, PARTS, is_mnist, last, percentages
 from lab.settings import differences
 from lab.stats import compare, correct_family
 
@@ -185,11 +185,11 @@ def by_data(record):
     Digits are known by their checksum, whatever their name; those of a second checksum have a prefix of their own.
     """
     parts = {}
-    digests = sorted({run["data"].get("md5", "unknown") for run in record.values()}, key=lambda md5: md5 != MNIST)
+    digests = sorted({run["data"].get("md5", "unknown") for run in record.values()}, key=lambda md5: md5 != MNIST_MD5)
     for name, run in record.items():
         data, spec = run["data"], spec_of(run["data"])
         md5 = data.get("md5", "unknown")
-        digits = "MNIST" if md5 == MNIST else f"{data['name']!r} (MD5 {md5}), {run['test_total']:,} test images"
+        digits = "MNIST" if md5 == MNIST_MD5 else f"{data['name']!r} (MD5 {md5}), {run['test_total']:,} test images"
         prefix = "" if md5 == digests[0] else re.sub(r"\W", "_", data["name"]) + f"_{md5[:6]}_"
         key = spec.title.format(digits=digits), prefix + spec.figure_prefix
         parts.setdefault(key, {})[name] = run

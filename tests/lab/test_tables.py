@@ -13,7 +13,7 @@ from studies.cards.report import strength_curves
 from studies.perspective import STUDY
 from studies.perspective.report import RECTIFYING
 
-MNIST = {"data": {"name": "MNIST", "md5": results.MNIST}}
+MNIST = {"data": {"name": "MNIST", "md5": results.MNIST_MD5}}
 SEVEN = comparison.families()["The seven"]
 TRANSFORMER = ("exp_02", "exp_03", "the transformer")
 MEASURES = {
