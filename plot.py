@@ -49,9 +49,9 @@ from lab.comparison import (
     families,
     groups,
     is_plain_mnist,
+    list_incomparable,
     of_experiment,
     one_run_each,
-    list_incomparable,
 )
 from lab.files import write_text
 from lab.published import CLAIM, ORIGINAL_ACCURACY

@@ -11,10 +11,10 @@ from lab.comparison import (
     groups,
     is_plain_mnist,
     largest_drops,
+    list_incomparable,
     of_experiment,
     one_run_each,
     split_name,
-    list_incomparable,
 )
 from lab.published import ORIGINAL_ACCURACY
 from lab.results import ONE_RUN_EACH, is_lost_run, last, last_five, lost_runs, percentages, wrong_images

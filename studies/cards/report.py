@@ -5,7 +5,7 @@ import statistics
 from lab import figures
 from lab.comparison import by_seed, of_experiment
 from lab.results import last
-from lab.tables import LOST, RUNS, chosen_table, metric, transformer_metrics, per_run
+from lab.tables import LOST, RUNS, chosen_table, metric, per_run, transformer_metrics
 from studies.cards import CARD
 
 IDS = tuple(row.id for row in CARD)

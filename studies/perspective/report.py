@@ -3,7 +3,7 @@
 import statistics
 
 from lab.results import last
-from lab.tables import INK, LARGEST_STEP, LOST, RUNS, common, mean_metric, transformer_metrics, per_run
+from lab.tables import INK, LARGEST_STEP, LOST, RUNS, common, mean_metric, per_run, transformer_metrics
 
 IC_STN_ERROR = {"exp_12": 6.60, "exp_14": 4.94, "exp_29": 1.23}  # in %, of that paper's networks that are like ours
 
