@@ -24,7 +24,7 @@ SEVEN_FAMILIES = {
 }
 # What must be equal in runs that are compared: the code, the kind of machine, the data and how they were trained on.
 CONDITIONS = ("code", "device", "device_name", "versions", "plain_convolutions", "batch_size", "threads", "data")
-# What may differ between runs that are pooled: what is each run's own, and what it has measured.
+# Fields that may differ between pooled runs: identity and results.
 RUN_KEYS = {"run", "seed", "experiment_name", "weights_signature", "git_commit", "code", "cores"}
 OUTCOME_KEYS = {"avg_test_loss", "test_correct", "seconds", *PARTS, "transformer", "history", "wrong"}
 
