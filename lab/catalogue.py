@@ -25,7 +25,7 @@ class DatasetSpec:
     summary: str  # the same in a few words: "in perspective"
     # 'module:function' that takes the digits' `Dataset` and returns this one; None: the digits unchanged
     build: str | None = None
-    adds: dict = field(default_factory=dict)  # what its description has more than that of the digits; no other set's is equal
+    adds: dict = field(default_factory=dict)  # what its description has and that of the digits has not; unique
     image_size: tuple = (28, 28)  # height and width, in pixels
     n_digits: int = 1  # digits in an image
     held_out: bool = False  # True: test on training digits held out from training (used to choose a recipe)
