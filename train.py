@@ -198,7 +198,7 @@ def check_outputs(model, data, device, name):
 
 @contextmanager
 def as_run_error(name, what):
-    """Raise RunError, in one line, for whatever a network of one's own raises here."""
+    """Raise RunError, in one line, for whatever your own network raises here."""
     try:
         yield
     except Exception as error:
