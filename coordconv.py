@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 CACHED_SIZE, CACHE_LENGTH = 64 * 64, 32  # positions of the largest size that is cached, and the number of cached ones
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of a module
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # attributes of a module
 _cache = {}
 
 
@@ -46,7 +46,7 @@ def _axis(n, dtype, device):
 
 
 def cached(make, size, *rest, like):
-    """Return make(size, *rest, dtype, device), with those of the tensor `like`, cached for a few small sizes.
+    """Call `make` with the size, the rest, `like`'s dtype and device, and cache the result for a few small sizes.
 
     Nothing is cached while compiling, tracing or exporting, where sizes are not known yet, nor under a dispatch mode or
     torch.func, nor in the memory of a CUDA graph. The cache is never emptied, because a CUDA graph may have recorded

@@ -59,9 +59,9 @@ def format_result(result, threshold, network_name):
     image, confidence = printable(result["image"]), int(100 * result["confidence"]) / 100  # rounded down
     first = f"{image}: {result['number']}  (confidence {result['confidence']:.2f})"
     if not result["found"]:
-        doubts = "digits {digits_sure:.2f} × agreement of two looks {agreement:.2f}".format_map(result)
+        factors = "digits {digits_sure:.2f} × agreement of two looks {agreement:.2f}".format_map(result)
         guess = f", which was chosen for {DEFAULT} and is a guess for {network_name}" * (network_name != DEFAULT)
-        first = f"{image}: no card found (confidence {confidence:.2f} = {doubts}; {threshold:.2f} is needed{guess})"
+        first = f"{image}: no card found (confidence {confidence:.2f} = {factors}; {threshold:.2f} is needed{guess})"
     if not result["number"]:
         return first
     digits = zip(result["number"], result["probabilities"], strict=True)

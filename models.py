@@ -46,11 +46,11 @@ class Net(nn.Module):
 
     The keyword arguments are what the experiments vary: the kind of convolution in each part; whether there is a
     transformer at all (without one there is no localisation network either, so no parameter is ever dead); what it
-    reads outside of the image (`padding`, see stn/warps.py); and the number of passes. With several `passes` the same
-    localisation network sees the image as it is warped so far, its answer is composed with those before, and the
-    original image is warped again (inverse compositional STN, arXiv 1612.03897). With a `canvas` of 2 it is given
-    (B, 1, 56, 56), in whose middle the image lies: it sees only that, but warps read from the canvas. `image_size` is
-    that of the image, (height, width) or one number for both; the linear layers are made for it.
+    reads outside of the image (`padding`, see stn/warps.py); and the number of `passes`, in each of which the same
+    localisation network looks at the image as warped so far. Each pass adds a transform to the earlier ones, and the
+    original image is warped again by the product (inverse compositional STN, arXiv 1612.03897). With `canvas=2` the
+    input is (B, 1, 56, 56) with the digit in the middle: the first look sees only the middle, but warps read from all
+    of it. `image_size` is that of the image, (height, width) or one number for both; the linear layers are made for it.
 
     For another transform, override `transform_identity` (the numbers that the localisation network predicts for an
     identity) and `params_to_homography` (which transform that is).
@@ -160,7 +160,7 @@ class Net(nn.Module):
     def classify(self, x):
         """Read the images: (B, 1, 28, 28) -> log-probabilities (B, 10)."""
         x = self.convolve_and_pool(self.conv1, self.conv2, x)  # (B, 20, 4, 4)
-        if self.training:  # whole maps (Dropout2d); the recipe's place before the pooling gives the same numbers
+        if self.training:  # Dropout2d; before the pooling, as in the tutorial, it would give the same numbers
             x = x * dropout_mask(x[:, :, :1, :1])
         x = F.relu(self.fc1(x.flatten(1)))  # (B, 50)
         if self.training:

@@ -49,9 +49,9 @@ from lab.comparison import (
     families,
     groups,
     is_plain_mnist,
+    list_incomparable,
     of_experiment,
     one_run_each,
-    why_incomparable,
 )
 from lab.files import write_text
 from lab.published import CLAIM, ORIGINAL_ACCURACY
@@ -73,7 +73,7 @@ from run_experiments import ALL, EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parent
 TRANSFORMS = {6: "affine", 8: "homography"}  # by the number of values that a localisation network predicts
-CONFUSED = ("exp_02", "exp_06")  # whose confusion matrices are compared
+CONFUSED = ("exp_02", "exp_06")  # experiments whose confusion matrices are compared
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
 
@@ -137,7 +137,7 @@ def train_losses(run):
 
 
 def accuracy_curves(record):
-    """Draw the part of the axis that holds the last two thirds of most curves; swings may leave it at the bottom."""
+    """Zoom the axis to the last two thirds of most curves; deep dips may be cut off."""
     values = sorted(value for run in record.values() for value in percentages(run)[len(train_losses(run)) // 3 :])
     low, high = values[len(values) // 50], values[-1]
     span = max(high - low, 0.1)
@@ -186,7 +186,7 @@ def read_runs(out, pool=False):
     complaints += duplicates
     if not pool:
         record, incompatible = drop_incompatible_runs(record)
-        complaints += incompatible + why_incomparable(record, ALL)
+        complaints += incompatible + list_incomparable(record, ALL)
     for complaint in complaints:
         print(printable(complaint), file=sys.stderr)
     return record, results

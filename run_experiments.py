@@ -3,7 +3,8 @@
     python run_experiments.py                         the seven experiments, into experiments/
     python run_experiments.py --list                  what they are, and what came out
     python run_experiments.py --only exp_03 exp_06    some of them
-    python run_experiments.py --set homography        another: steady, homography, perspective, stability, long, card
+    python run_experiments.py --set homography        another: steady, stability, homography, perspective,
+                                                      card, long, or lost (what keeps the digits in view)
     python run_experiments.py --runs 5                five runs of each, with different seeds
     python run_experiments.py --runs 6-10             five more
     python run_experiments.py --epochs 2              a short look
@@ -108,7 +109,7 @@ def selection(options):
     return [experiment for exp_id, experiment in ALL.items() if exp_id in chosen]
 
 
-MACHINE_AND_CODE = ("device_name", "cores", "versions", "git_commit")  # of a run's results; equal in a whole job
+MACHINE_AND_CODE = ("device_name", "cores", "versions", "git_commit")  # fields of a run's results; equal in a whole job
 
 
 def write_job(options, jobs, minutes):

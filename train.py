@@ -35,9 +35,9 @@ from stn.checkpoint import (
 from stn.data import epoch_order, epoch_seed, load, metrics_of
 from stn.metrics import N_SEEN, N_SHOWN, TransformerMeasures, batches, confusion, has_transformer, homographies
 from stn.mnist import DataError
-from stn.step import is_local, loss_of, trainable, unchanged
+from stn.step import is_localisation, loss_of, trainable, unchanged
 
-STEPS_BETWEEN_CHECKS = 50  # from one look at the loss, and one call of `on_progress`, to the next
+STEPS_BETWEEN_CHECKS = 50  # steps from one look at the loss, and one call of `on_progress`, to the next
 
 
 def train(
@@ -61,9 +61,10 @@ def train(
     """Train `model` by the recipe and return the content of its results.json.
 
     model: maps images (B, 1, 28, 28) to log-probabilities (B, 10); with a method `transform` (images -> images of
-        that shape) what the transformer does is drawn, with `homography` as in models.py it is also measured. A method
-        `loss`, of a batch of the data, takes the place of the negative log-likelihood. A method `start_epoch` is called
-        with the number of each epoch and how many there are. Seed before you build it, for reproducible weights.
+        that shape) what the transformer does is drawn, with `homography` as in models.py it is also measured. If the
+        model has a method `loss`, `loss(*batch)` is used instead of the negative log-likelihood. A method `start_epoch`
+        is called with the number of each epoch and how many there are. Seed before you build it, for reproducible
+        weights.
     experiment_name: the directory under `out`. If it holds the same run unfinished, that is continued after its last
         complete epoch, to the same result bit for bit; finished, its results are returned and `model` gets its weights
         (other code is named on stderr); a run with other settings raises RunError unless `overwrite` asks for it to be
@@ -74,12 +75,13 @@ def train(
     data: a `stn.data.Dataset`; MNIST if None.
     plain: train by the plain loop of this file and torch's own layers, whatever fast/ could do.
     device: "cpu", "cuda" or "cuda:N". A model with the attribute `repeatable` set trains faster (see fast/step.py), on
-        a GPU several times. It says that its operations are the same whatever the values: no branches on values, no
-        `.item()`, no tensors made from Python numbers.
+        a GPU several times. Set `repeatable` only if the same operations run for all values: no branches on values, no
+        `.item()`, no tensors from Python numbers.
     question: what the run is to answer; only shown, in TensorBoard.
     log_images: every how many epochs TensorBoard gets images and the parameters of the transformer; 0 for never.
-    on_progress: called as on_progress(epoch, steps done, steps in all, last) now and then. last: the entry of the epoch
-        before in the history of results.json, and `lost_epoch`, since when the digits are lost or None; None at first.
+    on_progress: called as on_progress(epoch, steps done, steps in all, last) now and then. last: the previous epoch's
+        entry of the history, plus `lost_epoch`, the epoch in which the digits were lost, or None. In the first epoch
+        `last` is None.
     """
     data = load() if data is None else data
     if folder.code_changed(spec_of(data.description).sources):
@@ -196,7 +198,7 @@ def check_outputs(model, data, device, name):
 
 @contextmanager
 def as_run_error(name, what):
-    """Raise RunError, in one line, for whatever a network of one's own raises here."""
+    """Raise RunError, in one line, for whatever your own network raises here."""
     try:
         yield
     except Exception as error:
@@ -217,9 +219,9 @@ class PlainTraining:
     def __init__(self, model, data, recipe):
         self.model, self.data, self.recipe = model, data, recipe
         rates, named = recipe.as_settings(), trainable(model)
-        self.localiser = [parameter for name, parameter in named if is_local(name)]
+        self.localiser = [parameter for name, parameter in named if is_localisation(name)]
         groups = [
-            {"params": [p for name, p in named if not is_local(name)], "lr": rates["learning_rate"]},
+            {"params": [p for name, p in named if not is_localisation(name)], "lr": rates["learning_rate"]},
             {"params": self.localiser, "lr": rates["localisation_rate"]},
         ]
         self.optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[recipe.optimizer](groups)
@@ -394,7 +396,7 @@ def evaluate(model, images, labels):
 class Conclusion(NamedTuple):
     """What `conclude` measures when a network has been trained."""
 
-    confusion: list  # of all digits, see `stn.metrics.confusion`
+    confusion: list  # counts of all digits, see `stn.metrics.confusion`
     confusion_png: Path
     transformer: TransformerMeasures | None
 

@@ -16,7 +16,7 @@ from torch.nn.utils import get_total_norm
 
 from coordconv import HOOKS
 from lab.settings import BATCH_SIZE
-from stn.step import bindings, is_local, loss_of, trainable, unchanged
+from stn.step import bindings, is_localisation, loss_of, trainable, unchanged
 
 # Operations that are called faster as a method of their first argument, which takes the same arguments.
 SAME_AS_METHOD = (
@@ -46,7 +46,7 @@ class FastTraining:
         self.model, self.data, self.recipe = model, data, recipe
         device = data.train_images.device
         self.names, self.parameters = zip(*trainable(model), strict=True)
-        self.local, rates = [*map(is_local, self.names)], recipe.as_settings()
+        self.local, rates = [*map(is_localisation, self.names)], recipe.as_settings()
         self.rates = [rates["localisation_rate" if local else "learning_rate"] for local in self.local]
         self.lr_scale = torch.ones((), device=device)
         self.state = new_state(self.names, self.parameters, recipe)

@@ -13,21 +13,22 @@ from functools import lru_cache
 
 from lab.files import ROOT
 
-DIGITS = ("name", "mean", "std", "md5")  # what the description of a data set says of the digits it is made of
+DIGITS = ("name", "mean", "std", "md5")  # fields of a description that are about the digits a data set is made of
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
     """What a data set is: how it is made of digits, and what that means for those who measure and show it."""
 
-    name: str  # by which an `Experiment` asks for it
-    title: str  # with {digits} in place of the title of the digits it is made of
+    name: str  # the name by which an `Experiment` asks for it
+    title: str  # the title in tables; {digits} stands for the title of the digits it is made of
     summary: str  # the same in a few words: "in perspective"
-    build: str | None = None  # "module:function" that makes this `Dataset` of that of digits; None: it is the digits
-    adds: dict = field(default_factory=dict)  # to the description of the digits: what distinguishes it from all others
+    # 'module:function' that takes the digits' `Dataset` and returns this one; None: the digits unchanged
+    build: str | None = None
+    adds: dict = field(default_factory=dict)  # what its description has and that of the digits has not; unique
     image_size: tuple = (28, 28)  # height and width, in pixels
-    n_digits: int = 1  # in an image
-    held_out: bool = False  # whether it tests on training digits that it does not train on: to choose a recipe
+    n_digits: int = 1  # digits in an image
+    held_out: bool = False  # True: test on training digits held out from training (used to choose a recipe)
     labels_of_digits: bool = True  # its test images have the labels of the digits' test images, one after the other
     metrics: str = "stn.metrics"  # the module that measures and draws what a transformer does
     beside_published: bool = False  # whether numbers published on these digits may stand beside its own
@@ -35,7 +36,7 @@ class DatasetSpec:
     figure_families: tuple = ()  # families whose differences its figure shows
     figure_omits: tuple = ()  # baselines of differences too large to be shown beside the others
     extra_table: str | None = None  # "module:function" of (record, {id: Experiment}) for comparison.md: Markdown
-    extra_figures: str | None = None  # likewise: {name: Figure}
+    extra_figures: str | None = None  # "module:function" of the same two: {name: Figure}
     sources: tuple = ()  # patterns of files that its images and their measures depend on
 
     def built(self, digits):
@@ -55,10 +56,10 @@ class Study:
     """What a study adds. Rows of a set are `Experiment`s, or ids of other rows."""
 
     sets: dict  # {name for --set: rows}
-    rank: int = 100  # its place among the others
+    rank: int = 100  # place among the studies, in lists and in docs/results.md
     datasets: tuple = ()  # `DatasetSpec`s
     networks: dict = field(default_factory=dict)  # {name of a class: the module that has it}
-    families: dict = field(default_factory=dict)  # of comparisons, see lab/comparison.py
+    families: dict = field(default_factory=dict)  # families of comparisons, see lab/comparison.py
     extra_figures: str | None = None  # "module:function" of (record of a data set, {id: Experiment}): {name: Figure}
     records: dict = field(default_factory=dict)  # {name of a file in results/: ids of its experiments}
     section: str | None = None  # the path of the template of its section of docs/results.md, see tools/page.py

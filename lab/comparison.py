@@ -6,13 +6,13 @@ from collections import Counter
 from itertools import pairwise
 
 from lab.catalogue import spec_of, studies
-from lab.results import MNIST, PARTS, is_mnist, last, percentages
+from lab.results import MNIST_MD5, PARTS, is_mnist, last, percentages
 from lab.settings import differences
 from lab.stats import compare, correct_family
 
 # Families of comparisons: (experiment, baseline, what the experiment adds). The p-values of a family are corrected
 # together.
-THE_SEVEN = {
+SEVEN_FAMILIES = {
     "The seven": (
         ("exp_02", "exp_01", "ten more epochs"),
         ("exp_02", "exp_03", "the transformer"),
@@ -24,14 +24,14 @@ THE_SEVEN = {
 }
 # What must be equal in runs that are compared: the code, the kind of machine, the data and how they were trained on.
 CONDITIONS = ("code", "device", "device_name", "versions", "plain_convolutions", "batch_size", "threads", "data")
-# What may differ between runs that are pooled: what is each run's own, and what it has measured.
+# Fields that may differ between pooled runs: identity and results.
 RUN_KEYS = {"run", "seed", "experiment_name", "weights_signature", "git_commit", "code", "cores"}
 OUTCOME_KEYS = {"avg_test_loss", "test_correct", "seconds", *PARTS, "transformer", "history", "wrong"}
 
 
 def families():
     """Return {name: family} of the seven and of every study."""
-    return THE_SEVEN | {name: family for study in studies().values() for name, family in study.families.items()}
+    return SEVEN_FAMILIES | {name: family for study in studies().values() for name, family in study.families.items()}
 
 
 def split_name(name, run):
@@ -139,7 +139,7 @@ def why_not_compared(record, pair, table):
     return f"{pair[0]} and {pair[1]} are not compared: {'; '.join(reasons)}" if reasons else None
 
 
-def why_incomparable(record, table):
+def list_incomparable(record, table):
     """List a line about each pair of experiments that is there and must not be compared."""
     pairs = dict.fromkeys(pair[:2] for family in families().values() for pair in family)
     return [f"{why} (--pool compares them)" for pair in pairs if (why := why_not_compared(record, pair, table))]
@@ -185,11 +185,11 @@ def by_data(record):
     Digits are known by their checksum, whatever their name; those of a second checksum have a prefix of their own.
     """
     parts = {}
-    digests = sorted({run["data"].get("md5", "unknown") for run in record.values()}, key=lambda md5: md5 != MNIST)
+    digests = sorted({run["data"].get("md5", "unknown") for run in record.values()}, key=lambda md5: md5 != MNIST_MD5)
     for name, run in record.items():
         data, spec = run["data"], spec_of(run["data"])
         md5 = data.get("md5", "unknown")
-        digits = "MNIST" if md5 == MNIST else f"{data['name']!r} (MD5 {md5}), {run['test_total']:,} test images"
+        digits = "MNIST" if md5 == MNIST_MD5 else f"{data['name']!r} (MD5 {md5}), {run['test_total']:,} test images"
         prefix = "" if md5 == digests[0] else re.sub(r"\W", "_", data["name"]) + f"_{md5[:6]}_"
         key = spec.title.format(digits=digits), prefix + spec.figure_prefix
         parts.setdefault(key, {})[name] = run

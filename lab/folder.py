@@ -8,7 +8,7 @@ weights.pt                    the final state_dict
 confusion_matrix.png
 visualized_transformation.png, class_statistics.png  what the transformer does
 results.json                  written last: a run that has it is finished
-failed.txt                    instead of it: why the run failed, if its numbers are not finite
+failed.txt                    written instead of results.json: why the run failed, if its numbers are not finite
 """
 
 import hashlib
@@ -29,7 +29,9 @@ from lab.files import ROOT, read_sealed, sha256, write_text
 from lab.settings import FORMAT, INFORMATIONAL, RunError, differences
 
 PACKAGES = ("torch", "torchvision", "kornia", "tensorboard", "numpy", "numba")
-RUN_FILES = (  # `results.json` first: without it a run does not look finished; no checkpoint outlives its settings
+# Delete in this order: without results.json the run no longer looks finished; checkpoints go before the settings they
+# belong to.
+RUN_FILES = (
     *("results.json", "checkpoint.pt", "checkpoint_previous.pt", "failed.txt", "settings.json", "weights.pt"),
     *("confusion_matrix.png", "class_statistics.png", "visualized_transformation.png", "transformation.gif"),
     "events.out.tfevents.*",
@@ -42,7 +44,7 @@ CODE = (
 )
 # A folder that contains any of these belongs to a run.
 RUN_MARKERS = ("settings.json", "checkpoint.pt", "checkpoint_previous.pt", "results.json")
-WIDEST_VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2", "AVX": "avx"}  # and their flags, the widest first
+WIDEST_VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2", "AVX": "avx"}  # names and their flags, the widest first
 WAY_OUT = "to replace it, run again with --force (in Python: overwrite=True), to keep it, choose another --out"
 
 
@@ -57,7 +59,7 @@ def run_lock(run_dir):
     The lock is the operating system's and ends with its process. Raise Locked, or OSError.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(run_dir / ".lock", timeout=0), run_dir / ".holder"  # the latter is only for the message
+    lock, holder = FileLock(run_dir / ".lock", timeout=0), run_dir / ".holder"  # the holder is only for the message
     try:
         lock.acquire()
     except Timeout:
@@ -65,7 +67,7 @@ def run_lock(run_dir):
         raise Locked(name or "another process") from None
     try:
         write_text(holder, f"process {os.getpid()} on {platform.node()}")
-        for path in run_dir.glob(".*.part"):  # of processes that were killed in `atomic_write`
+        for path in run_dir.glob(".*.part"):  # files of processes that were killed in `atomic_write`
             path.unlink()
         yield
     finally:

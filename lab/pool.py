@@ -1,8 +1,8 @@
 """Many runs on this machine, by workers: processes to which the parent talks through pipes.
 
 The parent pickles calls into the standard input of a worker and reads from its standard output what it says of them.
-A worker makes many calls, one after another, so that it rarely imports torch. It ends when its input does, that is with
-its parent, however that ends. One that dies costs the run that it was training: the next run gets a new worker.
+A worker makes many calls, one after another, so that it rarely imports torch. A worker exits when its stdin closes, so
+it never outlives its parent. One that dies costs the run that it was training: the next run gets a new worker.
 """
 
 import os
@@ -18,7 +18,7 @@ from functools import partial
 
 from lab.settings import longest_first
 
-CALLS_OF_A_WORKER = 50  # then a new one: drawing the graph for TensorBoard (torch.jit.trace) keeps 1 MB of each run
+CALLS_OF_A_WORKER = 50  # then a new worker: the graph for TensorBoard (torch.jit.trace) keeps 1 MB of each run
 
 
 class WorkerDied(Exception):

@@ -17,7 +17,7 @@ from lab.files import ROOT, write_json
 
 ARCHIVED_LABELS = ROOT / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
 N_CLASSES = 10
-MNIST = "bd3808b2414328cf71cc2764408ae4c5"  # MD5 of its four arrays: data that have it are MNIST, whatever their name
+MNIST_MD5 = "bd3808b2414328cf71cc2764408ae4c5"  # of the four arrays: data that have it are MNIST, whatever their name
 COLUMNS = ("train_loss", "test_loss", "test_correct", "seen")  # of the history, in a record; `seen` if it is there
 PARTS = ("train_seconds", "test_seconds", "log_seconds", "other_seconds")  # of an epoch; a record has their sums
 # What a record leaves out: it follows from the rest and the labels of the test images, or is a checksum of a file.
@@ -70,7 +70,7 @@ def read_checksummed(path):
 
 def is_mnist(data):
     """Tell whether the description of a data set is that of MNIST, or of images made of it."""
-    return data.get("md5") == MNIST
+    return data.get("md5") == MNIST_MD5
 
 
 def read_all(out):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 SEED = 123  # the original's; of run 01
 BATCH_SIZE = 64  # the tutorial's
 THREADS = 1  # results differ between thread counts, so it is pinned; the cores are used by running side by side
-FORMAT = 2  # of a run's folder: raise it when old ones can no longer be read or continued
+FORMAT = 2  # version of a run's folder: raise it when old ones can no longer be read or continued
 OPTIMIZERS = ("sgd", "adam")
 
 
@@ -31,8 +31,8 @@ class Recipe(NamedTuple):
 
     optimizer: str = "sgd"  # plain, or "adam" with torch.optim.Adam's betas and eps
     learning_rate: float = 0.01
-    localisation_rate: float | None = None  # of the parameters whose names begin with "loc_"; None: as the others
-    localisation_norm: float | None = None  # clip the gradient of those to this norm
+    localisation_rate: float | None = None  # rate of the parameters named "loc_..."; None: as the others
+    localisation_norm: float | None = None  # clip the gradient of these parameters to this norm
     decay: bool = False  # let both rates fall to 0 along a half cosine, from epoch to epoch
 
     def lr_scale(self, epoch, n_epochs):
@@ -65,9 +65,9 @@ class Experiment:
     model: str  # the name of a class in models.py, or of a study
     epochs: int
     question: str
-    arguments: dict = field(default_factory=dict)  # of that class
+    arguments: dict = field(default_factory=dict)  # arguments of that class
     recipe: Recipe = TUTORIAL
-    data: str = "mnist"  # as it is, or what a study makes of it: the name of a `DatasetSpec`
+    data: str = "mnist"  # the name of a `DatasetSpec`: MNIST as it is, or what a study makes of it
 
     @property
     def name(self):
@@ -83,18 +83,18 @@ class Settings:
 
     experiment_name: str
     model: str  # the name of its class
-    arguments: dict  # that made it
+    arguments: dict  # the arguments that made it
     weights_signature: str  # see `stn.checkpoint.weights_signature`
     n_epochs: int
     data: dict  # see `stn.data.Dataset.description`
     structure: str | None = None  # see `stn.checkpoint.structure`
     code: str | None = None  # see `stn.checkpoint.code_of`; None where it is not known
-    versions: dict = field(default_factory=dict)  # of the packages
+    versions: dict = field(default_factory=dict)  # versions of the packages
     git_commit: str | None = None  # informational: a commit may change what the result does not depend on
     run: int = 1
     seed: int = SEED
     recipe: Recipe = TUTORIAL
-    device: str = "cpu"  # its kind: "cpu" or "cuda"
+    device: str = "cpu"  # kind of device: "cpu" or "cuda"
     plain_convolutions: bool = False  # see `plain` of `train.train`
     batch_size: int = BATCH_SIZE
     threads: int = THREADS
@@ -121,7 +121,7 @@ class Settings:
         return json.loads(json.dumps(settings))  # as it will be read again: a tuple is a list there
 
 
-INFORMATIONAL = ("git_commit", "device_name")  # in settings.json: not part of the fingerprint
+INFORMATIONAL = ("git_commit", "device_name")  # settings that are not part of the fingerprint
 
 
 def fingerprint(settings):
@@ -153,7 +153,7 @@ class Job:
     run: int
     n_epochs: int
     settings: Settings | None = None  # known when the network has been built once
-    status: str = "not started"  # then: skipped, finished, failed: why, interrupted
+    status: str = "not started"  # later: skipped, finished, failed: why, interrupted
     results: dict | None = None
 
     @property
@@ -167,7 +167,7 @@ class Job:
 
     @property
     def cost(self):
-        """How long it takes beside others: a localisation and its warp take 0.8 of the time of a classification."""
+        """Relative time: a classification costs 10, each localisation with its warp 8."""
         arguments = self.experiment.arguments
         looks = 0 if arguments.get("bypass_localisation") else arguments.get("passes", 1)
         return self.n_epochs * (10 + 8 * looks)

@@ -12,7 +12,7 @@ from pathlib import Path
 from lab.files import ROOT
 from lab.settings import RunError, longest_first
 
-SLURM = {"job_name": "stn", "time": 120, "cpus_per_task": 1}  # unless --slurm says otherwise; the time is in minutes
+SLURM = {"job_name": "stn", "time": 120, "cpus_per_task": 1}  # defaults of --slurm; time in minutes
 SECONDS_BETWEEN_LOOKS = 1.0
 MAX_TIMEOUTS = 1000  # a job whose time is up goes on where it was, so it may be started again as often as it needs
 
@@ -34,7 +34,7 @@ class Resumable:
     def checkpoint(self, job):
         from submitit.helpers import DelayedSubmission
 
-        self.options.force = False  # what was to be replaced has been
+        self.options.force = False  # the old run was already replaced at the first start
         return DelayedSubmission(self, job)
 
 

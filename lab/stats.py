@@ -12,10 +12,10 @@ from typing import NamedTuple
 # NumPy and SciPy are imported late: only whoever needs an interval or a test waits for them.
 
 CONFIDENCE = 0.95
-POWER = 0.8  # with which an effect is to be seen
-MAX_SKEWNESS = 2.5  # in standard errors (about the 1 % level); above it a mean with an interval misleads
+POWER = 0.8  # probability with which an effect is to be seen
+MAX_SKEWNESS = 2.5  # skewness in standard errors (about the 1 % level); above it a mean with an interval misleads
 OUTLIER_MADS = 8  # median absolute deviations, 5.4 standard deviations of normal values
-MIN_PAIRS = 6  # for a test: with five pairs the smallest possible p-value is 2/32 = 0.0625
+MIN_PAIRS = 6  # pairs that a test needs: with five the smallest possible p-value is 2/32 = 0.0625
 MAX_EXACT_PAIRS = 16  # 65,536 combinations of signs
 
 
@@ -60,7 +60,7 @@ def prediction_limits(values):
 def runs_needed(values, half_width):
     """Return how many values it takes for an interval of ± half_width, if their spread is that of these values.
 
-    The interval of so many new values will be narrower than that about every second time.
+    With this many new values, the interval is that narrow in about half of the cases.
     """
     spread, n = statistics.stdev(values), 2
     while spread * t_quantile(n) > half_width * math.sqrt(n):
@@ -112,7 +112,7 @@ class Comparison(NamedTuple):
     """Paired differences: one experiment minus another, seed by seed."""
 
     differences: dict  # {seed: difference}
-    interval: Interval  # of their mean
+    interval: Interval  # interval of their mean
     p_value: float | None  # two-sided, by sign flips, corrected within its family; None where it could not be small
     wins: int  # runs in which the difference is above 0
     losses: int  # below 0
@@ -183,10 +183,10 @@ def holm(p_values):
 class Variance(NamedTuple):
     """Where the differences between runs of one experiment come from; standard deviations in test images."""
 
-    between_runs: float  # of the number of correct images
+    between_runs: float  # deviation of the number of correct images
     finite_test_set: float  # what it would be if all runs were equally good, and each image a draw of its own
-    share: float  # of the variance between runs that is explained by the finite test set, at most 1
-    p_value: float  # of a variance between runs at least as large if all runs are equally good
+    share: float  # share of the variance between runs that the finite test set explains, at most 1
+    p_value: float  # probability of at least this variance if all runs are equally good
 
 
 def variance_split(correct):

@@ -11,10 +11,10 @@ from lab.comparison import (
     groups,
     is_plain_mnist,
     largest_drops,
+    list_incomparable,
     of_experiment,
     one_run_each,
     split_name,
-    why_incomparable,
 )
 from lab.published import ORIGINAL_ACCURACY
 from lab.results import ONE_RUN_EACH, is_lost_run, last, last_five, lost_runs, percentages, wrong_images
@@ -89,21 +89,21 @@ def common(key):
     return lambda runs: next(iter(runs.values()))[key]
 
 
-def metrics_of(runs):
+def transformer_metrics(runs):
     """List what was measured of the transformers of runs."""
     return [run["transformer"] for run in runs.values() if run["transformer"]]
 
 
 def metric(name, factor=1):
     """Return a column of a transformer's metric in all runs, times a factor; runs without it are left out."""
-    return lambda runs: [factor * metrics[name] for metrics in metrics_of(runs) if name in metrics]
+    return lambda runs: [factor * metrics[name] for metrics in transformer_metrics(runs) if name in metrics]
 
 
 def mean_metric(name, digits):
     """Return a column of a transformer's metric, as the mean over runs; "before → after" if there are both."""
 
     def cell_of(runs):
-        measured = metrics_of(runs)
+        measured = transformer_metrics(runs)
         keys = [key for key in (name, f"{name}_before", f"{name}_after") if measured and key in measured[0]]
         return " → ".join(f"{statistics.fmean(metrics[key] for metrics in measured):.{digits}f}" for key in keys)
 
@@ -255,7 +255,7 @@ def section(title, text):
 
 def comparison_document(record, table, pool=False, within=TARGET_HALF_WIDTH):
     """Return comparison.md, all that can be said about the runs in a folder; within: see `needed_table`."""
-    parts = ["# Comparison", *(why_incomparable(record, table) if not pool else ())]
+    parts = ["# Comparison", *(list_incomparable(record, table) if not pool else ())]
     for (title, _), part in by_data(record).items():
         single = sum(len(runs) == 1 for runs in groups(part).values())
         note = f"{single} of the experiments have one run only, and therefore no interval." if single else ""

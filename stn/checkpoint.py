@@ -91,8 +91,8 @@ def load_finished(run_dir, device="cpu"):
 def code_of(model, data):
     """Return the SHA-256 of all code that the result of training `model` depends on, None if it is not known.
 
-    That of the core, of the data set with the description `data`, and the files that define the classes of the
-    network's modules elsewhere. (How modules are put together is in `structure`.)
+    It covers the core, the files of the data set with the description `data`, and any other file that defines a class
+    used in the network. (How modules are put together is in `structure`.)
     """
     sources = spec_of(data).sources
     kinds = {kind for module in model.modules() for kind in type(module).__mro__} - {object}

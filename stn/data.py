@@ -13,15 +13,15 @@ from lab.catalogue import spec_of
 from stn import warps
 from stn.mnist import DataError, read_folder, read_mnist
 
-MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the 60,000 training images in [0, 1], as in the PyTorch tutorial
+MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # the tutorial's values, of the 60,000 training images in [0, 1]
 
 
 class Dataset(NamedTuple):
     """Normalised images, (N, 1, H, W) float32, and labels, (N,) int64 in 0..9, of the two splits.
 
-    A set that is made of another one, its `clean`, may have training images that differ from epoch to epoch: they are
-    drawn into `train_images`, or distorted as they are taken, if there is no room for all of an epoch. On a canvas (see
-    stn/warps.py) images are so many times as large.
+    A data set may be made from another one, its `clean`. Its training images may change every epoch: `draw` writes them
+    into `train_images`. If an epoch does not fit in memory, `distort` changes each batch instead, by the `distortions`
+    that `draw` writes. On a canvas (see stn/warps.py) images are `canvas` times as high and as wide.
     """
 
     train_images: torch.Tensor
@@ -29,11 +29,11 @@ class Dataset(NamedTuple):
     test_images: torch.Tensor
     test_labels: torch.Tensor
     description: dict  # name, mean, std, md5, and what a distortion and a canvas add: what a result depends on
-    clean: "Dataset | None" = None  # of a distorted set: what it is made of
-    draw: Callable | None = None  # draw(data, seed, epoch) makes the training part that of an epoch
-    distort: Callable | None = None  # distort(training images, distortions), where they are distorted as they are taken
-    distortions: torch.Tensor | None = None  # then (N, 3, 3), of each training image
-    train_homographies: torch.Tensor | None = None  # the true transforms, where they are known (N, 3, 3)
+    clean: "Dataset | None" = None  # the data set that this one is made from
+    draw: Callable | None = None  # draw(data, seed, epoch) makes the training images those of an epoch
+    distort: Callable | None = None  # distort(training images, distortions) returns the images of a batch
+    distortions: torch.Tensor | None = None  # with `distort`: one for each training image (N, 3, 3)
+    train_homographies: torch.Tensor | None = None  # the true transforms (N, 3, 3), if they are known
     test_homographies: torch.Tensor | None = None
     canvas: int = 1  # how many times as large as a digit's image the images are, in both directions
 

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from lab import figures
 from stn import warps
 
-# Of test images: the larger, the fewer calls, and a GPU is busy.
+# Images per test batch: larger batches keep a GPU busy.
 TEST_BATCH_SIZE = {"cpu": 500, "cuda": 2500}
 N_SHOWN = 64  # test images whose transforms are drawn, and kept for every epoch
 N_SEEN = 500  # test images of which the classifier's share is measured after every epoch
-N_DIGITS, PICTURE = 32, "Test digits, and the same transformed"  # in a picture for TensorBoard, and its title
+N_DIGITS, PICTURE = 32, "Test digits, and the same transformed"  # TensorBoard's picture: its digits and title
 
 
 class TransformerMeasures(NamedTuple):
@@ -111,9 +111,9 @@ def measure_transformer(model, data):
 
     The numbers:
 
-    within_class_variance_before, _after: how far a pixel is from the mean of its class. Here and for the ink, what
-        lies outside of an image is background, also where the network's own padding is grey: the digits are measured.
-        Before, on a canvas, in its middle; the ink is that of the whole canvas.
+    within_class_variance_before, _after: how far a pixel is from the mean of its class. Outside the image these
+        measures always read background, even if the network pads with grey. On a canvas, the variance before the
+        transformer is taken in the middle, the ink on the whole canvas.
     ink_kept: see `ink_kept`.
     ink_area: the sum of all pixels after the transform divided by that before: below 1 digits shrink.
     bounded: the share of images in which the denominator of a pixel is bounded (see warps.SMALLEST_DENOMINATOR).

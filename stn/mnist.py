@@ -15,7 +15,7 @@ import numpy as np
 from lab.settings import RunError
 
 ROOT = Path(__file__).resolve().parent.parent / "data"
-MD5 = {  # of the archives, as published
+MD5 = {  # checksums of the archives, as published
     "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
     "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
     "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
@@ -50,7 +50,8 @@ def read_folder(folder):
     for split, pixels, labels in (("train", *arrays[:2]), ("t10k", *arrays[2:])):
         if pixels.shape[1:] != (28, 28):
             size = "×".join(map(str, pixels.shape[1:]))
-            raise DataError(f"{folder}: the {split} images are {size}, not 28×28; a study can make other sizes of them")
+            why = "a folder must hold images of 28×28, of which a study can make other sizes (docs/own_experiments.md)"
+            raise DataError(f"{folder}: the {split} images are {size}; {why}")
         if len(pixels) == 0 or labels.shape != (len(pixels),) or labels.max() > 9:
             raise DataError(f"{folder}: the {split} set needs one label in 0..9 for each of its {len(pixels)} images")
     return arrays

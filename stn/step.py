@@ -18,9 +18,9 @@ def trainable(model):
     return [(name.removeprefix("_orig_mod."), parameter) for name, parameter in named if parameter.requires_grad]
 
 
-def is_local(name):
+def is_localisation(name):
     """Tell whether a parameter of this name belongs to the localisation network, which has a rate of its own."""
-    return any(part.startswith("loc_") for part in name.split("."))  # also within a network that wraps ours
+    return any(part.startswith("loc_") for part in name.split("."))  # true within a network that wraps ours, too
 
 
 def bindings(model):
@@ -33,7 +33,8 @@ def bindings(model):
 def unchanged(model, training):
     """Put the tensors of a network and its training (see `train.PlainTraining`) back at the end as they were.
 
-    Buffers that it binds anew are bound to the old ones again. What it keeps outside of parameters and buffers stays.
+    If the step replaced a buffer by a new tensor, the old one is put back. State outside parameters and buffers is not
+    restored.
     """
     before = bindings(model)
     tensors = [tensor for _, named in before for tensor in named.values() if tensor is not None]

@@ -27,7 +27,7 @@ from stn.data import metrics_of
 from stn.metrics import confusion, has_transformer, homographies
 
 LOG_IMAGES = 5  # epochs from one heavy part to the next: TensorBoard's slider keeps ten images
-BINS = 50  # of a histogram, equally wide: the default ones are too wide for numbers near 1
+BINS = 50  # bins of a histogram, equally wide: the default ones are too wide for numbers near 1
 LARGER = 2  # pixels of a picture for each of a digit
 LAYOUT = {  # tags are regular expressions there
     "All runs": {
@@ -41,8 +41,8 @@ LAYOUT = {  # tags are regular expressions there
 def open_writer(run_dir, history):
     """Return the writer of a run with this history of complete epochs. TensorBoard hides what was logged after them.
 
-    It reads the files of a run in the order of their names, which begin with the time. Those that are there get small
-    numbers in its place, so that the new one is read last although the clock may have been set back.
+    TensorBoard reads event files in the order of their names, which start with a time. Older files are renamed to small
+    numbers, so that they come first even if the clock was set back.
     """
     for number, path in enumerate(sorted(run_dir.glob("events.out.tfevents.*"))):
         if history:
@@ -60,8 +60,8 @@ def start(writer, settings, question, model, data, log_images):
     writer.add_text("Question", question or "(none was given)", 0)
     writer.add_text("Settings", "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
     writer.add_custom_scalars(LAYOUT)
-    # Not SummaryWriter.add_hparams, which makes a run of its own. Without the summary of the experiment TensorBoard
-    # gathers the columns from all runs.
+    # `add_hparams` would create a second run. Only the session summaries are written; TensorBoard then collects the
+    # columns from all runs.
     _, session_start, _ = hparams(columns, {})
     writer.file_writer.add_summary(session_start, 0)
     if log_images:
@@ -78,7 +78,7 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
     for digit, counts in enumerate(confusion(data.test_labels, predictions)):
         if sum(counts):
             writer.add_scalar(f"Class accuracy/{digit}", 100 * counts[digit] / sum(counts), epoch)
-    speed = len(data.train_labels) / max(entry["train_seconds"], 0.001)  # they are rounded to that
+    speed = len(data.train_labels) / max(entry["train_seconds"], 0.001)  # rounded to 0.001, so maybe 0
     writer.add_scalar("Images per second", speed, epoch)
     if log_images and (epoch % log_images == 0 or last):
         add_digits(writer, model, data, epoch)
@@ -113,21 +113,21 @@ def hyperparameters(settings, model):
     arguments = defaults | values.pop("arguments")
     values |= {f"data_{name}": value for name, value in values.pop("data").items()}
     values |= {name if name not in values else f"model_{name}": value for name, value in arguments.items()}
-    # Everything but a number as text: a truth value would become a number, None would be left out.
+    # Log all but numbers as text: TensorBoard turns bools into numbers and drops None.
     return {name: value if type(value) in (int, float) else str(value) for name, value in values.items()}
 
 
 def add_graph(writer, model, image):
     """Log the operations of the network in testing, its convolutions written as usual; or as text why it cannot."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # of tracing: that it is to be replaced, and that sizes become constants
+        warnings.simplefilter("ignore")  # warnings that tracing is deprecated and that sizes become constants
         try:
             network = copy.deepcopy(model).cpu().eval()
             with torch.no_grad():
                 # Traced here because add_graph would check the trace, which takes a second.
                 traced = torch.jit.trace(network, image.cpu(), check_trace=False)
             writer.add_graph(traced, image.cpu())
-        except Exception as error:  # whatever a network of one's own does: the run shall not fail for its picture
+        except Exception as error:  # a picture that your own network cannot give must not end the run
             writer.add_text("Graph", f"This network cannot be traced ({type(error).__name__}).", 0)
 
 

@@ -26,9 +26,9 @@ import torch.nn.functional as F
 AFFINE_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 HOMOGRAPHY_IDENTITY = (*AFFINE_IDENTITY, 0.0, 0.0)
 PADDINGS = ("zeros", "background", "border", "reflection")
-CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of the image, clockwise from the upper left
+CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # corners of the image, clockwise from the upper left
 # The lower bound of a source point's third homogeneous coordinate. Where that is 0, the point is infinitely far away;
-# where it is negative, the point is behind the observer. At 0.1 it is ten times as far away as its numerators.
+# where it is negative, the point is behind the observer. At 0.1 the point's coordinates are ten times its numerators.
 SMALLEST_DENOMINATOR = 0.1
 AUTOCAST = ("cpu", "cuda", "xpu", "mps")  # devices that support autocast
 CACHED_SIZE, CACHE_LENGTH = 64 * 64, 32  # pixels of the largest output whose grid is cached, and the number of grids
@@ -128,7 +128,7 @@ def homography_warp(images, matrices, padding="zeros", size=None):
 
 def sampling_points(matrices, height, width):
     """Map every pixel to its source, with a denominator bounded from below: (B, 3, 3) -> (B, H·W, 2)."""
-    if not is_small(height, width, matrices):  # with few tensors of this size, also for the gradient
+    if not is_small(height, width, matrices):  # use few tensors of this size, also for the gradient
         x, y, third = at_pixels(matrices, height, width)
         inverse = third.clamp(min=SMALLEST_DENOMINATOR).reciprocal()
         return torch.stack([x * inverse, y * inverse], 2)
@@ -155,7 +155,7 @@ def crop_centre(canvases, canvas):
 
 def pad_to_canvas(images, canvas):
     """Lay images (B, C, H, W) in the middle of canvases of the smallest value of each image and channel."""
-    height, width = (side * (canvas - 1) for side in images.shape[2:])  # of both margins
+    height, width = (side * (canvas - 1) for side in images.shape[2:])  # height and width of both margins together
     background = images.amin((2, 3), keepdim=True)
     margins = (width // 2, width - width // 2, height // 2, height - height // 2)
     return F.pad(images - background, margins) + background if canvas > 1 else images
@@ -227,7 +227,7 @@ def is_ordinary(tensor):
 
 
 def cached(make, *size, like):
-    """Return make(*size, dtype, device), with those of the tensor `like`, cached for a few small sizes.
+    """Call `make` with `size` and the dtype and device of `like`, and cache the result for a few small sizes.
 
     Nothing is cached while compiling, tracing or exporting, nor under a dispatch mode or torch.func, nor in the memory
     of a CUDA graph. The cache is never emptied, because a CUDA graph may have recorded the address of a tensor in it.
@@ -300,8 +300,8 @@ def decompose(matrices):
 def component_shares(factors):
     """Return the share of each part in the transforms, {name of a part: (B,)}. They sum to 1 (the identity's are 0).
 
-    The weight of a part is the distance by which it alone moves the points of the image: the root mean square over the
-    square from -1 to 1 (for perspective to first order). `factors`: see `decompose`; perspective may be missing.
+    A part's distance is the RMS movement of the image's points if only that part is applied (perspective to first
+    order). Its share is its distance divided by the sum of all. `factors`: see `decompose`; perspective may be missing.
     """
     square = {name: values.square() for name, values in factors.items()}
     moved = {  # the mean of x² over the square is 1/3, that of (x² + y²)·x² is 1/5 + 1/9

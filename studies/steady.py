@@ -32,7 +32,8 @@ STEADY = (  # exp_05 to exp_07 with a slow localisation network, beside exp_21
 # fmt: on
 
 SWINGS = ("exp_02", "exp_20", "exp_21", "exp_22")
-# What the seven ask, under two recipes; without a transformer they are one.
+# The seven's questions under two recipes. Networks without a transformer have no localisation rate, so both recipes
+# share those runs (exp_03, exp_04).
 QUESTIONS = ("no transformer", "no transformer, CoordConv", "transformer", "CoordConv in the classifier")
 QUESTIONS += ("in the localisation network", "in both")
 ASKED = ("exp_03", "exp_04", "exp_21", "exp_23", "exp_24", "exp_25")
@@ -42,7 +43,7 @@ RECIPES = {
 }
 STUDY = Study(
     rank=1,
-    # Where nothing localises, the rows are those of the seven.
+    # exp_03 and exp_04 have no transformer, see RECIPES.
     sets={"steady": ("exp_03", "exp_04", "exp_21", *STEADY), "stability": STABILITY},
     families={
         "The steady recipe": (

@@ -87,19 +87,19 @@ def find_card(photo, model, alignment):
     """Return the likeliest `Card` of a photograph (PIL, RGB), by a network in evaluation mode and its `alignment`."""
     grey = photo.convert("L")
     grey.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX, reducing_gap=None)
-    first, _, confidences = read_scenes(*cut_squares(grey), model)
-    first = first[confidences.topk(min(CANDIDATES, len(confidences))).indices]
-    homographies, probabilities, confidences = read_scenes(*cut_around(grey, first), model)
+    first, _, sureness = read_scenes(*cut_squares(grey), model)
+    first = first[sureness.topk(min(CANDIDATES, len(sureness))).indices]
+    homographies, probabilities, sureness = read_scenes(*cut_around(grey, first), model)
     first_corners, corners = (
         warps.to_pixels(geometry.card_corners(maps @ alignment), photo.height, photo.width).numpy()
         for maps in (first, homographies)
     )
     agreements = np.array([measure_agreement(*pair) for pair in zip(first_corners, corners, strict=True)])
-    best = (confidences.numpy() * agreements).argmax()
+    best = (sureness.numpy() * agreements).argmax()
     likeliest, digits = probabilities[best].max(0)
-    doubts = float(confidences[best]), float(agreements[best])
+    factors = float(sureness[best]), float(agreements[best])
     homography, number = (homographies[best] @ alignment).numpy(), "".join(map(str, digits.tolist()))
-    return Card(number, likeliest.numpy(), *doubts, homography, corners[best])
+    return Card(number, likeliest.numpy(), *factors, homography, corners[best])
 
 
 def measure_agreement(first, second):
@@ -128,15 +128,15 @@ def is_outline(corners):
 
 
 def read_scenes(scenes, to_photo, model):
-    """Read scenes; return homographies (N, 3, 3), probabilities (N, 10, 6) and confidences (N,), all float64.
+    """Read scenes; return homographies (N, 3, 3), probabilities (N, 10, 6) and sureness (N,), all float64.
 
     scenes: bytes (N, 128, 128). to_photo: (N, 3, 3), the map from each scene to the photograph.
     """
     scenes = torch.from_numpy(np.stack(scenes).astype(np.float32) / 255).unsqueeze(1)
     homographies = model.homography(scenes)
     probabilities = model.classify(geometry.strips(scenes, homographies)).double().exp().nan_to_num(0)
-    confidences = probabilities.amax(1).log().mean(1).exp()
-    return torch.from_numpy(np.stack(to_photo)) @ homographies.double(), probabilities, confidences
+    sureness = probabilities.amax(1).log().mean(1).exp()
+    return torch.from_numpy(np.stack(to_photo)) @ homographies.double(), probabilities, sureness
 
 
 def cut_squares(grey):

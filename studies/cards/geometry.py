@@ -64,7 +64,7 @@ def places_in_the_middle(dtype, device):
 
 
 def closer(dtype, device):
-    """Return the map from a near view, which the card fills with a margin, to the straightened scene; its inverse."""
+    """Return two maps: from the close-up (card plus margin) to the straightened scene, and back."""
     near = torch.tensor([NEAR_X, NEAR_Y, 1], dtype=dtype, device=device)
     return near.diag(), near.reciprocal().diag()
 

@@ -44,16 +44,16 @@ def measure_transformer(model, data):
     sources, found = sources_of(data.clean, "test", backgrounds), []
     for strength in STRENGTHS:
         drawn = scenes(sources, N_CURVE, CURVE_SEED, strength, straight)
-        found.append(measured(model, *(part.to(data.test_images.device) for part in drawn), alignment))
+        found.append(measure(model, *(part.to(data.test_images.device) for part in drawn), alignment))
     curve = {name: [each[name] for each in found] for name in found[0] if not name.endswith("95")}
-    numbers = measured(model, data.test_images, data.test_labels, data.test_homographies, alignment)
+    numbers = measure(model, data.test_images, data.test_labels, data.test_homographies, alignment)
     del numbers["numbers_read"]
     transforms = None if straight else homographies(model, data.test_images)
     return TransformerMeasures(numbers | {"by_strength": {"strength": list(STRENGTHS)} | curve}, transforms, None)
 
 
 @torch.inference_mode()
-def measured(model, images, labels, truth, alignment):
+def measure(model, images, labels, truth, alignment):
     """Return the measures of one set of scenes, see `measure_transformer`; truth: the true homographies (N, 3, 3)."""
     right = torch.cat([model(batch).argmax(1) for batch in batches(images)]) == labels
     numbers = {"numbers_read": 100 * float(right.all(1).double().mean())}
@@ -134,17 +134,17 @@ def draw_transforms(model, data, title):
     read = model.classify(strips).argmax(1).tolist()
     texts = [("".join(map(str, ours)), ours == label) for ours, label in zip(read, labels, strict=True)]
     transforms = None if images.shape[2:] == geometry.STRIP else model.homography(images)
-    return drawn(images, transforms, strips, texts, title)
+    return draw_scenes(images, transforms, strips, texts, title)
 
 
 def draw_warps(data, transforms, title, padding):
     """Draw the first test scenes, the outlines of homographies (N, 3, 3), and the strips that these cut out."""
     transforms = transforms[:N_SHOWN]
     images = data.test_images[: len(transforms)]
-    return drawn(images, transforms, geometry.strips(images / 255, transforms), [("", True)] * len(images), title)
+    return draw_scenes(images, transforms, geometry.strips(images / 255, transforms), [("", True)] * len(images), title)
 
 
-def drawn(images, transforms, strips, texts, title):
+def draw_scenes(images, transforms, strips, texts, title):
     """Draw scenes (N, 1, 128, 128), outlines, unless `transforms` is None, and strips (N, 1, 28, 133)."""
     outlines = None
     if transforms is not None:

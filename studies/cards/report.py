@@ -5,7 +5,7 @@ import statistics
 from lab import figures
 from lab.comparison import by_seed, of_experiment
 from lab.results import last
-from lab.tables import LOST, RUNS, chosen_table, metric, metrics_of, per_run
+from lab.tables import LOST, RUNS, chosen_table, metric, per_run, transformer_metrics
 from studies.cards import CARD
 
 IDS = tuple(row.id for row in CARD)
@@ -34,7 +34,7 @@ def strength_curves(record, table):
     titles["corner_error"] = "corner error, % of the diagonal"
     panels = {title: [] for title in titles.values()}
     for exp_id in IDS:
-        curves = [metrics["by_strength"] for metrics in metrics_of(of_experiment(record, table[exp_id]))]
+        curves = [metrics["by_strength"] for metrics in transformer_metrics(of_experiment(record, table[exp_id]))]
         if "coordconf" not in table[exp_id].title and curves:
             for name, title in titles.items():
                 if name in curves[0]:

@@ -43,7 +43,7 @@ def whole(clean):
 
 
 def distorted_test_images(clean, size):
-    """Return the test images of a Dataset, each distorted by the same homography in all runs, in a frame of a size."""
+    """Return the test images, distorted in the same way in all runs, at `size`: (height, width)."""
     n, _, *clean_size = clean.test_images.shape
     test_images = clean.test_images.new_empty(n, 1, *size)
     distort(clean.test_images, perspective_homographies(n, TEST_SEED, 0, clean_size), test_images)

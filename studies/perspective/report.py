@@ -3,7 +3,7 @@
 import statistics
 
 from lab.results import last
-from lab.tables import INK, LARGEST_STEP, LOST, RUNS, common, mean_metric, metrics_of, per_run
+from lab.tables import INK, LARGEST_STEP, LOST, RUNS, common, mean_metric, per_run, transformer_metrics
 
 IC_STN_ERROR = {"exp_12": 6.60, "exp_14": 4.94, "exp_29": 1.23}  # in %, of that paper's networks that are like ours
 
@@ -19,7 +19,7 @@ def at_equal_size(runs):
 
     Runs whose transformer has moved the digits out of the image are left out.
     """
-    measured = [metrics for metrics in metrics_of(runs) if metrics["ink_area"]]
+    measured = [metrics for metrics in transformer_metrics(runs) if metrics["ink_area"]]
     distances = [metrics["corner_distance_after"] / metrics["ink_area"] ** 0.5 for metrics in measured]
     return f"{statistics.fmean(distances):.1f}" if distances else ""
 

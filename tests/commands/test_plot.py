@@ -25,7 +25,7 @@ from stn import data
 from studies.perspective.data import perspective, whole
 from studies.steady import recipes_figure
 
-MNIST = {"name": "MNIST", "md5": results.MNIST}
+MNIST = {"name": "MNIST", "md5": results.MNIST_MD5}
 
 
 def texts(figure):
@@ -40,7 +40,7 @@ def test_every_run_is_a_point_and_several_have_an_interval(tmp_path):
     unmarked = plot.accuracy_figure(record).axes[0].lines
     assert not any(line.get_marker() == "D" for line in unmarked)  # other data than the original's
     for run in record.values():
-        run["data"]["md5"] = results.MNIST
+        run["data"]["md5"] = results.MNIST_MD5
     figure = plot.accuracy_figure(record)
     shown = texts(figure)
     assert {"exp_01 reproduce baseline", "exp_03 bypass localisation"} <= set(shown)
@@ -233,7 +233,7 @@ def test_a_record_has_the_same_runs_of_every_experiment():
     """Of one of the two, run 02 is missing and run 04 a short look."""
     runs = {}
     for exp_id, lengths in (("exp_02", [30, 30, 30, 30]), ("exp_03", [30, 0, 30, 20])):
-        changes = {"arguments": ALL[exp_id].arguments, "data": {"name": "MNIST", "md5": results.MNIST}}
+        changes = {"arguments": ALL[exp_id].arguments, "data": {"name": "MNIST", "md5": results.MNIST_MD5}}
         changes |= TUTORIAL.as_settings()
         runs |= {(exp_id, run): ([980] * n_epochs, changes) for run, n_epochs in enumerate(lengths, 1) if n_epochs}
     record = record_of(runs)

@@ -309,7 +309,7 @@ def test_runs_with_the_same_number_or_content_are_named(tmp_path, fault):
 
 def test_another_experiment_of_the_same_id_is_not_compared_as_that_of_the_table(fault):
     """It was: under the number of the run whose name sorts last."""
-    mnist = {"data": {"name": "MNIST", "md5": results.MNIST}}
+    mnist = {"data": {"name": "MNIST", "md5": results.MNIST_MD5}}
     correct = {f"exp_02_run_01_{ALL['exp_02'].title}": 980, NAME: 970, "exp_03_run_01_variant": 950}
     record = {name: results.condensed(results_of(name, [n], **mnist)) for name, n in correct.items()}
     with fault("runs whose numbers collide, or copies"):
@@ -405,7 +405,7 @@ def test_a_folder_called_mnist_is_not_mnist(fashion, tmp_path, fault):
 
 
 def test_each_data_set_has_a_table_of_its_own(fault):
-    mnists = {"name": "MNIST", "md5": results.MNIST}
+    mnists = {"name": "MNIST", "md5": results.MNIST_MD5}
     datas = [
         mnists,
         mnists | {"perspective_sigma": 3.5},

@@ -13,7 +13,7 @@ from studies.cards.report import strength_curves
 from studies.perspective import STUDY
 from studies.perspective.report import RECTIFYING
 
-MNIST = {"data": {"name": "MNIST", "md5": results.MNIST}}
+MNIST = {"data": {"name": "MNIST", "md5": results.MNIST_MD5}}
 SEVEN = comparison.families()["The seven"]
 TRANSFORMER = ("exp_02", "exp_03", "the transformer")
 MEASURES = {
@@ -104,7 +104,7 @@ def test_a_run_of_another_recipe_than_its_row_has_is_named_and_left_out():
     runs |= {("exp_05", run): ([985], faster) for run in (1, 2)}
     record = record_of(runs)
     assert list(comparison.comparisons(record, SEVEN, ALL)) == [TRANSFORMER]
-    (why,) = comparison.why_incomparable(record, ALL)
+    (why,) = comparison.list_incomparable(record, ALL)
     settings = "learning_rate 0.05 instead of 0.01, localisation_rate 0.05 instead of 0.01"
     assert why == f"exp_05 and exp_02 are not compared: exp_05 was trained with {settings} (--pool compares them)"
     assert len(comparison.comparisons(record, SEVEN, ALL, pool=True)) == 2
@@ -117,7 +117,7 @@ def test_a_run_of_another_network_than_its_row_has_is_left_out(change):
         if "exp_02" in run["experiment_name"]:
             run |= change
     assert comparison.comparisons(record, SEVEN, ALL) == {}
-    assert "exp_02 was trained with " in comparison.why_incomparable(record, ALL)[0]
+    assert "exp_02 was trained with " in comparison.list_incomparable(record, ALL)[0]
 
 
 def test_a_columns_format_is_decided_by_all_its_rows():
@@ -229,18 +229,18 @@ def test_experiments_of_different_code_are_not_compared_unless_asked():
     assert comparison.drop_incompatible_runs(record) == (record, [])
     assert comparison.comparisons(record, SEVEN, ALL) == {}
     refused = "exp_02 and exp_03 are not compared: they differ in code (--pool compares them)"
-    assert comparison.why_incomparable(record, ALL) == [refused]
+    assert comparison.list_incomparable(record, ALL) == [refused]
     assert refused in tables.comparison_document(record, ALL)
     assert list(comparison.comparisons(record, SEVEN, ALL, pool=True)) == [TRANSFORMER]
 
 
 def test_experiments_of_different_epochs_or_data_are_not_compared():
     short = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970, 975], {})}
-    assert "differ in n_epochs" in comparison.why_incomparable(record_of(short), ALL)[0]
+    assert "differ in n_epochs" in comparison.list_incomparable(record_of(short), ALL)[0]
     other = {("exp_02", 1): ([980], {}), ("exp_03", 1): ([970], {"data": {"name": "other"}})}
-    assert "differ in data" in comparison.why_incomparable(record_of(other), ALL)[0]
+    assert "differ in data" in comparison.list_incomparable(record_of(other), ALL)[0]
     table = {("exp_01", 1): ([980] * 20, {}), ("exp_02", 1): ([980] * 30, {})}
-    assert comparison.why_incomparable(record_of(table), ALL) == []
+    assert comparison.list_incomparable(record_of(table), ALL) == []
 
 
 def test_single_runs_have_no_interval_and_no_p_value():

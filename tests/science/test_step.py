@@ -16,7 +16,7 @@ import train
 from fast.step import FastTraining
 from lab.settings import Recipe
 from models import Net, Net_CoordConv_Homography
-from stn.step import is_local, trainable, unchanged
+from stn.step import is_localisation, trainable, unchanged
 from studies.perspective.data import whole
 
 FORMS = {"plain": train.PlainTraining, "fast": FastTraining}
@@ -281,7 +281,7 @@ def test_a_localisation_network_within_another_network_has_its_own_rate(digits, 
     recipe = Recipe(localisation_rate=0.001)
     for form in FORMS.values():
         training = form(wrap(new(Net)), digits, recipe)
-        assert sum(is_local(name) for name, _ in trainable(training.model)) == 8
+        assert sum(is_localisation(name) for name, _ in trainable(training.model)) == 8
     assert len(train.PlainTraining(wrap(new(Net)), digits, recipe).localiser) == 8
 
 

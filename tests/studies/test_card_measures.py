@@ -143,7 +143,7 @@ def test_a_network_that_finds_every_card_in_its_own_frame_is_without_error(few_c
     assert curve["strength"] == [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
     assert curve["iou"] == pytest.approx([1] * 7, abs=1e-3)
     assert len(set(curve["numbers_read"])) == 1  # the same cards at every strength
-    unaligned = card_metrics.measured(model, *data[2:4], data.test_homographies, IDENTITY)
+    unaligned = card_metrics.measure(model, *data[2:4], data.test_homographies, IDENTITY)
     assert unaligned["iou"] < 0.8
     assert unaligned["corner_error"] > 5
     assert unaligned["numbers_read"] == pytest.approx(100 * float((data.test_labels[:, 5] < 5).double().mean()))
@@ -155,7 +155,7 @@ def test_errors_and_shares_by_hand():
     labels = torch.tensor([[1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 9], [7, 7, 7, 7, 7, 1]])
     remember(known, images, labels, torch.stack([IDENTITY, moved(0.1), moved(0, 0.3)]))
     truth = IDENTITY.expand(3, 3, 3)
-    found = card_metrics.measured(Knowing(IDENTITY, known, last_digit_wrong), images, labels, truth, IDENTITY)
+    found = card_metrics.measure(Knowing(IDENTITY, known, last_digit_wrong), images, labels, truth, IDENTITY)
     assert found["numbers_read"] == pytest.approx(100 / 3)
     assert found["digits_read"] == pytest.approx(100 * 16 / 18)
     shares = [1, (184 - 12.8) / (184 + 12.8), (116 - 38.4) / (116 + 38.4)]  # of translated rectangles, in pixels
@@ -173,7 +173,7 @@ def test_errors_are_told_in_diagonals_of_the_card_as_it_lies_in_the_scene(few_ca
         truth, known = moved(0, factor=size), {}
         remember(known, images, labels, (moved(0.1) @ truth)[None])
         model = Knowing(IDENTITY, known, last_digit_wrong)
-        errors.append(card_metrics.measured(model, images, labels, truth[None], IDENTITY)["corner_error"])
+        errors.append(card_metrics.measure(model, images, labels, truth[None], IDENTITY)["corner_error"])
     assert errors == pytest.approx([100 * 0.1 / DIAGONAL, 200 * 0.1 / DIAGONAL])
 
 

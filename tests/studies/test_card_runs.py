@@ -150,7 +150,7 @@ def test_tensorboards_accuracy_of_a_class_is_of_digits(events, finished, few_car
 
 def test_in_a_record_the_predictions_of_cards_are_left_out(finished):
     """The labels of MNIST's test images are not those of the cards."""
-    for changes in ({}, {"data": finished[1]["data"] | {"md5": results.MNIST}}):
+    for changes in ({}, {"data": finished[1]["data"] | {"md5": results.MNIST_MD5}}):
         small = results.condensed(finished[1] | changes)
         assert not {"wrong", "predictions", "confusion_matrix"} & small.keys()
         assert small["transformer"] is not None
@@ -158,7 +158,7 @@ def test_in_a_record_the_predictions_of_cards_are_left_out(finished):
 
 
 def test_cards_are_compared_with_cards_and_with_nothing_else():
-    mnist = {"name": "MNIST", "md5": results.MNIST}
+    mnist = {"name": "MNIST", "md5": results.MNIST_MD5}
     card = {**mnist, "digits": 6, "cards_strength": 1.0}
     kinds = {"a": mnist, "b": card, "c": {**mnist, "perspective_sigma": 3.5}, "d": {**card, "straight": True}}
     record = {name: {"data": kind, "test_total": 5000} for name, kind in kinds.items()}

@@ -324,15 +324,15 @@ def test_json_for_programs(run, photos):
     code, lines, errors = run("--json", "other/dark.png", "missing.png", "dark.png", "--out", "out/deep")
     assert (code, errors) == (1, [])
     card, missing, none = map(json.loads, lines)
-    doubts = {"found", "confidence", "digits_sure", "agreement"}
-    keys = {"image", "number", "probabilities", "corners", "card", "outline", *doubts}
+    factors = {"found", "confidence", "digits_sure", "agreement"}
+    keys = {"image", "number", "probabilities", "corners", "card", "outline", *factors}
     assert card.keys() == none.keys() == keys
     assert (card["image"], card["number"], card["probabilities"]) == ("other/dark.png", NUMBER, [0.999] * 6)
     assert np.abs(np.array(card["corners"]) - CORNERS).max() < 12
     assert (card["card"], card["outline"]) == ("out/deep/dark.png.card.png", "out/deep/dark.png.outline.png")
     assert missing == {"image": "missing.png", "error": "cannot be read (No such file or directory)"}
     assert none["confidence"] < detector.THRESHOLD
-    assert all(none[key] is None for key in keys - {"image", *doubts})
+    assert all(none[key] is None for key in keys - {"image", *factors})
     for each in (card, none):
         assert each["confidence"] == pytest.approx(each["digits_sure"] * each["agreement"], abs=2e-4)
         assert each["found"] == (each["confidence"] >= detector.THRESHOLD)

@@ -195,8 +195,9 @@ def test_images_of_another_size_are_refused_before_training(fashion, tmp_path, m
             bytes([0, 0, 8, 3]) + struct.pack(">III", n, 32, 30) + bytes(range(240)) * 4 * n
         )
     monkeypatch.chdir(tmp_path)
-    why = "the train images are 32×30, not 28×28; a study can make other sizes of them"
-    assert prepared([ALL["exp_03"]], *commands(OWN)[2][1:]) == ("failed", f"fashion: {why}")
+    why = "a folder must hold images of 28×28, of which a study can make other sizes (docs/own_experiments.md)"
+    failed = "failed", f"fashion: the train images are 32×30; {why}"
+    assert prepared([ALL["exp_03"]], *commands(OWN)[2][1:]) == failed
     assert not (tmp_path / "experiments_fashion").exists()
 
 

@@ -164,8 +164,9 @@ def test_the_core_without_the_rooms_trains_and_compares(tmp_path, idx_folder):
     assert re.findall("^exp_.*?(?= )", listed, re.MULTILINE) == [f"exp_0{n}" for n in range(1, 8)]
 
 
-PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_experiments.md").read_text(), re.DOTALL)
-ROTATED = next(program for program in PROGRAMS if "DatasetSpec(" in program)  # studies/rotated.py of that page
+OWN_EXPERIMENTS = (ROOT / "docs" / "own_experiments.md").read_text(encoding="utf-8")
+# {path: content} of the files that the page tells to add
+FILES = dict(re.findall(r"complete\s+file\s+`(studies/[\w/.]+)`[^`]*?```python\n(.*?)```", OWN_EXPERIMENTS, re.DOTALL))
 
 
 # Trains a run into the folder `undisturbed`, and then to the end of its first epoch where the options say.
@@ -187,31 +188,65 @@ for more in (["--out", "undisturbed"], []):
 """
 
 
-def test_a_new_data_set_is_a_new_file_only(tmp_path, idx_folder):
-    """It is listed, trained, resumed after an epoch, tabled and drawn, and not beside the tutorial's claim."""
+def test_a_new_transform_and_a_new_data_set_are_new_files_only(tmp_path, idx_folder):
+    """Those of docs/own_experiments.md: digits rotated and of another size, and a transformer that only rotates.
+
+    They are listed, trained, resumed after an epoch, tabled and drawn, and not beside the tutorial's claim.
+    """
     checkout = copy_of_the_repository(tmp_path)
-    (checkout / "studies" / "rotated.py").write_text(ROTATED)
-    assert "exp_100  rotated, 2 epochs" in run_in(checkout, "run_experiments.py", "--list").stdout
+    assert {name.split("/")[1] for name in FILES} == {"rotation", "rotated.py", "padded.py"}
+    for name, content in FILES.items():
+        (checkout / name).parent.mkdir(exist_ok=True)
+        (checkout / name).write_text(content, encoding="utf-8")
+    listed = run_in(checkout, "run_experiments.py", "--list").stdout
+    for row in ("exp_91  rotation, 30 epochs", "exp_100  rotated, 2 epochs", "exp_110  padded, 2 epochs"):
+        assert row in listed
     options = ("--data", idx_folder, "--plain", "--epochs", 2)
     died = run_in(checkout, "-c", BREAK_OFF, *options, "--set", "rotated")
     assert died.returncode == 9, died.stderr
     (begun,) = checkout.glob("experiments/*/checkpoint.pt")
     assert not begun.with_name("results.json").exists()
-    process = run_in(checkout, "run_experiments.py", *options, "--jobs", 1, "--only", "exp_03", "exp_100")
+    rows = ("exp_03", "exp_91", "exp_100", "exp_110")
+    process = run_in(checkout, "run_experiments.py", *options, "--jobs", 1, "--only", *rows)
     assert process.returncode == 0, process.stderr
     assert_same_run(begun.parent, checkout / "undisturbed" / begun.parent.name)
     content = json.loads(begun.with_name("results.json").read_text())
     assert content["data"]["degrees"] == 90
     assert not any(name.startswith("corner_distance") for name in content["transformer"])
+    rotation, padded = (
+        json.loads(next(checkout.glob(f"experiments/{row}_*/results.json")).read_text())
+        for row in ("exp_91", "exp_110")
+    )
+    first = localiser_parameters(28, outputs=6) + classifier_parameters(28)
+    assert (
+        rotation["trainable_parameters"] == first - 5 * 33
+    )  # one output instead of six, each with 32 weights and a bias
+    assert padded["trainable_parameters"] == localiser_parameters(42, outputs=6) + classifier_parameters(42)
+    assert (
+        padded["transformer"]["within_class_variance_before"]
+        < 0.6 * rotation["transformer"]["within_class_variance_before"]
+    )
     process = run_in(checkout, "plot.py")
     assert process.returncode == 0, process.stderr
     comparison = (checkout / "experiments" / "comparison.md").read_text()
     digits = re.search(r"^## (.*)$", comparison, re.MULTILINE)[1]
     assert f"## {digits}, rotated" in comparison
+    assert f"## {digits}, padded" in comparison
     assert {path.name for path in checkout.glob("experiments/*AccuracyComparison.png")} == {
         "AccuracyComparison.png",
+        "PaddedAccuracyComparison.png",
         "RotatedAccuracyComparison.png",
     }
+
+
+def localiser_parameters(side, outputs):
+    left = ((side - 6) // 2 - 4) // 2
+    return 8 * 49 + 8 + 10 * 8 * 25 + 10 + 10 * left**2 * 32 + 32 + 32 * outputs + outputs
+
+
+def classifier_parameters(side):
+    left = ((side - 4) // 2 - 4) // 2
+    return 10 * 25 + 10 + 20 * 10 * 25 + 20 + 20 * left**2 * 50 + 50 + 50 * 10 + 10
 
 
 ENLARGED = '''
@@ -319,9 +354,8 @@ def test_images_of_another_size_are_a_new_file_only(tmp_path, idx_folder):
     }
     assert contents["exp_100"]["arguments"] == {}
     # Of 42×42 pixels both parts leave 7×7: 42 - 6 = 36, 18, 14, 7 in the localisation network, and 38, 19, 15, 7.
-    localiser = 8 * 49 + 8 + 10 * 8 * 25 + 10 + 10 * 7 * 7 * 32 + 32 + 32 * 6 + 6
-    classifier = 10 * 25 + 10 + 20 * 10 * 25 + 20 + 20 * 7 * 7 * 50 + 50 + 50 * 10 + 10
-    assert contents["exp_100"]["trainable_parameters"] == localiser + classifier
+    expected = localiser_parameters(42, outputs=6) + classifier_parameters(42)
+    assert contents["exp_100"]["trainable_parameters"] == expected
     assert contents["exp_100"]["transformer"].keys() == contents["exp_102"]["transformer"].keys()
     measured = contents["exp_101"]["transformer"]
     # A corner is moved by 3.5 pixels, and by 3.5 with the whole image, in x and in y: two copies are 7 pixels times
