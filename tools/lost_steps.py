@@ -35,6 +35,7 @@ N_STEPS, N_SCENES = 300, 64
 MEASURED = {*range(0, 40, 2), *range(40, N_STEPS + 1, 10)}  # numbers of steps after which it looks
 OTHER = 100  # added to the number of a run for other weights or other batches
 WAIT = 94  # steps, one epoch
+N_SHOWN, SHOWN_AT = 4, (0, 10, 20, 40, 100, N_STEPS)  # scenes whose outlines are kept, and after which steps
 
 
 class Net_Card_Last_Gradient(Net_Card_Candidate):
@@ -83,20 +84,20 @@ def follow(
     training = PlainTraining(model, data, recipe)
     local = training.optimizer.param_groups[1]
     local["eps"], rate = eps, local["lr"]
-    trace = {"seen": [], "corners": [], "gradient": []}
+    trace = {"seen": [], "corners": [], "gradient": [], "outlines": []}
     with fast.accelerated(model, "cpu"):
         for step, batch in enumerate(islice(epochs_of(data, seed), n_steps)):
             if step == 0:
                 scenes, truth = data.train_images[:N_SCENES].clone(), data.train_homographies[:N_SCENES].clone()
             if step in MEASURED:
-                measure(model, scenes, truth, trace)
+                measure(model, scenes, truth, step, trace)
             local["lr"] = rate if step >= wait else 0.0
             model.train()
             training.step(batch)
             if step in MEASURED:
                 norms = [weight.grad.norm() for weight in training.localiser if weight.grad is not None]
                 trace["gradient"].append(float(f"{torch.stack(norms).norm():.3g}"))  # after the clipping
-        measure(model, scenes, truth, trace)
+        measure(model, scenes, truth, n_steps, trace)
     return trace
 
 
@@ -109,13 +110,20 @@ def epochs_of(data, seed):
 
 
 @torch.no_grad()
-def measure(model, scenes, truth, trace):
-    """Add to a trace the share that is seen and the median position of the corners, in pixels of the scene."""
+def measure(model, scenes, truth, step, trace):
+    """Add to a trace the share that is seen, and in pixels of the scene the median corners and some outlines."""
     model.eval()
     homographies = model.homography(scenes)
     trace["seen"].append(round(card_metrics.field_seen(homographies, truth), 4))
     corners = warps.to_pixels(geometry.card_corners(homographies), geometry.SCENE, geometry.SCENE)
-    trace["corners"].append([round(value, 1) for value in corners.median(0).values.flatten().tolist()])
+    trace["corners"].append(rounded(corners.median(0).values))
+    if step in SHOWN_AT:
+        trace["outlines"].append(rounded(corners[:N_SHOWN]))
+
+
+def rounded(positions):
+    """List positions, to a tenth of a pixel."""
+    return [round(value, 1) for value in positions.flatten().tolist()]
 
 
 _data = []
@@ -150,7 +158,7 @@ def main():
         for (name, run, _), trace in zip(tasks, pool.map(follow_variant, tasks), strict=True):
             done.setdefault(name, {})[str(run)] = trace
             print(f"{name}, run {run}: {100 * trace['seen'][-1]:.0f} % of the numbers seen at the end", flush=True)
-            write_json(options.out, {"steps": sorted(MEASURED), **provenance(), "variants": done})
+            write_json(options.out, {"steps": sorted(MEASURED), "shown_at": SHOWN_AT, **provenance(), "variants": done})
 
 
 if __name__ == "__main__":
