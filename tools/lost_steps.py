@@ -33,6 +33,7 @@ from train import PlainTraining, configure
 
 N_STEPS, N_SCENES = 300, 64
 MEASURED = {*range(0, 40, 2), *range(40, N_STEPS + 1, 10)}  # numbers of steps after which it looks
+COMMAND = "python tools/lost_steps.py --out results/lost_steps.json"
 OTHER = 100  # added to the number of a run for other weights or other batches
 WAIT = 94  # steps, one epoch
 N_SHOWN, SHOWN_AT = 4, (0, 10, 20, 40, 100, N_STEPS)  # scenes whose outlines are kept, and after which steps
@@ -158,7 +159,14 @@ def main():
         for (name, run, _), trace in zip(tasks, pool.map(follow_variant, tasks), strict=True):
             done.setdefault(name, {})[str(run)] = trace
             print(f"{name}, run {run}: {100 * trace['seen'][-1]:.0f} % of the numbers seen at the end", flush=True)
-            write_json(options.out, {"steps": sorted(MEASURED), "shown_at": SHOWN_AT, **provenance(), "variants": done})
+            kept = {
+                "command": COMMAND,
+                "steps": sorted(MEASURED),
+                "shown_at": SHOWN_AT,
+                **provenance(),
+                "variants": done,
+            }
+            write_json(options.out, kept)
 
 
 if __name__ == "__main__":
