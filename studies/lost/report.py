@@ -82,9 +82,8 @@ def outlines_figure(record, scenes, variant="as it is"):
     steps = record["shown_at"]
     rows = [(kind, run, scene) for kind, run in shown.items() if run for scene in range(2)]
     figure = figures.Figure(figsize=(1.75 * len(steps), 1.8 * len(rows) + 0.3), layout="constrained")
-    for axes_of_row, (kind, run, scene) in zip(
-        figure.subplots(len(rows), len(steps), squeeze=False), rows, strict=True
-    ):
+    grid = figure.subplots(len(rows), len(steps), squeeze=False)
+    for axes_of_row, (kind, run, scene) in zip(grid, rows, strict=True):
         for axes, step, outlines in zip(axes_of_row, steps, traces[run]["outlines"], strict=True):
             figures.show(axes, scenes[run][scene], f"run {run} {kind}, step {step}", white=255, fontsize=7)
             figures.draw_frame(axes, np.reshape(outlines, (-1, 4, 2))[scene], linewidth=1.5)
