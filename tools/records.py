@@ -68,6 +68,20 @@ def draw_shown(pictures):
             save_animation(pictures / f"transformation_{exp_id}.gif", run, transforms, digits)
 
 
+def draw_lost(record, pictures):
+    """Draw how readers of cards get lost in their first steps, from results/lost_steps.json."""
+    from lab.settings import SEED
+    from stn import data
+    from studies.lost import report
+
+    figures.save(report.seen_figure(record), pictures / "LostSteps.png")
+    cards, scenes = catalogue.datasets()["held-out cards"].built(data.load()), {}
+    for run in report.shown_runs(record).values():
+        cards.draw_epoch(SEED - 1 + int(run), 1)
+        scenes[run] = cards.train_images[: report.N_SCENES, 0].numpy().copy()
+    figures.save(report.outlines_figure(record, scenes), pictures / "LostOutlines.png")
+
+
 def draw_card(path, exp_id="exp_40", number=0):
     """Draw what extract_id.py makes of a test scene shown large, by a network in weights/."""
     from PIL import Image
@@ -99,6 +113,7 @@ def write_docs(results, docs, pictures):
             figures.save(drawing, pictures / name)
     draw_shown(pictures)
     draw_card(pictures / "extract_id.png")
+    draw_lost(read_json(results / "lost_steps.json"), pictures)
     write_text(docs / "results.md", page.results_document(results, ALL))
 
 

@@ -7,6 +7,7 @@ from lab.results import SMALLEST_SHARE, is_lost_run, last
 from lab.tables import RUNS, markdown_table, metric, n_lost, per_run
 
 LOST_COLOUR = "#D55E00"
+N_SCENES = 2  # of each run whose outlines are drawn
 
 
 def share_text(n, total):
@@ -69,18 +70,19 @@ def seen_figure(record, columns=4):
     return figure
 
 
-def outlines_figure(record, scenes, variant="as it is"):
-    """Draw a run that gets lost, and below it one that finds back: where the card is thought to be, step by step.
-
-    Of the runs of a variant, those with the lowest numbers are shown; none of a kind that there is not. scenes: {run:
-    images (n, 128, 128) of bytes}.
-    """
-    traces = record["variants"][variant]
+def shown_runs(record):
+    """Return {what becomes of it: run} of two runs without a remedy: the first that is lost, the first to find back."""
+    traces = record["variants"]["as it is"]
     kinds = {"gets lost": is_lost_trace}
     kinds["finds back"] = lambda trace: min(trace["seen"]) < SMALLEST_SHARE and not is_lost_trace(trace)
     shown = {kind: next((run for run in traces if is_kind(traces[run])), None) for kind, is_kind in kinds.items()}
-    steps = record["shown_at"]
-    rows = [(kind, run, scene) for kind, run in shown.items() if run for scene in range(2)]
+    return {kind: run for kind, run in shown.items() if run}
+
+
+def outlines_figure(record, scenes):
+    """Draw where the `shown_runs` look for the card, step by step; scenes: {run: (N_SCENES, 128, 128) of bytes}."""
+    traces, steps = record["variants"]["as it is"], record["shown_at"]
+    rows = [(kind, run, scene) for kind, run in shown_runs(record).items() for scene in range(N_SCENES)]
     figure = figures.Figure(figsize=(1.75 * len(steps), 1.8 * len(rows) + 0.3), layout="constrained")
     grid = figure.subplots(len(rows), len(steps), squeeze=False)
     for axes_of_row, (kind, run, scene) in zip(grid, rows, strict=True):
