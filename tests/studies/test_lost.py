@@ -2,6 +2,7 @@
 
 import math
 
+import lost_steps
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from run_experiments import SETS
 from stn import warps
 from studies.cards import geometry
 from studies.cards.networks import Net_Card_Homography
+from studies.lost import report
 from studies.lost.networks import Net_Card_Candidate, distance_outside
 
 ROWS = {row.id: row for row in SETS["lost"]}
@@ -110,3 +112,41 @@ def test_the_gradient_of_each_pass_is_clipped_by_itself(cards):
     assert len(found[0.05]) == len(found[None]) == 3
     assert max(found[None]) > 0.05
     assert max(found[0.05]) <= 0.05 * (1 + 1e-5)
+
+
+def test_traces_are_tabulated_and_the_lost_and_the_returning_are_chosen():
+    """One that stays, one that gets lost, one that finds back."""
+    traces = {"21": [0.9, 0.8, 0.9], "22": [0.9, 0.1, 0.0], "23": [0.9, 0.0, 0.7]}
+    outlines = [[10.0] * 16] * 2
+    record = {
+        "steps": [0, 10, 20],
+        "shown_at": (0, 20),
+        "variants": {"as it is": {run: {"seen": seen, "outlines": outlines} for run, seen in traces.items()}},
+    }
+    row = report.steps_table(record).splitlines()[-1]
+    assert row == "| as it is | 3 | 2 | 1 (1 to 91 %) | 0 |"
+    assert report.shown_runs(record) == {"gets lost": "22", "finds back": "23"}
+    lines = report.seen_figure(record).axes[0].lines
+    assert sorted(line.get_color() == report.LOST_COLOUR for line in lines[:3]) == [False, False, True]
+    scenes = {run: torch.zeros(2, 128, 128) for run in ("22", "23")}
+    titles = [axes.get_title() for axes in report.outlines_figure(record, scenes).axes]
+    assert titles == [
+        f"run {run} {kind}, step {step}"
+        for kind, run in report.shown_runs(record).items()
+        for _ in range(2)
+        for step in (0, 20)
+    ]
+
+
+def test_the_first_steps_are_followed(few_cards, monkeypatch):
+    """Through a few steps, as the plain loop makes them; a variant changes only what its name says."""
+    monkeypatch.setattr(lost_steps, "held_out_cards", lambda: few_cards())
+    monkeypatch.setattr(lost_steps, "MEASURED", {0, 2})
+    monkeypatch.setattr(lost_steps, "SHOWN_AT", (0, 3))
+    as_it_is, same, waiting = (lost_steps.follow(1, n_steps=3, wait=wait) for wait in (0, 0, 3))
+    assert as_it_is == same
+    assert [len(as_it_is[name]) for name in ("seen", "corners", "gradient", "outlines")] == [3, 3, 2, 2]
+    assert waiting["corners"][0] == waiting["corners"][-1]  # the localisation network has not learnt
+    assert waiting["seen"][0] == as_it_is["seen"][0]
+    assert as_it_is["corners"][0] != as_it_is["corners"][-1]
+    assert lost_steps.follow(1, n_steps=3, batches=100)["corners"] != as_it_is["corners"]
