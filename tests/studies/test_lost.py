@@ -128,7 +128,7 @@ def test_traces_are_tabulated_and_the_lost_and_the_returning_are_chosen():
     assert report.shown_runs(record) == {"gets lost": "22", "finds back": "23"}
     lines = report.seen_figure(record).axes[0].lines
     assert sorted(line.get_color() == report.LOST_COLOUR for line in lines[:3]) == [False, False, True]
-    scenes = {run: torch.zeros(2, 128, 128) for run in ("22", "23")}
+    scenes = {run: torch.zeros(2, 128, 128).numpy() for run in ("22", "23")}
     titles = [axes.get_title() for axes in report.outlines_figure(record, scenes).axes]
     assert titles == [
         f"run {run} {kind}, step {step}"
