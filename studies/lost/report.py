@@ -52,8 +52,9 @@ def steps_table(record):
 def seen_figure(record, columns=4):
     """Draw which share of the numbers is seen after each step: a panel a variant, a line a run."""
     variants = record["variants"]
+    columns = min(columns, len(variants))
     rows = -(-len(variants) // columns)
-    figure = figures.Figure(figsize=(11, 2.1 * rows + 0.3), layout="constrained")
+    figure = figures.Figure(figsize=(2.8 * columns, 2.1 * rows + 0.3), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(variants) :]:
         axes.axis("off")
