@@ -155,10 +155,12 @@ def crop_centre(canvases, canvas):
 
 def pad_to_canvas(images, canvas):
     """Lay images (B, C, H, W) in the middle of canvases of the smallest value of each image and channel."""
+    if canvas == 1:
+        return images
     height, width = (side * (canvas - 1) for side in images.shape[2:])  # height and width of both margins together
     background = images.amin((2, 3), keepdim=True)
     margins = (width // 2, width - width // 2, height // 2, height - height // 2)
-    return F.pad(images - background, margins) + background if canvas > 1 else images
+    return F.pad(images - background, margins) + background
 
 
 @_in_full_precision

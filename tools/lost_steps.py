@@ -7,10 +7,10 @@ same initial weights and batches wherever their variant does not say otherwise. 
 scenes of the first epoch, where the corners are and which share of the number the classifier sees.
 """
 
-import argparse
 import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from itertools import islice, product
 from pathlib import Path
 
@@ -19,10 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import fast
+from lab import cli
 from lab.catalogue import datasets
 from lab.files import write_json
 from lab.folder import available_cores, provenance
 from lab.settings import BATCH_SIZE, SEED
+from run_experiments import run_numbers
 from stn import warps
 from stn.data import epoch_order, epoch_seed, load
 from studies.cards import geometry
@@ -127,46 +129,34 @@ def rounded(positions):
     return [round(value, 1) for value in positions.flatten().tolist()]
 
 
-_data = []
-
-
+@lru_cache
 def held_out_cards():
     """Return the data set, made once in each process."""
-    if not _data:
-        _data.append(datasets()["held-out cards"].built(load()))
-    return _data[0]
+    return datasets()["held-out cards"].built(load())
 
 
 def follow_variant(task):
-    name, run, n_steps = task
-    return follow(run, **VARIANTS[name], n_steps=n_steps)
+    name, run = task
+    return follow(run, **VARIANTS[name])
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path, help="the file; what it has already is not done again")
-    parser.add_argument("--runs", nargs=2, type=int, default=(21, 40), metavar=("FIRST", "LAST"))
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
-    parser.add_argument("--steps", type=int, default=N_STEPS)
-    parser.add_argument("--jobs", type=int, default=available_cores())
-    options = parser.parse_args()
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("--out", required=True, type=Path, metavar="FILE", help="what it has already is not done again")
+    add("--runs", type=run_numbers, default="21-40", metavar="N", help="as for run_experiments.py (default: 21-40)")
+    add("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT", help="some of the variants")
+    jobs = "processes at a time (default: one a core)"
+    add("--jobs", type=cli.whole_number(1, 1024), default=available_cores(), metavar="N", help=jobs)
+    options = cli.parse(parser)
     done = json.loads(options.out.read_text())["variants"] if options.out.exists() else {}
-    runs = range(options.runs[0], options.runs[1] + 1)
-    tasks = [
-        (name, run, options.steps) for name, run in product(options.only, runs) if str(run) not in done.get(name, {})
-    ]
+    tasks = [task for task in product(options.only, options.runs) if str(task[1]) not in done.get(task[0], {})]
+    steps = {"steps": sorted(MEASURED), "shown_at": SHOWN_AT}
     with ProcessPoolExecutor(options.jobs) as pool:
-        for (name, run, _), trace in zip(tasks, pool.map(follow_variant, tasks), strict=True):
+        for (name, run), trace in zip(tasks, pool.map(follow_variant, tasks), strict=True):
             done.setdefault(name, {})[str(run)] = trace
             print(f"{name}, run {run}: {100 * trace['seen'][-1]:.0f} % of the numbers seen at the end", flush=True)
-            kept = {
-                "command": COMMAND,
-                "steps": sorted(MEASURED),
-                "shown_at": SHOWN_AT,
-                **provenance(),
-                "variants": done,
-            }
-            write_json(options.out, kept)
+            write_json(options.out, {"command": COMMAND, **steps, **provenance(), "variants": done})
 
 
 if __name__ == "__main__":

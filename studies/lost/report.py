@@ -6,7 +6,7 @@ from lab import figures
 from lab.results import SMALLEST_SHARE, is_lost_run, last
 from lab.tables import RUNS, markdown_table, metric, n_lost, per_run
 
-LOST_COLOUR = "#D55E00"
+LOST_COLOUR = figures.PALETTE[3]
 N_SCENES = 2  # of each run whose outlines are drawn
 
 
