@@ -21,7 +21,7 @@ from lab import cli, figures, folder, results
 from lab.catalogue import build_network, datasets, find_network, spec_of
 from lab.files import Damaged, unwritable, write_json
 from lab.progress import Display
-from lab.settings import BATCH_SIZE, SEED, THREADS, TUTORIAL, Recipe, RunError, Settings, fingerprint
+from lab.settings import SEED, THREADS, TUTORIAL, Recipe, RunError, Settings, fingerprint
 from stn import tensorboard
 from stn.checkpoint import (
     code_of,
@@ -265,10 +265,10 @@ def new_training(model, data, settings, fast=None):
     The network stays as it is. Raise RunError if either fails: the last may be of one image only, say, which batch
     normalisation refuses. fast: the package fast/, None for the plain loop.
     """
-    name, n = settings.experiment_name, len(data.train_labels)
+    name, n, batch_size = settings.experiment_name, len(data.train_labels), settings.recipe.batch_size
     with as_run_error(name, "a training step cannot be recorded (see `repeatable` in the docstring of train)"):
         training = (fast.new_training if fast else PlainTraining)(model, data, settings.recipe)
-    for size in sorted({min(n, BATCH_SIZE), n % BATCH_SIZE} - {0}, reverse=True):
+    for size in sorted({min(n, batch_size), n % batch_size} - {0}, reverse=True):
         what = f"a training step on a batch of {size} image{'s' if size > 1 else ''} fails"
         with unchanged(model, training), as_run_error(name, what):
             model.train()
@@ -296,22 +296,25 @@ def epochs(model, settings, data, training, clock, run_dir, question, log_images
             last = history[-1] | {"lost_epoch": results.lost_epoch({"history": history})} if history else None
             progress = on_progress and (lambda *steps, epoch=epoch, last=last: on_progress(epoch, *steps, last))
             model.train()
-            train_loss = train_epoch(training.step, order.to(device), progress)
+            train_loss = train_epoch(training.step, order.to(device).split(recipe.batch_size), progress)
             train_seconds = clock.lap()
-            test_loss, predictions = evaluate(model, data.test_images, data.test_labels)
+            n_watched = data.n_watched if epoch < n_epochs else None
+            labels = data.test_labels[:n_watched]
+            test_loss, predictions = evaluate(model, data.test_images[:n_watched], labels)
             test_seconds = clock.lap()
             if not all_finite(
                 train_loss, test_loss, *tensors_in(model.state_dict()), *tensors_in(training.state_dict())
             ):
                 losses = f"train loss {train_loss}, test loss {test_loss}"
                 folder.fail(run_dir, f"the loss or a weight in epoch {epoch} is not finite ({losses})")
-            correct = int((predictions == data.test_labels).view(len(predictions), -1).all(1).sum())
+            correct = int((predictions == labels).view(len(labels), -1).all(1).sum())
             entry = {
                 "epoch": epoch,
                 "train_loss": train_loss,
                 "test_loss": test_loss,
                 "test_correct": correct,
-                "test_accuracy": 100 * correct / len(predictions),
+                "test_total": len(labels),
+                "test_accuracy": 100 * correct / len(labels),
                 "train_seconds": train_seconds,
                 "test_seconds": test_seconds,
             }
@@ -352,13 +355,12 @@ class Clock:
         return round(max(0.0, self.counted - before - accounted), 3)
 
 
-def train_epoch(step, order, on_progress=None):
-    """Pass once over the training images in `order` (N,). Return the mean loss per image, in training mode.
+def train_epoch(step, batches, on_progress=None):
+    """Pass once over the training images. Return the mean loss per image, in training mode.
 
-    Stop early if the loss is not finite; checked every 50 steps.
+    batches: indices of images, several (B,). Stop early if the loss is not finite; checked every 50 steps.
     """
-    batches = order.split(BATCH_SIZE)
-    total = torch.zeros((), device=order.device)  # on the device: reading it at every step would stall a GPU
+    total = torch.zeros((), device=batches[0].device)  # on the device: reading it at every step would stall a GPU
     for number, batch in enumerate(batches):
         total += step(batch) * len(batch)
         if number % STEPS_BETWEEN_CHECKS == 0:
@@ -366,7 +368,7 @@ def train_epoch(step, order, on_progress=None):
                 break
             if on_progress:
                 on_progress(number, len(batches))
-    return total.item() / len(order)
+    return total.item() / sum(map(len, batches))
 
 
 def tensors_in(state):

@@ -15,7 +15,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import get_total_norm
 
 from coordconv import HOOKS
-from lab.settings import BATCH_SIZE
 from stn.step import bindings, is_localisation, loss_of, trainable, unchanged
 
 # Operations that are called faster as a method of their first argument, which takes the same arguments.
@@ -50,7 +49,7 @@ class FastTraining:
         self.rates = [rates["localisation_rate" if local else "learning_rate"] for local in self.local]
         self.lr_scale = torch.ones((), device=device)
         self.state = new_state(self.names, self.parameters, recipe)
-        batch = torch.arange(BATCH_SIZE, device=device) % len(data.train_labels)
+        batch = torch.arange(recipe.batch_size, device=device) % len(data.train_labels)
         self.repeat = None
         if can_record(model):
             with unchanged(model, self):  # recording is training, too
@@ -58,7 +57,8 @@ class FastTraining:
                 self.repeat = cuda_graph(self.unrecorded_step, batch) if device.type == "cuda" else self.recorded(batch)
 
     def step(self, batch):
-        return self.repeat(batch) if self.repeat and len(batch) == BATCH_SIZE else self.unrecorded_step(batch)
+        full = len(batch) == self.recipe.batch_size
+        return self.repeat(batch) if self.repeat and full else self.unrecorded_step(batch)
 
     def scale_rates(self, factor):
         self.lr_scale.fill_(factor)

@@ -18,7 +18,7 @@ from lab.files import ROOT, write_json
 ARCHIVED_LABELS = ROOT / "data" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
 N_CLASSES = 10
 MNIST_MD5 = "bd3808b2414328cf71cc2764408ae4c5"  # of the four arrays: data that have it are MNIST, whatever their name
-COLUMNS = ("train_loss", "test_loss", "test_correct", "seen")  # of the history, in a record; `seen` if it is there
+COLUMNS = ("train_loss", "test_loss", "test_correct", "test_total", "seen")  # of the history, in a record, if there
 PARTS = ("train_seconds", "test_seconds", "log_seconds", "other_seconds")  # of an epoch; a record has their sums
 # What a record leaves out: it follows from the rest and the labels of the test images, or is a checksum of a file.
 LEFT_OUT = ("confusion_matrix", "test_accuracy", "predictions", "weights", "events")
@@ -191,7 +191,9 @@ def commit(run):
 
 def percentages(run):
     """Return the test accuracy of a condensed run in %, after each epoch."""
-    return [100 * correct / run["test_total"] for correct in run["history"]["test_correct"]]
+    correct = run["history"]["test_correct"]
+    totals = run["history"].get("test_total") or len(correct) * [run["test_total"]]  # older runs have one for all
+    return [100 * n / total for n, total in zip(correct, totals, strict=True)]
 
 
 def last(run):

@@ -36,6 +36,7 @@ class Dataset(NamedTuple):
     train_homographies: torch.Tensor | None = None  # the true transforms (N, 3, 3), if they are known
     test_homographies: torch.Tensor | None = None
     canvas: int = 1  # how many times as large as a digit's image the images are, in both directions
+    n_watched: int | None = None  # so many test images are evaluated after every epoch but the last; None: all
 
     def to(self, device):
         parts = {name: part for name, part in self._asdict().items() if isinstance(part, torch.Tensor | Dataset)}

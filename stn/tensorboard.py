@@ -75,7 +75,7 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
     conclusion: after the last epoch what `train.conclude` returns, None before.
     """
     epoch, last = entry["epoch"], conclusion is not None
-    for digit, counts in enumerate(confusion(data.test_labels, predictions)):
+    for digit, counts in enumerate(confusion(data.test_labels[: len(predictions)], predictions)):
         if sum(counts):
             writer.add_scalar(f"Class accuracy/{digit}", 100 * counts[digit] / sum(counts), epoch)
     speed = len(data.train_labels) / max(entry["train_seconds"], 0.001)  # rounded to 0.001, so maybe 0
@@ -83,7 +83,8 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
     if log_images and (epoch % log_images == 0 or last):
         add_digits(writer, model, data, epoch)
         if has_transformer(model):
-            transforms = conclusion.transformer.homographies if last else homographies(model, data.test_images)
+            watched = data.test_images[: data.n_watched]
+            transforms = conclusion.transformer.homographies if last else homographies(model, watched)
             add_transforms(writer, transforms, epoch, data.middle(data.test_images).shape[2:])
     if log_images and last:
         with Image.open(conclusion.confusion_png) as picture:

@@ -125,8 +125,8 @@ def our_loop(experiment, device):
     digits = data.load().to(device)
     model = train.build(experiment, SEED).to(device)
     step = FastTraining(model, digits, experiment.recipe).step
-    order = data.epoch_order(len(digits.train_labels), SEED, 1).to(device)
-    train.train_epoch(step, order[:640])
+    order = data.epoch_order(len(digits.train_labels), SEED, 1).to(device).split(experiment.recipe.batch_size)
+    train.train_epoch(step, order[:10])
     return lambda: train.train_epoch(step, order), lambda: train.evaluate(model, digits.test_images, digits.test_labels)
 
 

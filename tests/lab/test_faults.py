@@ -433,13 +433,13 @@ def test_after_a_failure_it_goes_on_from_the_last_good_epoch_if_asked(finished, 
 
 def test_an_epoch_ends_at_once_when_its_loss_is_not_finite():
     steps = []
-    order = torch.arange(640).repeat(20)  # 200 steps
+    batches = torch.arange(640).repeat(20).split(64)  # 200 steps
 
     def step(batch):
         steps.append(len(batch))
         return torch.tensor(math.inf if len(steps) == 60 else 1.0)
 
-    assert train.train_epoch(step, order) == math.inf
+    assert train.train_epoch(step, batches) == math.inf
     assert len(steps) == 101
 
 

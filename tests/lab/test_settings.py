@@ -73,6 +73,18 @@ def test_the_learning_rates_fall_along_a_half_cosine_if_asked():
     assert Recipe().lr_scale(7, 10) == 1
 
 
+def test_the_learning_rates_drop_to_a_tenth_after_an_epoch_if_asked():
+    assert [Recipe(drop_after=2).lr_scale(epoch, 4) for epoch in (1, 2, 3, 4)] == [1, 1, 0.1, 0.1]
+    falling = Recipe(decay=True, drop_after=2)
+    assert falling.lr_scale(3, 4) == pytest.approx(0.5 / 10)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": 2.5}, {"drop_after": 0}, {"drop_after": True}])
+def test_numbers_of_images_and_epochs_are_whole_and_positive(wrong):
+    with pytest.raises(RunError, match="positive numbers"):
+        settings(recipe=Recipe(**wrong))
+
+
 def test_differences_are_named_in_the_order_of_the_settings():
     there, here = settings(run=2, seed=124).as_json(), settings(n_epochs=30).as_json()
     assert differences(there, here) == ["n_epochs 3 instead of 30", "run 2 instead of 1", "seed 124 instead of 123"]

@@ -115,6 +115,19 @@ def test_the_recorded_step_is_the_one_that_was_recorded_to_the_bit_and_the_plain
     assert not any(torch.equal(a, b) for a, b in zip(outcomes["recorded"][10:], before, strict=False))
 
 
+def test_batches_are_as_large_as_the_recipe_says(digits, tmp_path, monkeypatch):
+    """Of 640 images, in the fast form and in the plain one: the recorded step and the last, smaller one."""
+    sizes = []
+    original = FastTraining.step
+    monkeypatch.setattr(FastTraining, "step", lambda self, x: sizes.append(len(x)) or original(self, x))
+    losses = {
+        plain: run(digits, tmp_path / str(plain), n_epochs=1, recipe=Recipe(batch_size=256), plain=plain)["history"][0]
+        for plain in (False, True)
+    }
+    assert sizes[-3:] == [256, 256, 128]
+    assert losses[False]["train_loss"] == pytest.approx(losses[True]["train_loss"], rel=1e-4)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_network_that_is_not_repeatable_may_branch_on_values(digits, form):
     class Branching(Linear):

@@ -205,7 +205,7 @@ def test_train_loss_and_steps_are_those_of_the_plain_recipe(digits):
     model, plain = Linear(), nn.Linear(784, 10)
     plain.load_state_dict(model[1].state_dict())
     order = torch.randperm(600)
-    loss = train.train_epoch(train.PlainTraining(model, digits, Recipe()).step, order)
+    loss = train.train_epoch(train.PlainTraining(model, digits, Recipe()).step, order.split(64))
     total = 0.0
     for start in range(0, 600, 64):
         batch = order[start : start + 64]
@@ -318,6 +318,17 @@ def test_going_on_with_adam_on_images_in_perspective_gives_the_same_bits(digits,
         for name, tensor in checkpoints[0][part].items():
             assert torch.equal(tensor, checkpoints[1][part][name]), name
     assert torch.equal(*(torch.stack(checkpoint["transforms"]) for checkpoint in checkpoints))
+
+
+def test_only_the_last_epoch_looks_at_all_test_images_if_the_data_say_so(finished, digits, tmp_path):
+    made = run(digits._replace(n_watched=100), tmp_path)
+    assert [entry["test_total"] for entry in made["history"]] == [100, 100, 500]
+    predicted = [[int(digit) for digit in done["predictions"]] for done in (made, finished[1])]
+    assert predicted[0] == predicted[1]  # what is watched does not change the training
+    assert (made["test_correct"], made["test_total"]) == (finished[1]["test_correct"], 500)
+    accuracies = results.percentages(results.condensed(made))
+    assert accuracies == pytest.approx([entry["test_accuracy"] for entry in made["history"]])
+    assert accuracies[-1] == made["test_accuracy"]
 
 
 def test_a_finished_run_is_not_trained_again(finished, digits, monkeypatch):
