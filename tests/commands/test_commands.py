@@ -486,7 +486,7 @@ def test_the_other_sets(idx_folder, tmp_path):
 
 
 def test_set_selects_and_only_overrules():
-    assert list(ALL) == sorted(ALL)
+    assert list(ALL) == sorted(ALL, key=lambda exp_id: int(exp_id.removeprefix("exp_")))
     assert SETS["original"] == EXPERIMENTS
     assert run_experiments.selection(run_experiments.parse_arguments([])) == list(EXPERIMENTS)
     chosen = run_experiments.parse_arguments(["--set", "homography"])

@@ -96,7 +96,8 @@ def test_the_code_of_a_run_is_all_that_decides_its_result_and_nothing_else(tmp_p
         return {data for data in before if before[data] != after[data]}
 
     cards = {"cards", "straight cards", "held-out cards", "held-out straight cards"}
-    everything = {"mnist", "perspective", "whole", *cards}
+    papers = {"R", "RTS", "P", "E", "TC", "R held out", "TC held out"}
+    everything = {"mnist", "perspective", "whole", *cards, *papers}
     assert codes().keys() == everything
     for name in (
         "models.py",
@@ -122,6 +123,7 @@ def test_the_code_of_a_run_is_all_that_decides_its_result_and_nothing_else(tmp_p
     for name in ("studies/cards/report.py", "studies/cards/detector.py", "digits/own_images.py"):
         assert changed(name) == set(), name
     assert changed("studies/perspective/data.py") == {"perspective", "whole"}
+    assert changed("studies/paper/data.py") == papers
 
 
 def copy_of_the_repository(folder, rooms=True):
