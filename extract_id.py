@@ -25,6 +25,7 @@ from lab.settings import printable
 
 DEFAULT = "exp_40"  # four homography passes, trained with corner labels
 SUFFIXES = (".card.png", ".outline.png")
+DOUBTS = {"digits": "the digits are unsure", "corners": "two looks disagree on the corners"}
 
 
 def read_photo(path, target, network, alignment, debug=False):
@@ -40,6 +41,7 @@ def read_photo(path, target, network, alignment, debug=False):
     is_found = card.confidence >= detector.THRESHOLD
     result = {"image": str(path), "number": None, "confidence": round(card.confidence, 4), "found": is_found}
     result |= {"digits_sure": round(card.sure, 4), "agreement": round(card.agreement, 4)}
+    result["doubts"] = [] if is_found else doubts(card.sure, card.agreement, detector.THRESHOLD)
     result |= dict.fromkeys(("probabilities", "corners", "card", "outline"))
     if is_found or debug:
         result["number"] = card.number
@@ -54,6 +56,16 @@ def read_photo(path, target, network, alignment, debug=False):
     return result, format_result(result, detector.THRESHOLD, network.name)
 
 
+def doubts(sure, agreement, threshold):
+    """List why a card was not found, names of `DOUBTS`: the factors of its confidence that are below the threshold.
+
+    If neither is, but their product is, it is the smaller one.
+    """
+    factors = {"digits": sure, "corners": agreement}
+    low = [name for name, factor in factors.items() if factor < threshold]
+    return low or [min(factors, key=factors.get)]
+
+
 def format_result(result, threshold, network_name):
     """Format a result in lines: the number, the probability of each digit, and the corners; or why there is none."""
     image, confidence = printable(result["image"]), int(100 * result["confidence"]) / 100  # rounded down
@@ -61,7 +73,9 @@ def format_result(result, threshold, network_name):
     if not result["found"]:
         factors = "digits {digits_sure:.2f} × agreement of two looks {agreement:.2f}".format_map(result)
         guess = f", which was chosen for {DEFAULT} and is a guess for {network_name}" * (network_name != DEFAULT)
-        first = f"{image}: no card found (confidence {confidence:.2f} = {factors}; {threshold:.2f} is needed{guess})"
+        reasons = " and ".join(DOUBTS[name] for name in result["doubts"])
+        first = f"{image}: no card found, {reasons} (confidence {confidence:.2f} = {factors}; "
+        first += f"{threshold:.2f} is needed{guess})"
     if not result["number"]:
         return first
     digits = zip(result["number"], result["probabilities"], strict=True)

@@ -295,7 +295,8 @@ def test_the_number_its_probabilities_and_the_corners_are_told(run, photos):
     assert digits.split() == [part for digit in NUMBER for part in (f"{digit}:", "99.9%")]
     assert corners.startswith("    corners, pixels: (")
     assert re.fullmatch(
-        r"dark\.png: no card found \(confidence 0\.\d\d = digits [01]\.\d\d × agreement of two looks [01]\.\d\d; "
+        r"dark\.png: no card found, the digits are unsure( and two looks disagree on the corners)? "
+        r"\(confidence 0\.\d\d = digits [01]\.\d\d × agreement of two looks [01]\.\d\d; "
         r"0\.73 is needed\)",
         none,
     )
@@ -324,7 +325,7 @@ def test_json_for_programs(run, photos):
     code, lines, errors = run("--json", "other/dark.png", "missing.png", "dark.png", "--out", "out/deep")
     assert (code, errors) == (1, [])
     card, missing, none = map(json.loads, lines)
-    factors = {"found", "confidence", "digits_sure", "agreement"}
+    factors = {"found", "confidence", "digits_sure", "agreement", "doubts"}
     keys = {"image", "number", "probabilities", "corners", "card", "outline", *factors}
     assert card.keys() == none.keys() == keys
     assert (card["image"], card["number"], card["probabilities"]) == ("other/dark.png", NUMBER, [0.999] * 6)
@@ -332,6 +333,8 @@ def test_json_for_programs(run, photos):
     assert (card["card"], card["outline"]) == ("out/deep/dark.png.card.png", "out/deep/dark.png.outline.png")
     assert missing == {"image": "missing.png", "error": "cannot be read (No such file or directory)"}
     assert none["confidence"] < detector.THRESHOLD
+    assert card["doubts"] == []
+    assert "digits" in none["doubts"]
     assert all(none[key] is None for key in keys - {"image", *factors})
     for each in (card, none):
         assert each["confidence"] == pytest.approx(each["digits_sure"] * each["agreement"], abs=2e-4)
@@ -349,7 +352,7 @@ def test_what_was_seen_where_no_card_is_found_is_shown_if_asked_for(run, photos)
     assert np.array(result["corners"]).shape == (4, 2)
     assert {path.name for path in photos.glob("dark.png.*")} == {"dark.png.card.png", "dark.png.outline.png"}
     lines = run("--debug", "--out", "again", "dark.png")[1]
-    assert lines[0].startswith("dark.png: no card found (confidence 0.")
+    assert lines[0].startswith("dark.png: no card found, the digits are unsure")
     assert lines[0].endswith("-> again/dark.png.card.png, again/dark.png.outline.png")
     assert lines[2].startswith("    corners, pixels: (")
 
@@ -410,10 +413,20 @@ def test_a_likeliest_card_without_a_size_that_can_be_drawn_is_one_statement(
         assert {name for name in ("card", "outline") if result[name]} == {*drawn}
         assert (result["corners"] is None) == (not drawn)
     else:
-        assert lines[0].startswith("dark.png: no card found (confidence 0.0")
+        assert lines[0].startswith("dark.png: no card found, ")
         assert lines[0].endswith(", ".join(f"dark.png.{name}.png" for name in drawn) if drawn else ")")
         last = "corners, pixels: " if drawn else "the likeliest card is too large to be drawn"
         assert lines[-1].strip().startswith(last)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1))
+def test_a_doubt_is_a_factor_below_the_threshold(sure, agreement, threshold):
+    """Both if both are below it, and the smaller one if only their product is."""
+    found = extract_id.doubts(sure, agreement, threshold)
+    if min(sure, agreement) < threshold:
+        assert ("digits" in found, "corners" in found) == (sure < threshold, agreement < threshold)
+    else:
+        assert found == (["corners"] if agreement < sure else ["digits"])
 
 
 @pytest.mark.parametrize("options", [(), ("--debug",)])
@@ -422,7 +435,7 @@ def test_digits_without_a_probability_are_no_card(run, photos, monkeypatch, opti
     monkeypatch.setattr(pretrained, "load", lambda which: lost)
     code, lines, errors = run(*options, "dark.png", "card.jpg")
     assert (code, errors) == (0, [])
-    assert lines[0].startswith("dark.png: no card found (confidence 0.00 = digits 0.00 × ")
+    assert "(confidence 0.00 = digits 0.00 × " in lines[0]
     result = json.loads(run(*options, "--json", "dark.png")[1][0], parse_constant=pytest.fail)
     assert (result["found"], result["probabilities"]) == (False, [0] * 6 if options else None)
 
