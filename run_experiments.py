@@ -4,7 +4,8 @@
     python run_experiments.py --list                  what they are, and what came out
     python run_experiments.py --only exp_03 exp_06    some of them
     python run_experiments.py --set homography        another: steady, stability, homography, perspective,
-                                                      card, long, or lost (what keeps the digits in view)
+                                                      card, long, lost (what keeps the digits in view), or
+                                                      paper (other papers' benchmarks)
     python run_experiments.py --runs 5                five runs of each, with different seeds
     python run_experiments.py --runs 6-10             five more
     python run_experiments.py --epochs 2              a short look
