@@ -3,6 +3,7 @@
 (Importing this file imports neither torch nor SciPy.)
 """
 
+import glob
 import json
 import os
 import struct
@@ -150,6 +151,7 @@ def add_options(parser, default):
 def process_files(paths, options, script, suffixes, prepare):
     """Read images, print the results, and return the exit code: 1 if some cannot be read, 2 if none can be.
 
+    paths: of images, or patterns, see `expand_pattern`.
     prepare() loads what is needed and returns a function: read(path, target) returns a result for --json, and the same
     in lines. It writes pictures, named `target` and one of the suffixes, beside the image or in the folder options.out;
     such a picture is skipped if it is among the paths. It may raise ImageError, or OSError if a picture cannot be
@@ -167,8 +169,15 @@ def process_files(paths, options, script, suffixes, prepare):
     except (RunError, DataError, OSError) as error:
         print(f"{script}: {error}", file=sys.stderr)
         return 2
-    failed, taken, names = False, set(), {path.name for path in paths}
+    failed, taken, files = False, set(), []
     for path in paths:
+        matches = expand_pattern(path)
+        if not matches:
+            failed = True
+            report(path, "matches no file")
+        files += matches
+    names = {path.name for path in files}
+    for path in files:
         sources = [path.name.removesuffix(suffix) for suffix in suffixes if path.name.endswith(suffix)]
         if any(source in names or path.with_name(source).is_file() for source in sources):
             report(path, f"is skipped: it is a picture by {script}")
@@ -183,6 +192,17 @@ def process_files(paths, options, script, suffixes, prepare):
             unwritten = f"cannot be written: {getattr(error, 'strerror', None) or error}"
             report(path, str(error) if isinstance(error, ImageError) else unwritten)
     return int(failed)
+
+
+def expand_pattern(path):
+    """Return the files that a path such as photos/*.jpg stands for, sorted: on Windows, no shell does it.
+
+    A path without wildcards, or of a file that exists, stands for itself alone.
+    """
+    if os.path.lexists(path) or not any(letter in str(path) for letter in "*?["):
+        return [path]
+    folder = glob.escape(str(path.parent)) if path.parent.is_dir() else path.parent
+    return sorted(map(Path, glob.glob(str(Path(folder, path.name)))))
 
 
 def unused_path(path, out, taken):

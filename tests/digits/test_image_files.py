@@ -1,10 +1,12 @@
-"""Image files as people have them: turned, with several pages, from telephones."""
+"""Image files as people have them: turned, with several pages, from telephones, named by patterns."""
 
 import io
+import json
 import sys
 
 import numpy as np
 import pytest
+from pictures import printed
 from PIL import Image
 
 from digits.image_files import UNREAD, ImageError, open_upright
@@ -170,3 +172,38 @@ def test_the_main_picture_of_heic_is_read(plugin, tmp_path):
     image, _, steps = open_upright(path)
     assert_is_picture(image)
     assert steps == ["read only the main one of several pictures"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, name in enumerate(["b2.png", "a1.png", "c[1].png", "c1.png", "d.jpg"], 1):
+        Image.fromarray(((1 - np.pad(printed(str(number)), 40)) * 255).astype(np.uint8)).save(tmp_path / name)
+    (tmp_path / "in[1]").mkdir()
+    (tmp_path / "in[1]" / "e.png").write_bytes((tmp_path / "a1.png").read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        (["*.jpg", "?[12].png"], ["d.jpg", "a1.png", "b2.png", "c1.png"]),
+        (["c[1].png"], ["c[1].png"]),  # there is a file of this name
+        (["in[1]/*.png"], ["in[1]/e.png"]),  # there is a folder of this name
+        (["i*/e.png"], ["in[1]/e.png"]),
+        (["d.jpg", "d.*"], ["d.jpg", "d.jpg"]),
+    ],
+)
+def test_a_pattern_stands_for_the_files_that_match(call_here, folder, patterns, names):
+    """Where the shell expands none, as on Windows."""
+    process = call_here("predict.py", "--json", "--out", "out", *patterns, cwd=folder)
+    assert process.returncode == 0, process.stdout
+    assert [json.loads(line)["image"] for line in process.stdout.splitlines()] == names
+
+
+def test_a_pattern_that_matches_nothing_is_one_line(call_here, folder):
+    process = call_here("predict.py", "*.tif", "d.jpg", "x[1].png", cwd=folder)
+    assert process.returncode == 1
+    assert process.stderr.splitlines() == ["*.tif matches no file", "x[1].png matches no file"]
+    assert process.stdout.startswith("d.jpg: 5  (")
+    (line,) = call_here("predict.py", "--json", "*.tif", cwd=folder).stdout.splitlines()
+    assert json.loads(line) == {"image": "*.tif", "error": "matches no file"}
