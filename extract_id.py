@@ -6,9 +6,10 @@
     python extract_id.py --weights FOLDER photo.jpg    by a run of yours: experiments/exp_40_...
 
 Beside each photograph, photo.jpg.card.png is the straightened card and photo.jpg.outline.png the photograph with the
-card's outline. Photographs are PNG, JPEG, WebP, GIF, BMP, TIFF or PPM, of any size from 48×48 to 89 million pixels. One
-that cannot be read is named on stderr, and the next one is read. "No card found" is a result, too: there is no card, or
-the network is not sure enough of it.
+card's outline. Photographs are PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF or (with the package pillow-heif) HEIC, of
+any size from 48×48 to 89 million pixels. Only the first page or frame of a file is read. One that cannot be read is
+named on stderr, and the next one is read. "No card found" is a result, too: there is no card, or the network is not
+sure enough of it.
 
 Exit code: 0 all were read (also where no card was found), 1 some files could not be read or pictures not be written, 2
 wrong usage or unusable weights, 130 interrupted (143: by SIGTERM).
@@ -36,13 +37,13 @@ def read_photo(path, target, network, alignment, debug=False):
     """
     from studies.cards import detector
 
-    photo = detector.read_photograph(path)
+    photo, steps = detector.read_photograph(path)
     card = detector.find_card(photo, network.model, alignment)
     is_found = card.confidence >= detector.THRESHOLD
     result = {"image": str(path), "number": None, "confidence": round(card.confidence, 4), "found": is_found}
     result |= {"digits_sure": round(card.sure, 4), "agreement": round(card.agreement, 4)}
     result["doubts"] = [] if is_found else doubts(card.sure, card.agreement, detector.THRESHOLD)
-    result |= dict.fromkeys(("probabilities", "corners", "card", "outline"))
+    result |= dict.fromkeys(("probabilities", "corners", "card", "outline")) | {"steps": steps}
     if is_found or debug:
         result["number"] = card.number
         result["probabilities"] = [round(float(value), 4) for value in card.probabilities]
@@ -69,13 +70,14 @@ def doubts(sure, agreement, threshold):
 def format_result(result, threshold, network_name):
     """Format a result in lines: the number, the probability of each digit, and the corners; or why there is none."""
     image, confidence = printable(result["image"]), int(100 * result["confidence"]) / 100  # rounded down
-    first = f"{image}: {result['number']}  (confidence {result['confidence']:.2f})"
+    first = f"{image}: {result['number']}  (confidence {result['confidence']:.2f}"
     if not result["found"]:
         factors = "digits {digits_sure:.2f} × agreement of two looks {agreement:.2f}".format_map(result)
         guess = f", which was chosen for {DEFAULT} and is a guess for {network_name}" * (network_name != DEFAULT)
         reasons = " and ".join(DOUBTS[name] for name in result["doubts"])
         first = f"{image}: no card found, {reasons} (confidence {confidence:.2f} = {factors}; "
-        first += f"{threshold:.2f} is needed{guess})"
+        first += f"{threshold:.2f} is needed{guess}"
+    first = "; ".join([first, *result["steps"]]) + ")"
     if not result["number"]:
         return first
     digits = zip(result["number"], result["probabilities"], strict=True)

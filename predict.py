@@ -5,9 +5,9 @@
     python predict.py --list                        the networks of weights/
     python predict.py --json photo.jpg              one JSON object per image, for programs
 
-Several digits side by side are read in order. Images are PNG, JPEG, WebP, GIF, BMP, TIFF or PPM, of any size up to 89
-million pixels, dark on light or light on dark. An image that cannot be read is named on stderr, and the next one is
-read.
+Several digits side by side are read in order. Images are PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF or (with the
+package pillow-heif) HEIC, of any size up to 89 million pixels, dark on light or light on dark. Only the first page or
+frame of a file is read. An image that cannot be read is named on stderr, and the next one is read.
 
 Exit code: 0 all were read, 1 some were not, 2 wrong usage, 130 interrupted (143: by SIGTERM).
 """

@@ -3,20 +3,33 @@
 (Importing this file imports neither torch nor SciPy.)
 """
 
+import glob
 import json
+import os
 import struct
 import sys
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, features
 
 from lab.settings import RunError, printable
 from stn.mnist import DataError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no others: some run programs, as EPS does
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")  # no others: some run programs, as EPS
+# Formats that some installations lack: brands that such a file names in its first bytes, and what to do.
+OPTIONAL = {
+    "AVIF": (("avif", "avis"), "is AVIF, which this Pillow lacks: python -m pip install --upgrade pillow"),
+    "HEIF": (("heic", "heix", "mif1"), "is HEIC, which needs a plugin: python -m pip install pillow-heif"),
+}
+# What is said of a file with several pictures. (Those behind the first of a JPEG are the camera's own, of the same.)
+UNREAD = {
+    "TIFF": "read only the first of several pages",
+    "HEIF": "read only the main one of several pictures",
+    **dict.fromkeys(("GIF", "PNG", "WEBP", "AVIF"), "read only the first of several frames"),
+}
 
 # The possible values of white where an image's mode does not say it: the smallest that no pixel exceeds is taken.
 WHITES = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))
@@ -24,6 +37,10 @@ WHITES = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))
 # Pillow's warnings, of damaged EXIF data for instance, are ignored, but a very large image is refused.
 warnings.filterwarnings("ignore", module="PIL")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+DAMAGE = (  # what Pillow raises, by the kind of damage
+    *(OSError, EOFError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError, RuntimeError, struct.error),
+)
 
 
 class ImageError(Exception):
@@ -37,25 +54,73 @@ def open_upright(source, draft=None):
     that needs. Raise ImageError.
     """
     try:
-        with source.copy() if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS) as image:
-            steps, size = [], image.size
+        with open_image(source) as image:
+            steps, size, orientation = [], image.size, None
             if draft:
                 image.draft(*draft)
+            with suppress(*DAMAGE):  # of EXIF data
+                orientation = image.getexif().get(ExifTags.Base.Orientation)
             image.load()
-            with suppress(OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):  # damaged EXIF data
-                if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):
-                    steps.append("turned as its EXIF data say")
-                    ImageOps.exif_transpose(image, in_place=True)
-            return flatten_mode(image, steps), size, steps
+            with suppress(*DAMAGE):
+                ImageOps.exif_transpose(image, in_place=True)  # no TIFF, which Pillow has turned when it was loaded
+            if orientation in range(2, 9):
+                steps.append("turned as its EXIF data say")
+            flat = flatten_mode(image, steps)
+            if image.format in UNREAD and has_more(image):
+                steps.insert(0, UNREAD[image.format])
+            return flat, size, steps
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first") from None
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"is no image, or none of these: {', '.join(FORMATS)}") from None
     except MemoryError:
         raise ImageError("needs more memory than there is; make it smaller first") from None
-    except (OSError, ValueError, SyntaxError, LookupError, ArithmeticError, TypeError) as error:  # by kind of damage
+    except DAMAGE as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"cannot be read ({' '.join(reason.split())[:100]})") from None
+
+
+@contextmanager
+def open_image(source):
+    """Open an image file as a PIL image, or copy a PIL image. Raise ImageError if it is in none of the FORMATS."""
+    if isinstance(source, Image.Image):
+        yield source.copy()
+        return
+    # Pillow gets a file without its name: it maps a file with a name into memory, and there a TIFF that is to be turned
+    # has width and height exchanged.
+    with open(source, "rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
+        try:
+            image = Image.open(file, formats=readable_formats())
+        except Image.UnidentifiedImageError:
+            file.seek(0)
+            raise ImageError(explain_unknown(file.read(64))) from None
+        with image:
+            yield image
+
+
+def readable_formats():
+    """List the FORMATS that Pillow reads here: HEIF by an optional plugin, AVIF by a recent Pillow."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN and (name != "AVIF" or features.check("avif"))]
+
+
+def explain_unknown(start):
+    """Say why a file that starts with these bytes is not read."""
+    brands = start[8 : int.from_bytes(start[:4], "big")].decode("latin1") if start[4:8] == b"ftyp" else ""
+    kind = next((name for name, (known, _) in OPTIONAL.items() if any(brand in brands for brand in known)), None)
+    if kind and kind not in readable_formats():
+        return OPTIONAL[kind][1]
+    return f"is no image, or none of these: {', '.join(FORMATS).replace('HEIF', 'HEIC')}"
+
+
+def has_more(image):
+    """Return whether a file holds more pictures than the one that is read, be they damaged or not."""
+    try:
+        return image.is_animated
+    except DAMAGE:
+        return True
 
 
 def flatten_mode(image, steps):
@@ -86,6 +151,7 @@ def add_options(parser, default):
 def process_files(paths, options, script, suffixes, prepare):
     """Read images, print the results, and return the exit code: 1 if some cannot be read, 2 if none can be.
 
+    paths: of images, or patterns, see `expand_pattern`.
     prepare() loads what is needed and returns a function: read(path, target) returns a result for --json, and the same
     in lines. It writes pictures, named `target` and one of the suffixes, beside the image or in the folder options.out;
     such a picture is skipped if it is among the paths. It may raise ImageError, or OSError if a picture cannot be
@@ -103,8 +169,15 @@ def process_files(paths, options, script, suffixes, prepare):
     except (RunError, DataError, OSError) as error:
         print(f"{script}: {error}", file=sys.stderr)
         return 2
-    failed, taken, names = False, set(), {path.name for path in paths}
+    failed, taken, files = False, set(), []
     for path in paths:
+        matches = expand_pattern(path)
+        if not matches:
+            failed = True
+            report(path, "matches no file")
+        files += matches
+    names = {path.name for path in files}
+    for path in files:
         sources = [path.name.removesuffix(suffix) for suffix in suffixes if path.name.endswith(suffix)]
         if any(source in names or path.with_name(source).is_file() for source in sources):
             report(path, f"is skipped: it is a picture by {script}")
@@ -119,6 +192,17 @@ def process_files(paths, options, script, suffixes, prepare):
             unwritten = f"cannot be written: {getattr(error, 'strerror', None) or error}"
             report(path, str(error) if isinstance(error, ImageError) else unwritten)
     return int(failed)
+
+
+def expand_pattern(path):
+    """Return the files that a path such as photos/*.jpg stands for, sorted: on Windows, no shell does it.
+
+    A path without wildcards, or of a file that exists, stands for itself alone.
+    """
+    if os.path.lexists(path) or not any(letter in str(path) for letter in "*?["):
+        return [path]
+    folder = glob.escape(str(path.parent)) if path.parent.is_dir() else path.parent
+    return sorted(map(Path, glob.glob(str(Path(folder, path.name)))))
 
 
 def unused_path(path, out, taken):

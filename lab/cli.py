@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def new_parser(docstring):
-    """Return a parser whose help is the script's docstring; options cannot be abbreviated."""
-    usage, _, rest = docstring.partition("\n\n")
+    """Return a parser whose help is the script's docstring (None under `python -OO`); options cannot be abbreviated."""
+    usage, _, rest = (docstring or "").partition("\n\n")
     return argparse.ArgumentParser(
         description=usage, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

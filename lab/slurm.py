@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from lab.files import ROOT
 from lab.settings import RunError, longest_first
 
 SLURM = {"job_name": "stn", "time": 120, "cpus_per_task": 1}  # defaults of --slurm; time in minutes
+USERS_OWN = ("SBATCH_", "SLURM_CLUSTERS", "SLURM_CONF", "SLURM_JWT")  # variables that are not of an allocation
 SECONDS_BETWEEN_LOOKS = 1.0
 MAX_TIMEOUTS = 1000  # a job whose time is up goes on where it was, so it may be started again as often as it needs
 
@@ -65,6 +67,22 @@ def new_executor(options):
     return executor
 
 
+@contextmanager
+def job_environment():
+    """Set the environment that jobs are submitted with: modules are found, and an allocation around us is not seen.
+
+    sbatch hands its environment on, and srun in the job obeys the SLURM_* that it finds, such as the memory of an
+    allocation that this process runs in. What the user has set for Slurm and sbatch themselves stays.
+    """
+    from submitit.helpers import clean_env, environment_variables
+
+    # The jobs start in the present folder, which need not be the one that the modules are in.
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    variables |= {name: value for name, value in os.environ.items() if name.startswith(USERS_OWN)}
+    with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext(), environment_variables(**variables):
+        yield
+
+
 def run_all(executor, train_job, jobs, options, display):
     """Submit the jobs, the longest first, and wait for them; set the status of each.
 
@@ -74,10 +92,8 @@ def run_all(executor, train_job, jobs, options, display):
     import submitit
 
     jobs = longest_first(jobs)
-    # The jobs start in the present folder, which need not be the one that the modules are in.
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     try:
-        with submitit.helpers.environment_variables(PYTHONPATH=path):
+        with job_environment():
             submitted = executor.map_array(Resumable(train_job, options), jobs)
     except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError, OSError) as error:
         raise RunError(f"the jobs were not accepted: {' '.join(str(error).split())}") from None

@@ -40,13 +40,11 @@ def read_mnist(folder=ROOT / "MNIST" / "raw"):
 
 
 def read_folder(folder):
-    """Return the same four arrays from the IDX files in `folder`, named like MNIST's, plain or .gz. Raise DataError."""
-    arrays = []
-    for name in MD5:
-        path = next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
-        if path is None:
-            raise DataError(f"{folder}: neither {name} nor {name}.gz is there; four IDX files are needed")
-        arrays.append(read_idx(path))
+    """Return the same four arrays from the IDX files in `folder`, named like MNIST's. Raise DataError.
+
+    The files are plain or .gz, and their names may have a dot before "idx", as in train-images.idx3-ubyte.
+    """
+    arrays = [read_idx(find_idx(folder, name)) for name in MD5]
     for split, pixels, labels in (("train", *arrays[:2]), ("t10k", *arrays[2:])):
         if pixels.shape[1:] != (28, 28):
             size = "×".join(map(str, pixels.shape[1:]))
@@ -55,6 +53,19 @@ def read_folder(folder):
         if len(pixels) == 0 or labels.shape != (len(pixels),) or labels.max() > 9:
             raise DataError(f"{folder}: the {split} set needs one label in 0..9 for each of its {len(pixels)} images")
     return arrays
+
+
+def find_idx(folder, name):
+    """Return the path of an IDX file in `folder`. Raise DataError, which names similar files."""
+    names = [f"{spelling}{ending}" for spelling in (name, name.replace("-idx", ".idx")) for ending in ("", ".gz")]
+    if path := next((folder / name for name in names if (folder / name).is_file()), None):
+        return path
+    split, kind, _ = name.split("-", 2)
+    splits = ("t10k", "test") if split == "t10k" else (split,)
+    files = sorted(path.name for path in folder.glob("*") if path.is_file())
+    similar = [file for file in files if kind in file.lower() and any(split in file.lower() for split in splits)]
+    advice = f"if {' or '.join(similar)} is this file, rename it" if similar else "four IDX files are needed"
+    raise DataError(f"{folder}: neither {name} nor {name}.gz is there; {advice}")
 
 
 def read_idx(path):

@@ -55,14 +55,17 @@ class Card(NamedTuple):
 
 
 def read_photograph(source):
-    """Open an image file, or take a PIL image, in full resolution, upright and in RGB. Raise ImageError."""
-    photo, *_ = open_upright(source)
+    """Open an image file, or take a PIL image; return it in full resolution, upright and in RGB, and what was done.
+
+    Raise ImageError.
+    """
+    photo, _, steps = open_upright(source)
     if photo.mode == "F":
         photo = Image.fromarray((np.asarray(photo) * 255 + 0.5).astype(np.uint8)).convert("RGB")
     if min(photo.size) < LEAST:
         size = "×".join(map(str, photo.size))
         raise ImageError(f"is too small, {size} pixels: to read a card, {LEAST} are needed in both directions")
-    return photo
+    return photo, steps
 
 
 def alignment(network):

@@ -5,7 +5,12 @@ import statistics
 from lab.results import last
 from lab.tables import INK, LARGEST_STEP, LOST, RUNS, common, mean_metric, per_run, transformer_metrics
 
-IC_STN_ERROR = {"exp_12": 6.60, "exp_14": 4.94, "exp_27": 3.69, "exp_29": 1.23}  # in %, of that paper's networks that are like ours
+IC_STN_ERROR = {
+    "exp_12": 6.60,
+    "exp_14": 4.94,
+    "exp_27": 3.69,
+    "exp_29": 1.23,
+}  # in %, of that paper's networks that are like ours
 
 
 def paper_error(runs):

@@ -1,7 +1,10 @@
 """MNIST's archives and other IDX files: what is read is what was published, and a bad file is named."""
 
+import gzip
+import re
 import shutil
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +61,44 @@ def test_a_bad_data_set_is_named(idx_folder, tmp_path, name, content, message):
     with pytest.raises(mnist.DataError, match=message) as error:
         mnist.read_folder(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_names_with_a_dot_are_read_too(idx_folder, tmp_path, ending):
+    """As some programs unpack them: train-images.idx3-ubyte, which may lie beside a folder of the usual name."""
+    (tmp_path / "train-images-idx3-ubyte").mkdir()
+    for path in idx_folder.iterdir():
+        content = path.read_bytes()
+        dotted = re.sub("-(idx.-)", r".\1", path.name) + ending
+        (tmp_path / dotted).write_bytes(gzip.compress(content) if ending else content)
+    for ours, plain in zip(mnist.read_folder(tmp_path), mnist.read_folder(idx_folder), strict=True):
+        np.testing.assert_array_equal(ours, plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "hint"),
+    [
+        ("train-images-idx3-ubyte", ["TRAIN-IMAGES.IDX3"], "TRAIN-IMAGES.IDX3"),
+        (
+            "t10k-labels-idx1-ubyte",
+            ["emnist-digits-test-labels-idx1-ubyte.gz", "emnist-mnist-test-labels-idx1-ubyte.gz", "notes.txt"],
+            "emnist-digits-test-labels-idx1-ubyte.gz or emnist-mnist-test-labels-idx1-ubyte.gz",
+        ),
+        ("train-labels-idx1-ubyte", ["TrainLabels.idx1"], "TrainLabels.idx1"),
+        ("train-labels-idx1-ubyte", ["test-labels-idx1-ubyte", "train"], None),
+    ],
+)
+def test_a_similar_name_is_told(idx_folder, tmp_path, name, there, hint):
+    for path in idx_folder.iterdir():
+        if path.name != name:
+            shutil.copy(path, tmp_path)
+    for other in there:
+        shutil.copy(idx_folder / name, tmp_path / other)
+    with pytest.raises(mnist.DataError) as error:
+        mnist.read_folder(tmp_path)
+    missing = f"{tmp_path}: neither {name} nor {name}.gz is there"
+    advice = f"if {hint} is this file, rename it" if hint else "four IDX files are needed"
+    assert str(error.value) == f"{missing}; {advice}"
 
 
 LABEL_FILES = st.binary(max_size=20).map(lambda labels: bytes([0, 0, 8, 1]) + len(labels).to_bytes(4, "big") + labels)

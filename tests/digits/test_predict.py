@@ -39,7 +39,7 @@ def test_several_images_are_read_and_bad_ones_named(call, call_here, photos):
     shares = [line.split()[1:3] for line in process.stdout.splitlines() if line.startswith(" ")]
     assert [share[0] for share in shares] == ["7:", *["2:", "7:", "4:"] * 2]
     assert process.stderr.splitlines() == [
-        "broken.png is no image, or none of these: PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM",
+        "broken.png is no image, or none of these: PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM, AVIF, HEIC",
         "blank.png is blank: no ink stands out from the paper",
         "missing.png cannot be read (No such file or directory)",
     ]
@@ -63,7 +63,7 @@ def test_json_for_programs(call_here, photos):
     assert np.abs(np.sum(three["probabilities"], 1) - 1).max() < 1e-3
     assert broken == {
         "image": "broken.png",
-        "error": "is no image, or none of these: PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM",
+        "error": "is no image, or none of these: PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM, AVIF, HEIC",
     }
     assert three["picture"] == "out/deep/three.png.read.png"
     assert seven["picture"] == "out/deep/three_2.png.read.png"  # of the same name, from another folder

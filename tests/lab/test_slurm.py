@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import submitit
@@ -11,7 +12,7 @@ from conftest import ROOT, prepared
 from stress_kill import EPOCHS, EXPERIMENTS, assert_same_run, wait_until
 
 from lab import results, slurm
-from lab.settings import Job
+from lab.settings import Job, RunError
 from run_experiments import ALL, train_job
 
 ROWS = [ALL[exp_id] for exp_id in EXPERIMENTS]
@@ -105,6 +106,34 @@ def test_a_preempted_job_is_queued_again_and_goes_on(undisturbed, idx_folder, tm
     events = list(folder.glob("events.*"))
     assert len(events) == 2  # it went on after an epoch, and did not begin again
     assert_same_run(folder, undisturbed / folder.name)
+
+
+def test_jobs_know_nothing_of_the_allocation_that_they_are_submitted_from(cluster, tmp_path, monkeypatch):
+    """Their own allocation is another one; how Slurm is reached and what the user has chosen stays."""
+    chosen = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "physics", "DATA": "here"}
+    around = {"SLURM_JOB_ID": "12", "SLURM_MEM_PER_CPU": "512", "SLURM_RESTART_COUNT": "1", "SLURMD_NODENAME": "n1"}
+    around |= {"SRUN_DEBUG": "3", "SUBMITIT_EXECUTOR": "slurm"}
+    (tmp_path / "bin" / "sbatch").write_text('#!/usr/bin/env bash\nenv >"$FAKE/environment"\nexit 1\n')
+
+    def handed_on(*environments):
+        with monkeypatch.context() as patch:
+            for environment in environments:
+                for name, value in environment.items():
+                    patch.setenv(name, value)
+            options = SimpleNamespace(out=tmp_path / "out", slurm={}, jobs=None)
+            before = dict(os.environ)
+            with pytest.raises(RunError, match="not accepted"):
+                slurm.run_all(slurm.new_executor(options), None, [Job(ROWS[0], 1, 1)], options, None)
+            assert dict(os.environ) == before
+        lines = (cluster / "environment").read_text().splitlines()
+        return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+    inside = handed_on(chosen, around)
+    assert chosen.items() <= inside.items()
+    assert not around.keys() & inside.keys()
+    assert inside["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
+    outside = chosen | {"SLURM_CPU_BIND": "none"}  # without an allocation, it can only be the user's choice
+    assert outside.items() <= handed_on(outside).items()
 
 
 def test_jobs_that_slurm_rejects_are_told(cluster, idx_folder, tmp_path, call):

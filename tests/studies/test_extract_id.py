@@ -220,7 +220,7 @@ def test_a_photograph_is_turned_upright_in_full_resolution(orientation):
     }[orientation](np.asarray(photo))  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
-    read = detector.read_photograph(saved(Image.fromarray(np.ascontiguousarray(stored)), exif=exif))
+    read, _ = detector.read_photograph(saved(Image.fromarray(np.ascontiguousarray(stored)), exif=exif))
     np.testing.assert_array_equal(np.asarray(read), np.asarray(photo))
 
 
@@ -234,7 +234,7 @@ def test_photographs_of_all_modes_are_as_bright_as_they_were(mode):
         photo = Image.fromarray((np.asarray(grey) / 255 * full).round().astype(np.uint16))
     else:
         photo = grey.convert("RGB").convert(mode)
-    read = detector.read_photograph(saved(photo, "tiff"))
+    read, _ = detector.read_photograph(saved(photo, "tiff"))
     assert (read.mode, read.size) == ("RGB", (320, 240))
     assert np.abs(np.asarray(read.convert("L"), float).mean() - np.asarray(grey).mean()) < (3 if mode == "1" else 1.5)
 
@@ -326,16 +326,16 @@ def test_json_for_programs(run, photos):
     assert (code, errors) == (1, [])
     card, missing, none = map(json.loads, lines)
     factors = {"found", "confidence", "digits_sure", "agreement", "doubts"}
-    keys = {"image", "number", "probabilities", "corners", "card", "outline", *factors}
+    keys = {"image", "number", "probabilities", "corners", "card", "outline", "steps", *factors}
     assert card.keys() == none.keys() == keys
     assert (card["image"], card["number"], card["probabilities"]) == ("other/dark.png", NUMBER, [0.999] * 6)
     assert np.abs(np.array(card["corners"]) - CORNERS).max() < 12
     assert (card["card"], card["outline"]) == ("out/deep/dark.png.card.png", "out/deep/dark.png.outline.png")
     assert missing == {"image": "missing.png", "error": "cannot be read (No such file or directory)"}
     assert none["confidence"] < detector.THRESHOLD
-    assert card["doubts"] == []
+    assert card["doubts"] == none["steps"] == []
     assert "digits" in none["doubts"]
-    assert all(none[key] is None for key in keys - {"image", *factors})
+    assert all(none[key] is None for key in keys - {"image", "steps", *factors})
     for each in (card, none):
         assert each["confidence"] == pytest.approx(each["digits_sure"] * each["agreement"], abs=2e-4)
         assert each["found"] == (each["confidence"] >= detector.THRESHOLD)
@@ -440,6 +440,23 @@ def test_digits_without_a_probability_are_no_card(run, photos, monkeypatch, opti
     assert (result["found"], result["probabilities"]) == (False, [0] * 6 if options else None)
 
 
+def test_what_was_done_to_a_photograph_is_told(run, photos):
+    """With and without a card in it: one that is lying is turned, and a second page is not read."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("card.jpg", "dark.png"):
+        upright, page = Image.open(photos / name), Image.new("RGB", (100, 100))
+        lying = upright.transpose(Image.Transpose.ROTATE_90)
+        lying.save(photos / f"{name}.tif", "tiff", exif=exif, save_all=True, append_images=[page])
+    steps = ["read only the first of several pages", "turned as its EXIF data say"]
+    code, lines, errors = run("card.jpg.tif", "dark.png.tif")
+    assert (code, errors) == (0, [])
+    assert lines[0].startswith(f"card.jpg.tif: {NUMBER}  (confidence 0.99; {'; '.join(steps)}) -> ")
+    assert lines[-1].endswith(f"0.73 is needed; {'; '.join(steps)})")
+    _, lines, _ = run("--json", "card.jpg.tif", "dark.png.tif", "dark.png")
+    assert [json.loads(line)["steps"] for line in lines] == [steps, steps, []]
+
+
 def test_photographs_of_one_name_do_not_overwrite_each_other(run, photos):
     (photos / "other").mkdir()
     (photos / "other" / "card.jpg").write_bytes((photos / "card.jpg").read_bytes())
@@ -466,7 +483,7 @@ def test_pictures_of_its_own_are_passed_over_but_no_others(run, photos):
 @pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0II*\0", b"Exif\0\0garbage garbage", b""], ids=["short", "garbage", "none"])
 def test_a_photograph_with_damaged_exif_data_is_read_as_it_lies(kind, exif):
-    read = detector.read_photograph(saved(ramp((320, 240), 0), kind, exif=exif))
+    read, _ = detector.read_photograph(saved(ramp((320, 240), 0), kind, exif=exif))
     assert np.abs(np.asarray(read.convert("L"), float) - np.asarray(ramp((320, 240), 0))).mean() < 3
 
 
@@ -474,7 +491,7 @@ def test_a_photograph_with_damaged_exif_data_is_read_as_it_lies(kind, exif):
 def test_a_photograph_is_turned_as_its_exif_data_say(orientation, turned):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    read = detector.read_photograph(saved(ramp((320, 240), 0), exif=exif))
+    read, _ = detector.read_photograph(saved(ramp((320, 240), 0), exif=exif))
     assert np.array_equal(np.asarray(read.convert("L")), np.rot90(np.asarray(ramp((320, 240), 0)), turned))
 
 
@@ -489,7 +506,7 @@ def test_bad_files_are_named_and_the_others_go_on(run, photos):
         "empty.png", "text.jpg", "cut.jpg", "huge.png", "tiny.png", "missing\n.png", "renamed.png"
     )
     assert code == 1
-    formats = "is no image, or none of these: PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM"
+    formats = "is no image, or none of these: PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM, AVIF, HEIC"
     assert errors[:2] == [f"empty.png {formats}", f"text.jpg {formats}"]
     assert errors[2].startswith("cut.jpg cannot be read (")
     assert errors[3:] == [
@@ -690,7 +707,7 @@ def row_of(kind, confidences, right, errors):
 
 def seconds_for(path, network):
     """Return how long a photograph takes: to find its card, and all but importing and starting; medians of 20."""
-    alignment, photo, spent = detector.alignment(network), detector.read_photograph(path), []
+    alignment, photo, spent = detector.alignment(network), detector.read_photograph(path)[0], []
     for _ in range(20):
         times = [time.perf_counter()]
         detector.find_card(photo, network.model, alignment)
