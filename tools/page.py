@@ -87,8 +87,9 @@ def questions_table(tutorial, steady, table):
             cell = format_interval(comparison.interval, "+")
             asks, cell = ("exp_03", f"the transformer: {cell}") if added == "the transformer" else (one, cell)
             row = rows.setdefault(added, [f"`{asks}`", table[asks].question])
-            seen = stats.detectable(list(comparison.differences.values()), len(families()[family]))
-            row += [f"{cell} ({one} − {other})", p_text(comparison.p_value), f"{seen:.2f}"]
+            row += [f"{cell} ({one} − {other})", p_text(comparison.p_value)]
+            enough, values = comparison.interval.n >= stats.MIN_VALUES, comparison.differences.values()
+            row.append(f"{stats.detectable(values, len(families()[family])):.2f}" if enough else "–")
     return markdown_table(header, [row + [""] * (len(header) - len(row)) for row in rows.values()])
 
 

@@ -348,6 +348,12 @@ def test_each_of_the_seven_has_its_question_and_its_answers_under_both_recipes()
     assert "| +0.20 (+0.20 to +0.20) (exp_23 − exp_21) |" in lines[4]
 
 
+def test_too_few_pairs_have_no_difference_that_would_be_seen():
+    record = pairs_of([1, 2, 3, 4, 5])
+    lines = page.questions_table(record, record, ALL).splitlines()
+    assert "| the transformer: +0.30 (no interval) (exp_02 − exp_03) | – | – |" in lines[3]
+
+
 def test_a_ranking_shows_ties():
     assert page.ranking({"a": 1.0, "b": 3.0, "c": 1.0, "d": 2.0}) == "b > d > a = c"
 
