@@ -14,13 +14,8 @@ from lab import stats
 
 # Two-sided critical values at 5 % of Wilcoxon's signed-rank statistic, as statistical tables print them.
 CRITICAL = {6: 0, 7: 2, 8: 3, 9: 5, 10: 8, 11: 10, 12: 13, 13: 17, 14: 21, 15: 25, 16: 29, 17: 34, 20: 52, 25: 89}
-# What differences between runs may look like: {name: (quantile function, where their centre is)}. The centre is the
-# median of the average of two: of two exponential values, half the median of a gamma distribution.
-WITH_LOST_RUNS = ((0.85, 2, 4), (0.15, -60, 8))  # share, mean, standard deviation
-
-
-def lost_runs_cdf(x):
-    return sum(share * scipy_stats.norm.cdf(x, mean, sd) for share, mean, sd in WITH_LOST_RUNS)
+# Normal differences, but in a seventh of the pairs a run is lost: share, mean, standard deviation.
+WITH_LOST_RUNS = ((0.85, 2, 4), (0.15, -60, 8))
 
 
 def lost_runs_centre():
@@ -38,6 +33,8 @@ def draw_lost_runs(rng, size):
     return np.where(rng.random(size) < share, rng.normal(far, far_sd, size), rng.normal(mean, sd, size))
 
 
+# What differences between runs may look like: {name: (function that draws them, where their centre is)}. The centre is
+# the median of the average of two: of two exponential values, half the median of a gamma distribution.
 SHAPES = {
     "normal": (lambda rng, size: rng.normal(0, 1, size), 0.0),
     "heavy tails": (lambda rng, size: rng.standard_t(2, size), 0.0),
