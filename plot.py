@@ -4,10 +4,10 @@
 
 reads every <out>/*/results.json and writes, into <out> unless --figures says otherwise,
 
-    comparison.md                 means with intervals, paired differences with p-values, how many more runs they need
+    comparison.md                 centres with intervals, paired differences with p-values, how many more runs they need
                                   (for ± 0.05 points, or --within), where the variance comes from, the deepest falls
     runs.csv, epochs.csv          a row for each run, and for each of its epochs, to go on with in pandas or R
-    AccuracyComparison.png        the test accuracy of every run by experiment, with means or medians
+    AccuracyComparison.png        the test accuracy of every run by experiment, with centre and interval
     RecipesComparison.png         the tutorial's recipe beside the steady one, if there are runs of both
     Differences.png               paired differences between the seven experiments, if there are pairs
     AccuracyCurves.png, TrainLossCurves.png   of all runs, epoch by epoch
@@ -66,7 +66,6 @@ from lab.results import (
     read_whole,
 )
 from lab.settings import RunError, printable
-from lab.stats import with_centres
 from run_experiments import ALL, EXPERIMENTS
 
 # torch is imported late, by the functions that draw digits or networks.
@@ -97,7 +96,7 @@ def diagram(experiment):
 
 
 def accuracy_figure(record, title=""):
-    """Draw the runs of every experiment as points, with mean and interval. title: of the data set, or ""."""
+    """Draw the runs of every experiment as points, with centre and interval. title: of the data set, or ""."""
     plain = all(map(is_plain_mnist, record.values()))
     marks = ORIGINAL_ACCURACY if plain else {}
     title = title and f" ({title})".replace("$", r"\$")  # not a formula
@@ -105,11 +104,11 @@ def accuracy_figure(record, title=""):
         (label(name), [*map(last, runs.values())], marks.get(name), [*map(is_lost_run, runs.values())])
         for name, runs in groups(record).items()
     ]
-    return figures.values_by_row((with_centres(rows), f"{ACCURACY}, last epoch{title}", CLAIM if plain else None))
+    return figures.values_by_row((rows, f"{ACCURACY}, last epoch{title}", CLAIM if plain else None))
 
 
 def differences_figure(record, pairs, pool=False):
-    """Draw every pair of runs on one test set as a point, with mean and interval, around zero; None without one."""
+    """Draw every pair of runs on one test set as a point, with centre and interval, around zero; None without one."""
     rows = []
     for (one, other, added), comparison in comparisons(record, pairs, ALL, pool=pool).items():
         lost = [by_seed(of_experiment(record, ALL[exp_id]), is_lost_run) for exp_id in (one, other)]
@@ -118,7 +117,7 @@ def differences_figure(record, pairs, pool=False):
     if not rows:
         return None
     xlabel, one = "change of the test accuracy in points, last epoch", next(iter(record.values()))
-    return figures.values_by_row((with_centres(rows), xlabel, (0, "no difference")), images=one["test_total"] / 100)
+    return figures.values_by_row((rows, xlabel, (0, "no difference")), images=one["test_total"] / 100)
 
 
 def curves_figure(record, values, ylabel, limits=None):

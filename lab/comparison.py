@@ -146,9 +146,13 @@ def list_incomparable(record, table):
 
 
 def by_seed(runs, value):
-    """Return {seed: value of the run} of {number: run}, without runs that share a seed: pairs are of equal seeds."""
+    """Return {seed: value of the run} of {number: run}: pairs are of equal seeds.
+
+    Runs that share a seed, and those whose value is None, are left out.
+    """
     seeds = Counter(run["seed"] for run in runs.values())
-    return {run["seed"]: value(run) for run in runs.values() if seeds[run["seed"]] == 1}
+    values = {run["seed"]: value(run) for run in runs.values() if seeds[run["seed"]] == 1}
+    return {seed: of_one for seed, of_one in values.items() if of_one is not None}
 
 
 def comparisons(record, family, table, value=last, pool=False):

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from PIL import Image
 
+from lab import stats, tables
 from lab.files import atomic_write
 
 # Colour-blind-safe (Okabe and Ito), in an order whose lightness also differs in print.
@@ -201,13 +202,13 @@ def grid_of(images, columns=COLUMNS, gap=GAP):
 
 
 def values_by_row(*panels, images=None, least=None):
-    """Draw every run as a point, and the mean of each row with its interval, or its median; the first row on top.
+    """Draw every run as a point, and the centre of each row with its interval; the first row on top.
 
-    panels: side by side, each (rows, xlabel, line). rows: (label, [values], stats.Interval, mark, lost), where the
-    interval of a median has no limits, `mark`, or None, is a value of someone else's, drawn as a diamond, and `lost`
-    tells of each value whether the run has lost its digits: it is drawn hollow. line: (x, name) of a vertical line, or
-    None. images: how many one unit of the axis is, for a second axis on top in test images. least:
-    where all axes begin, if it is given; the number of runs below it is written at the edge.
+    panels: side by side, each (rows, xlabel, line). rows: (label, [values], mark, lost), where `mark`, or None, is a
+    value of someone else's, drawn as a diamond, and `lost` tells of each value whether the run has lost its digits: it
+    is drawn hollow. line: (x, name) of a vertical line, or None. images: how many one unit of the axis is, for a second
+    axis on top in test images. least: where all axes begin, if it is given; the number of runs below it is written at
+    the edge.
     """
     height = 0.46 * max(len(rows) for rows, _, _ in panels) + 1.6
     figure = Figure(figsize=(5 + 4 * len(panels), height), layout="constrained")
@@ -228,22 +229,21 @@ def values_by_row(*panels, images=None, least=None):
 def draw_values(axes, rows, xlabel, line, sign, least):
     if line:
         axes.axvline(line[0], color=GREY, linestyle="--", linewidth=1, label=line[1])
-    for y, (_, values, (mean, low, high), mark, lost) in enumerate(rows):
+    for y, (_, values, mark, lost) in enumerate(rows):
+        interval = stats.centre_interval(values)
         offsets = np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(1)
         for is_lost, name, face in ((False, "a run", BLUE), (True, "a run that has lost its digits", "white")):
             if any(chosen := np.equal(lost, is_lost)):
                 style = {"color": BLUE, "markerfacecolor": face, "alpha": 0.8 if is_lost else 0.45, "markersize": 4}
                 axes.plot(np.asarray(values)[chosen], (y + offsets)[chosen], "o", label=name, **style)
-        text = f"{mean:{sign}.2f}"
-        if low is None and len(values) > 1:
-            axes.plot(mean, y, "|", color="black", markersize=13, markeredgewidth=2.5, label="median")
-        if low is not None:
-            axes.plot([low, high], [y, y], color="black", linewidth=2, label="mean, 95 % interval")
-            axes.plot(mean, y, "|", color="black", markersize=13, markeredgewidth=2.5)
-            text += f" ± {(high - low) / 2:.2f}"
+        if len(values) > 1:
+            axes.plot(interval.centre, y, "|", color="black", markersize=13, markeredgewidth=2.5, label="centre")
+        if interval.low is not None:
+            axes.plot([interval.low, interval.high], [y, y], color="black", linewidth=2, label="its 95 % interval")
         if mark is not None:
             style = {"markerfacecolor": "white", "markeredgecolor": ORANGE, "markersize": 7}
             axes.plot(mark, y, "D", label="the original's one run", **style)
+        text = tables.format_interval(interval, sign)
         axes.text(1.01, y, text, va="center", fontsize=9, transform=axes.get_yaxis_transform())
         if least is not None and (below := sum(value < least for value in values)):
             note = f"◂ {below} below, to {min(values):.2f}"

@@ -9,7 +9,7 @@ from lab import catalogue
 from lab.comparison import by_data, drop_duplicate_runs, drop_incompatible_runs, groups
 from lab.files import ROOT
 from lab.results import condensed, is_lost_run, is_mnist, last, read_files
-from lab.stats import is_skewed
+from lab.stats import centre
 
 RECORDS = ROOT / "results"
 
@@ -35,22 +35,18 @@ def of_record(name):
 
 
 def describe_runs(record, source):
-    """Return {experiment: what came out and how long it took} of runs that belong together.
-
-    By the mean, or where one of the experiments on a data set is skewed by the median, as in the tables.
-    """
+    """Return {experiment: what came out, as in the tables, and how long it took} of runs that belong together."""
     lines = {}
     for part in map(groups, by_data(record).values()):
-        accuracies = {name: [last(run) for run in runs.values()] for name, runs in part.items()}
-        centre = "median" if any(map(is_skewed, accuracies.values())) else "mean"
-        for name, values in accuracies.items():
-            runs = list(part[name].values())
+        for name, numbered in part.items():
+            runs = list(numbered.values())
             n, n_epochs, data = len(runs), runs[0]["n_epochs"], runs[0]["data"]
-            which, each = (f"{centre} of {n} runs", " each") if n > 1 else ("one run", "")
+            which, each = (f"centre of {n} runs", " each") if n > 1 else ("one run", "")
             length = f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}{'' if is_mnist(data) else ' on ' + data['name']}"
             minutes = statistics.fmean(run["seconds"] for run in runs) / 60
             lost = sum(map(is_lost_run, runs))
             which += f", {lost} of them lost," if lost else ""
-            accuracy = getattr(statistics, centre)(values)
-            lines[name] = f"{accuracy:.2f} %, {which} of {length} in {minutes:.1f} minutes{each} ({source})"
+            lines[name] = (
+                f"{centre(map(last, runs)):.2f} %, {which} of {length} in {minutes:.1f} minutes{each} ({source})"
+            )
     return lines

@@ -201,6 +201,15 @@ def last(run):
     return percentages(run)[-1]
 
 
+def log_loss(run):
+    """Return the logarithm of the test loss after the last epoch, None for a record that has no such loss.
+
+    Differences between logarithms are relative changes that have the same size in both directions.
+    """
+    *_, loss = [0.0, *run["history"].get("test_loss", ())]
+    return math.log(loss) if loss > 0 else None
+
+
 def last_five(run):
     """Return the mean accuracy in % after the last five epochs: a measure that a single swing does not decide."""
     values = percentages(run)[-5:]

@@ -1,48 +1,87 @@
-"""What many runs say: means with intervals, paired comparisons, and where the variance comes from.
+"""What many runs say: centres with intervals, paired comparisons, and where the variance comes from.
 
-An interval is over runs: where the mean of infinitely many runs like these would lie, on the same test images.
+The centre, its interval and the p-value are one thing, Wilcoxon's signed ranks (1945), seen from three sides. All three
+are read off the averages of any two values (each value also with itself): a shift is rejected if too few averages lie
+on one side of it, the interval holds the shifts that are not rejected, and the centre is the shift that has as many
+averages on one side as on the other (Hodges and Lehmann 1963). So an interval excludes 0 exactly if p is at most 0.05
+before it is corrected. One value, however far off, moves the centre little, and with twelve or more the interval, too.
+
+An interval is over runs: where the centre of infinitely many runs like these would lie, on the same test images.
 """
 
 import math
 import statistics
 from functools import cache
-from itertools import pairwise
+from itertools import combinations_with_replacement, pairwise
 from typing import NamedTuple
 
 # NumPy and SciPy are imported late: only whoever needs an interval or a test waits for them.
 
 CONFIDENCE = 0.95
 POWER = 0.8  # probability with which an effect is to be seen
-MAX_SKEWNESS = 2.5  # skewness in standard errors (about the 1 % level); above it a mean with an interval misleads
-OUTLIER_MADS = 8  # median absolute deviations, 5.4 standard deviations of normal values
-MIN_PAIRS = 6  # pairs that a test needs: with five the smallest possible p-value is 2/32 = 0.0625
-MAX_EXACT_PAIRS = 16  # 65,536 combinations of signs
+MIN_VALUES = 6  # for an interval or a test: with five the smallest possible p-value is 2/32 = 0.0625
+DIGITS = 9  # decimals that values are rounded to, so that those that are equal but for rounding are equal
 
 
 class Interval(NamedTuple):
-    """A mean and its 95 % interval; the limits are None for a single value."""
+    """The centre of n values and its 95 % interval; the limits are None for fewer than six values, which have none."""
 
-    mean: float
+    n: int
+    centre: float
     low: float | None
     high: float | None
 
 
-def mean_interval(values):
-    """Return the `Interval` of the mean by Student's t."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return Interval(mean, None, None)
-    half = t_quantile(len(values)) * standard_error(values)
-    return Interval(mean, mean - half, mean + half)
+def averages_of_two(values):
+    """Return the n (n + 1) / 2 averages of any two of n values, each value also with itself, in ascending order."""
+    rounded = [round(float(value), DIGITS) for value in values]
+    return sorted((one + other) / 2 for one, other in combinations_with_replacement(rounded, 2))
+
+
+def centre(values):
+    """Return the Hodges–Lehmann estimate of where at least one value lies: the median of the averages of any two."""
+    return statistics.median(averages_of_two(values))
+
+
+def centre_interval(values):
+    """Return the `Interval` of the centre of at least one value, by inversion of `signed_rank_p_value`.
+
+    If the values are symmetric around their centre, as differences between exchangeable runs are, it covers the centre
+    with a probability of at least 95 %, whatever their distribution is.
+    """
+    averages, rank = averages_of_two(values), limit_rank(len(values))
+    limits = (averages[rank - 1], averages[-rank]) if rank else (None, None)
+    return Interval(len(values), statistics.median(averages), *limits)
+
+
+def limit_rank(n):
+    """Return the rank of the interval's lower limit among the averages of n values, 0 if there is no interval."""
+    return int((2 * signed_rank_distribution(n) <= 1 - CONFIDENCE).sum())
+
+
+@cache  # tables ask for the same few n
+def signed_rank_distribution(n):
+    """Return P(V <= v) for v = 0 … n (n + 1) / 2 as an array, V the sum of those ranks 1 … n that flipped coins choose.
+
+    So many averages of two lie below 0 if each of n values, no two of equal size, could as well have the other sign.
+    """
+    import numpy as np
+
+    chances = np.ones(1)
+    for rank in range(1, n + 1):
+        chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
+    return chances.cumsum()
 
 
 def standard_error(values):
-    """Return the standard error of the mean of at least two values."""
-    return statistics.stdev(values) / math.sqrt(len(values))
+    """Return the standard error of the centre of at least six values, from the width of its interval (Lehmann 1963)."""
+    n, _, low, high = centre_interval(values)
+    outside = float(signed_rank_distribution(n)[limit_rank(n) - 1])
+    return (high - low) / 2 / t_quantile(n, outside)
 
 
 def t_quantile(n, tail=(1 - CONFIDENCE) / 2):
-    """Return how many standard errors the interval of the mean of n values reaches to each side (Student's t).
+    """Return how many standard errors an interval of n values reaches to each side (Student's t).
 
     tail: the probability that is left out on each side.
     """
@@ -58,20 +97,21 @@ def prediction_limits(values):
 
 
 def runs_needed(values, half_width):
-    """Return how many values it takes for an interval of ± half_width, if their spread is that of these values.
+    """Return how many values it takes for an interval of ± half_width, if they lie like these (at least six).
 
     With this many new values, the interval is that narrow in about half of the cases.
     """
-    spread, n = statistics.stdev(values), 2
+    spread, n = standard_error(values) * math.sqrt(len(values)), MIN_VALUES
     while spread * t_quantile(n) > half_width * math.sqrt(n):
         n += max(1, n // 100)  # to one percent
     return n
 
 
 def detectable(values, n_tests=1):
-    """Return the true mean that a test of so many values with this spread would detect with a probability of 80 %.
+    """Return the true shift that a test of so many values that lie like these would detect with a probability of 80 %.
 
-    By the power of Student's t-test, at the level that Holm's method asks of the smallest of `n_tests` p-values.
+    At the level that Holm's method asks of the smallest of `n_tests` p-values. The power is that of Student's t-test
+    with the `standard_error` of the centre, of at least six values.
     """
     from scipy.optimize import brentq
     from scipy.stats import nct
@@ -83,37 +123,12 @@ def detectable(values, n_tests=1):
     return float(shift * standard_error(values))
 
 
-def is_skewed(values):
-    """Tell whether at least three values are so one-sided that their mean with an interval would mislead.
-
-    The sample skewness is compared with its standard error under normality (Fisher 1930). Two groups of values need
-    not be skewed, so at least eight values also count as skewed if the median absolute deviation shows an outlier.
-    """
-    n = len(values)
-    if n < 3 or max(values) - min(values) < 1e-9:  # all equal but for rounding
-        return False
-    median, mean = statistics.median(values), statistics.fmean(values)
-    distances = [abs(value - median) for value in values]
-    if n >= 8 and max(distances) > OUTLIER_MADS * statistics.median(distances):
-        return True
-    squares, cubes = (statistics.fmean((value - mean) ** power for value in values) for power in (2, 3))
-    skewness = cubes / squares**1.5 * math.sqrt(n * (n - 1)) / (n - 2)
-    return abs(skewness) > MAX_SKEWNESS * math.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))
-
-
-def with_centres(rows):
-    """Add the mean with its interval to each (label, [values], mark); if a row is skewed, the median to all."""
-    skewed = any(is_skewed(values) for _, values, *_ in rows)
-    centre = (lambda values: Interval(statistics.median(values), None, None)) if skewed else mean_interval
-    return [(name, values, centre(values), *rest) for name, values, *rest in rows]
-
-
 class Comparison(NamedTuple):
     """Paired differences: one experiment minus another, seed by seed."""
 
     differences: dict  # {seed: difference}
-    interval: Interval  # interval of their mean
-    p_value: float | None  # two-sided, by sign flips, corrected within its family; None where it could not be small
+    interval: Interval  # interval of their centre, not corrected
+    p_value: float | None  # two-sided, by signed ranks, corrected within its family; None where it could not be small
     wins: int  # runs in which the difference is above 0
     losses: int  # below 0
 
@@ -125,7 +140,7 @@ def compare(first, second):
         return None
     values = list(differences.values())
     wins, losses = sum(value > 0 for value in values), sum(value < 0 for value in values)
-    return Comparison(differences, mean_interval(values), sign_flip_p_value(values), wins, losses)
+    return Comparison(differences, centre_interval(values), signed_rank_p_value(values), wins, losses)
 
 
 def correct_family(family):
@@ -142,28 +157,18 @@ def correct_family(family):
     return {key: made[key]._replace(p_value=p) for key, p in zip(family, p_values, strict=True) if key in made}
 
 
-def sign_flip_p_value(differences):
-    """Return the two-sided p-value of the mean of paired differences, None with fewer than six pairs.
+def signed_rank_p_value(differences):
+    """Return the two-sided p-value of paired differences by Wilcoxon's signed ranks, None with fewer than six pairs.
 
-    If nothing distinguished the two, each difference could as well have had the other sign. Exact up to 16 pairs, by
-    9,999 random choices of signs beyond.
+    If nothing distinguished the two, each difference could as well have had the other sign. The p-value is exact for
+    any number of pairs, and on the safe side where differences are 0 or opposite to each other: averages of two that
+    are 0 count against a difference. (Were such ties broken at random, no more averages would.)
     """
-    return None if len(differences) < MIN_PAIRS else sign_flip_test(tuple(map(float, differences)))
-
-
-@cache  # figures, tables and power ask for the same differences
-def sign_flip_test(differences):
-    import numpy as np
-    from scipy.stats import permutation_test
-
-    result = permutation_test(
-        (np.asarray(differences),),
-        lambda values, axis: np.mean(values, axis=axis).round(9),  # sums that are equal but for rounding are ties
-        permutation_type="samples",
-        n_resamples=2**MAX_EXACT_PAIRS if len(differences) <= MAX_EXACT_PAIRS else 9999,
-        rng=np.random.default_rng(0),
-    )
-    return float(result.pvalue)
+    if len(differences) < MIN_VALUES:
+        return None
+    averages = averages_of_two(differences)
+    against = min(sum(average <= 0 for average in averages), sum(average >= 0 for average in averages))
+    return min(1.0, 2 * float(signed_rank_distribution(len(differences))[against]))
 
 
 def smallest_p_value(n_pairs, n_comparisons):

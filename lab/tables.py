@@ -1,5 +1,6 @@
 """Tables of runs in Markdown, made from records (see lab/results.py) only."""
 
+import math
 import statistics
 
 from lab import stats
@@ -17,7 +18,7 @@ from lab.comparison import (
     split_name,
 )
 from lab.published import ORIGINAL_ACCURACY
-from lab.results import ONE_RUN_EACH, is_lost_run, last, last_five, lost_runs, percentages, wrong_images
+from lab.results import ONE_RUN_EACH, is_lost_run, last, last_five, log_loss, lost_runs, percentages, wrong_images
 
 TARGET_HALF_WIDTH = 0.05  # of the confidence interval, in points (see --within)
 N_STEPS = 10  # the last changes from epoch to epoch that are looked at
@@ -34,25 +35,23 @@ def markdown_table(header, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def format_column(values_by_row, sign=""):
-    """Format a column, a list of values for each row: mean ± interval, or median (range) if any row is skewed.
-
-    Return (which of them, [text of each row]).
-    """
-    values_by_row = [list(values) for values in values_by_row]
-    skewed = any(map(stats.is_skewed, filter(None, values_by_row)))
-    several = max(map(len, values_by_row)) > 1
-    title = "median (range)" if skewed else "mean ± 95 %" if several else "one run"
-    format_cell = median_text if skewed else interval_text
-    return title, [format_cell(values, sign) if values else "" for values in values_by_row]
+CENTRE, MEDIAN = "centre (95 %)", "median (range)"  # titles of what `interval_text` and `median_text` return
 
 
 def interval_text(values, sign=""):
-    mean, low, high = stats.mean_interval(values)
-    return f"{mean:{sign}.2f}" if low is None else f"{mean:{sign}.2f} ± {(high - low) / 2:.2f}"
+    """Return the centre of values with its interval; of two to five, that there is none; "" without any."""
+    return format_interval(stats.centre_interval(values), sign) if values else ""
+
+
+def format_interval(interval, sign=""):
+    """Format a `stats.Interval`."""
+    if interval.low is None:
+        return f"{interval.centre:{sign}.2f}{' (no interval)' if interval.n > 1 else ''}"
+    return f"{interval.centre:{sign}.2f} ({interval.low:{sign}.2f} to {interval.high:{sign}.2f})"
 
 
 def median_text(values, sign=""):
+    """Return the median of at least one value, and the range."""
     median, low, high = (f"{value:{sign}.2f}" for value in (statistics.median(values), min(values), max(values)))
     return f"{median} ({low} to {high})" if len(values) > 1 else median
 
@@ -62,7 +61,7 @@ def p_text(p):
 
 
 # Tables with a row per experiment. A column is (title, function of {run: condensed results}); the function returns text
-# or a list of numbers that `format_column` formats.
+# or a list of numbers, of which the table shows the centre with its interval.
 
 
 def experiments_table(rows, *columns):
@@ -73,8 +72,8 @@ def experiments_table(rows, *columns):
         if not any(column):
             continue
         if any(isinstance(cell, list) for cell in column):
-            how, column = format_column(column)
-            title += f": {how}"
+            title += f": {CENTRE}" if max(map(len, column)) > 1 else ": one run"
+            column = [interval_text(cell) for cell in column]
         header.append(title)
         cells.append(column)
     return markdown_table(header, zip(*cells, strict=True))
@@ -82,6 +81,11 @@ def experiments_table(rows, *columns):
 
 def per_run(value):
     return lambda runs: [value(run) for run in runs.values()]
+
+
+def spread_of(value):
+    """Return the column of the median and the range of a value of all runs, "" for one run."""
+    return MEDIAN, lambda runs: median_text([*map(value, runs.values())]) if len(runs) > 1 else ""
 
 
 def common(key):
@@ -99,13 +103,13 @@ def metric(name, factor=1):
     return lambda runs: [factor * metrics[name] for metrics in transformer_metrics(runs) if name in metrics]
 
 
-def mean_metric(name, digits):
-    """Return a column of a transformer's metric, as the mean over runs; "before → after" if there are both."""
+def centre_metric(name, digits):
+    """Return a column of a transformer's metric, as the centre of all runs; "before → after" if there are both."""
 
     def cell_of(runs):
         measured = transformer_metrics(runs)
         keys = [key for key in (name, f"{name}_before", f"{name}_after") if measured and key in measured[0]]
-        return " → ".join(f"{statistics.fmean(metrics[key] for metrics in measured):.{digits}f}" for key in keys)
+        return " → ".join(f"{stats.centre(metrics[key] for metrics in measured):.{digits}f}" for key in keys)
 
     return cell_of
 
@@ -141,7 +145,7 @@ def n_lost(runs):
 
 
 RUNS, LOST = ("runs", len), ("lost", n_lost)
-LAST = ("accuracy %, last epoch", per_run(last))
+LAST, SPREAD = ("accuracy %, last epoch", per_run(last)), spread_of(last)
 LAST_FIVE = ("mean of the last five", per_run(last_five))
 LARGEST_STEP = ("largest step, images", of_steps(max))
 STEPS = (
@@ -149,13 +153,13 @@ STEPS = (
     ("largest", of_steps(max)),
 )
 INK = (
-    ("variance within a class", mean_metric("within_class_variance", 4)),
-    ("ink kept", mean_metric("ink_kept", 3)),
-    ("ink area", mean_metric("ink_area", 2)),
+    ("variance within a class", centre_metric("within_class_variance", 4)),
+    ("ink kept", centre_metric("ink_kept", 3)),
+    ("ink area", centre_metric("ink_area", 2)),
 )
-TRANSFORMS = (RUNS, LOST, LAST, LARGEST_STEP, *INK)
+TRANSFORMS = (RUNS, LOST, LAST, SPREAD, LARGEST_STEP, *INK)
 STABILITY = (
-    *(RUNS, LOST, LAST, LAST_FIVE, *STEPS),
+    *(RUNS, LOST, LAST, SPREAD, LAST_FIVE, *STEPS),
     ("over 50", of_steps(lambda sizes: f"{100 * sum(size > 50 for size in sizes) / len(sizes):.0f} %")),
     ("largest since the tenth epoch", largest_since_the_tenth),
     ("lowest accuracy % after the fifth", lowest_after_the_fifth),
@@ -164,7 +168,7 @@ RESULTS = (
     ("epochs", common("n_epochs")),
     *(RUNS, LOST),
     ("parameters", lambda runs: f"{common('trainable_parameters')(runs):,}"),
-    *(LAST, LAST_FIVE, ("original %", original), *STEPS),
+    *(LAST, SPREAD, LAST_FIVE, ("original %", original), *STEPS),
 )
 
 
@@ -200,21 +204,28 @@ def variance_table(record):
 
 
 def differences_table(record, family, table, pool=False):
-    """Paired differences of a family, by both measures; "" if there are none."""
-    by_measure = {
-        "last epoch": comparisons(record, family, table, last, pool),
-        "mean of the last five": comparisons(record, family, table, last_five, pool),
-    }
-    header, rows = ["what is added", "pairs", "better, worse"], []
-    for (one, other, added), pairs in by_measure["last epoch"].items():
-        rows.append([f"{added} ({one} − {other})", len(pairs.differences), f"{pairs.wins}, {pairs.losses}"])
-    for measure, made in by_measure.items() if rows else ():
-        how, cells = format_column([comparison.differences.values() for comparison in made.values()], sign="+")
-        tested = any(comparison.p_value is not None for comparison in made.values())
-        header += [f"{measure}, points: {how}", *["p"] * tested]
-        for row, cell, comparison in zip(rows, cells, made.values(), strict=True):
-            row += [cell, *[p_text(comparison.p_value)] * tested]
+    """Paired differences of a family, by both measures and by the test loss; "" if there are none.
+
+    The test loss was not declared as a measure before the runs, so it has no p-value.
+    """
+    values, rows = (last, last_five, log_loss), []
+    by_last, by_five, by_loss = (comparisons(record, family, table, value, pool) for value in values)
+    for pair, made in by_last.items():
+        (one, other, added), five = pair, by_five[pair]
+        row = [f"{added} ({one} − {other})", made.interval.n, f"{made.wins}, {made.losses}"]
+        row += [format_interval(made.interval, "+"), median_text(made.differences.values(), "+"), p_text(made.p_value)]
+        row += [format_interval(five.interval, "+"), p_text(five.p_value)]
+        rows.append([*row, *(loss_cells(by_loss[pair]) if pair in by_loss else ("–", "–"))])
+    header = ["what is added", "pairs", "better, worse", f"last epoch, points: {CENTRE}", MEDIAN, "p"]
+    header += [f"mean of the last five, points: {CENTRE}", "p", f"test loss, %: {CENTRE}", "lower, higher"]
     return markdown_table(header, rows)
+
+
+def loss_cells(comparison):
+    """Return the cells of a `Comparison` of logarithms of losses: the change in %, and how often it is down and up."""
+    n, *logarithms = comparison.interval
+    change = stats.Interval(n, *(None if value is None else 100 * math.expm1(value) for value in logarithms))
+    return format_interval(change, "+"), f"{comparison.losses}, {comparison.wins}"
 
 
 def needed_table(record, table, pool=False, within=TARGET_HALF_WIDTH):
@@ -223,12 +234,13 @@ def needed_table(record, table, pool=False, within=TARGET_HALF_WIDTH):
     for family in families().values():
         made |= comparisons(record, family, table, pool=pool)
     for (one, other, added), comparison in made.items():
-        values, (_, low, high) = list(comparison.differences.values()), comparison.interval
+        n, _, low, high = comparison.interval
+        numbers = "none", f"at least {stats.MIN_VALUES}", f"at least {stats.MIN_VALUES - n}"
         if low is not None:
-            needed = stats.runs_needed(values, within)
-            numbers = f"± {(high - low) / 2:.2f}", f"{needed:,}", f"{max(0, needed - len(values)):,}"
-            rows.append([f"{added} ({one} − {other})", len(values), *numbers])
-    return markdown_table(["comparison", "pairs", "interval", "pairs it takes", "more runs of each"], rows)
+            needed = stats.runs_needed(comparison.differences.values(), within)
+            numbers = f"± {(high - low) / 2:.2f}", f"{needed:,}", f"{max(0, needed - n):,}"
+        rows.append([f"{added} ({one} − {other})", n, *numbers])
+    return markdown_table(["comparison", "pairs", "half the interval", "pairs it takes", "more runs of each"], rows)
 
 
 def drops_table(record, smallest=0.0):
@@ -257,13 +269,13 @@ def comparison_document(record, table, pool=False, within=TARGET_HALF_WIDTH):
     """Return comparison.md, all that can be said about the runs in a folder; within: see `needed_table`."""
     parts = ["# Comparison", *(list_incomparable(record, table) if not pool else ())]
     for (title, _), part in by_data(record).items():
-        single = sum(len(runs) == 1 for runs in groups(part).values())
-        note = f"{single} of the experiments have one run only, and therefore no interval." if single else ""
+        few = sum(len(runs) < stats.MIN_VALUES for runs in groups(part).values())
+        too_few = f"{few} of the experiments have fewer than {stats.MIN_VALUES} runs, and therefore no interval."
         luck = ONE_RUN_EACH if one_run_each(part) else ""
         spec = spec_of(next(iter(part.values()))["data"])
         extra = load_object(spec.extra_table)(part, table) if spec.extra_table else ""
         lost = "\n".join(f"- `{name}` {text}." for name, text in lost_runs(part).items())
-        parts += [f"## {title}", results_table(part), lost, note, luck, extra]
+        parts += [f"## {title}", results_table(part), lost, too_few if few else "", luck, extra]
         for name, family in families().items():
             parts.append(section(f"Paired differences: {name}", differences_table(part, family, table, pool)))
         needed = needed_table(part, table, pool, within)

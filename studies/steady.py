@@ -78,7 +78,6 @@ def recipes_figure(record, table, steady=None):
     from lab.comparison import is_plain_mnist, of_experiment
     from lab.published import CLAIM, ORIGINAL_ACCURACY
     from lab.results import is_lost_run, last
-    from lab.stats import with_centres
 
     steady = record if steady is None else steady
     if not all(is_plain_mnist(run) for part in (record, steady) for run in part.values()):
@@ -93,7 +92,7 @@ def recipes_figure(record, table, steady=None):
             for question, (exp_id, of_one) in zip(QUESTIONS, runs.items(), strict=True)
             if of_one
         ]
-        panels.append((with_centres(rows), f"test accuracy in %, last epoch, {recipe}", CLAIM))
+        panels.append((rows, f"test accuracy in %, last epoch, {recipe}", CLAIM))
     tutorials, steadies = ([value for _, values, *_ in rows for value in values] for rows, _, _ in panels)
     least = min(*steadies, *ORIGINAL_ACCURACY.values(), float(np.quantile(tutorials, 0.1))) - 0.05
     return {"RecipesComparison.png": figures.values_by_row(*panels, least=least)}

@@ -19,7 +19,7 @@ from lab.catalogue import load_object, spec_of, studies
 from lab.comparison import by_seed, comparisons, families, groups, of_experiment
 from lab.published import ORIGINAL_ACCURACY, TUTORIAL_ACCURACY
 from lab.results import PARTS, commit, last, last_five, read_checksummed
-from lab.tables import differences_table, format_column, interval_text, markdown_table, p_text, paragraphs
+from lab.tables import CENTRE, differences_table, format_interval, interval_text, markdown_table, p_text, paragraphs
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = Environment(loader=FileSystemLoader(ROOT), undefined=StrictUndefined, trim_blocks=True)
@@ -82,29 +82,30 @@ def questions_table(tutorial, steady, table):
     header = ["", "question"]
     for recipe, record, family in (("tutorial's", tutorial, "The seven"), ("steady", steady, "The steady recipe")):
         pairs = comparisons(record, families()[family], table)
-        how, cells = format_column([comparison.differences.values() for comparison in pairs.values()], sign="+")
-        header += [f"{recipe} recipe, points: {how}", "p", "would be seen"]
-        for ((one, other, added), comparison), cell in zip(pairs.items(), cells, strict=True):
+        header += [f"{recipe} recipe, points: {CENTRE}", "p", "would be seen"]
+        for (one, other, added), comparison in pairs.items():
+            cell = format_interval(comparison.interval, "+")
             asks, cell = ("exp_03", f"the transformer: {cell}") if added == "the transformer" else (one, cell)
             row = rows.setdefault(added, [f"`{asks}`", table[asks].question])
-            seen = stats.detectable(list(comparison.differences.values()), len(families()[family]))
-            row += [f"{cell} ({one} − {other})", p_text(comparison.p_value), f"{seen:.2f}"]
+            row += [f"{cell} ({one} − {other})", p_text(comparison.p_value)]
+            enough, values = comparison.interval.n >= stats.MIN_VALUES, comparison.differences.values()
+            row.append(f"{stats.detectable(values, len(families()[family])):.2f}" if enough else "–")
     return markdown_table(header, [row + [""] * (len(header) - len(row)) for row in rows.values()])
 
 
 def original_table(record):
     """Which of the original's values lie inside our spread, and what becomes of its ranking."""
-    original, medians, rows = {}, {}, []
+    original, centres, rows = {}, {}, []
     for name, accuracy in ORIGINAL_ACCURACY.items():
         exp_id = "_".join(name.split("_")[:2])
         values = [last(run) for run in groups(record)[name].values()]
-        original[exp_id], medians[exp_id] = accuracy, statistics.median(values)
+        original[exp_id], centres[exp_id] = accuracy, stats.centre(values)
         rows.append([f"`{exp_id}`", f"{accuracy:.2f}"])
         for low, high in (stats.prediction_limits(values), (min(values), max(values))):
             rows[-1] += [f"{low:.2f} to {high:.2f}", "yes" if low <= accuracy <= high else "no"]
     header = ["", "original %", "one more run of ours (95 %)", "inside", "our runs", "inside"]
-    tau = kendalltau(list(original.values()), list(medians.values()))
-    ranks = [["the original's", ranking(original)], ["of our medians", ranking(medians)]]
+    tau = kendalltau(list(original.values()), list(centres.values()))
+    ranks = [["the original's", ranking(original)], ["of our centres", ranking(centres)]]
     ranks.append(["Kendall's tau", f"{tau.statistic:.2f}, p = {p_text(float(tau.pvalue))}"])
     return paragraphs(markdown_table(header, rows), markdown_table(["ranking", "from the best to the worst"], ranks))
 
@@ -139,11 +140,12 @@ def formulations_table(record):
     for label, of_one in pairs.items():
         first_losses = ([run["history"]["train_loss"][0] for run in pair] for pair in of_one)
         losses = [100 * (fast / plain - 1) for fast, plain in first_losses]
-        means = [statistics.fmean(map(last, form)) for form in zip(*of_one, strict=True)]
+        centres = [stats.centre(map(last, form)) for form in zip(*of_one, strict=True)]
         changes = [[measure(fast) - measure(plain) for fast, plain in of_one] for measure in (last, last_five)]
-        cells = [label, len(of_one), f"{interval_text(losses, '+')} %", f"{max(map(abs, losses)):.2f} %"]
-        rows.append([*cells, *(f"{mean:.2f}" for mean in means), *(interval_text(change, "+") for change in changes)])
-    first = "first epoch's train loss, fast against plain: mean"
+        cells = [label, len(of_one), interval_text(losses, "+"), f"{max(map(abs, losses)):.2f} %"]
+        cells += [f"{centre:.2f}" for centre in centres]
+        rows.append([*cells, *(interval_text(change, "+") for change in changes)])
+    first = f"first epoch's train loss, fast against plain, %: {CENTRE}"
     accuracies = ["accuracy % after the last epoch: fast", "plain", "fast less plain, points", "mean of the last five"]
     return markdown_table(["", "pairs", first, "largest", *accuracies], rows)
 

@@ -5,13 +5,13 @@ import statistics
 from lab import figures
 from lab.comparison import by_seed, of_experiment
 from lab.results import last
-from lab.tables import LOST, RUNS, chosen_table, metric, per_run, transformer_metrics
+from lab.tables import LOST, RUNS, SPREAD, chosen_table, metric, per_run, transformer_metrics
 from studies.cards import CARD
 
 IDS = tuple(row.id for row in CARD)
 UPPER_END = "exp_41"  # reads cards that are straightened by the true homography
 READING = (
-    *(RUNS, LOST, ("numbers read whole, %", per_run(last)), ("digits read, %", metric("digits_read"))),
+    *(RUNS, LOST, ("numbers read whole, %", per_run(last)), SPREAD, ("digits read, %", metric("digits_read"))),
     *(("IoU, %", metric("iou", 100)), ("IoU of 95 % or more, % of the cards", metric("iou_95", 100))),
     ("corner error, % of the diagonal, median card", metric("corner_error")),
     ("95th percentile", metric("corner_error_p95")),

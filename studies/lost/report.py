@@ -4,7 +4,7 @@ import numpy as np
 
 from lab import figures
 from lab.results import SMALLEST_SHARE, is_lost_run, last
-from lab.tables import RUNS, markdown_table, metric, n_lost, per_run
+from lab.tables import RUNS, SPREAD, markdown_table, metric, n_lost, per_run
 
 LOST_COLOUR = figures.PALETTE[3]
 N_SCENES = 2  # of each run whose outlines are drawn
@@ -27,6 +27,7 @@ CANDIDATES = (
     RUNS,
     ("lost (95 % of the share)", lambda runs: share_text(n_lost(runs), len(runs))),
     ("numbers read whole, %", per_run(last)),
+    SPREAD,
     ("without lost runs, %", of_those_that_learnt(per_run(last))),
     ("IoU without lost runs, %", of_those_that_learnt(metric("iou", 100))),
 )

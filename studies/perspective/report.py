@@ -1,9 +1,8 @@
 """Columns of the tables of digits in perspective."""
 
-import statistics
-
+from lab import stats
 from lab.results import last
-from lab.tables import INK, LARGEST_STEP, LOST, RUNS, common, mean_metric, per_run, transformer_metrics
+from lab.tables import INK, LARGEST_STEP, LOST, RUNS, centre_metric, common, per_run, spread_of, transformer_metrics
 
 IC_STN_ERROR = {
     "exp_12": 6.60,
@@ -19,23 +18,29 @@ def paper_error(runs):
     return f"{IC_STN_ERROR[exp_id]:.2f}" if exp_id in IC_STN_ERROR else ""
 
 
-def at_equal_size(runs):
-    """Return the mean corner distance after the transformer, scaled as if it left the size of the digits unchanged.
+def error(run):
+    """Return the error in % after the last epoch."""
+    return 100 - last(run)
 
-    Runs whose transformer has moved the digits out of the image are left out.
+
+def at_equal_size(runs):
+    """Return the corner distance after the transformer, scaled as if it left the size of the digits unchanged.
+
+    It is the centre of all runs. Runs whose transformer has moved the digits out of the image are left out.
     """
     measured = [metrics for metrics in transformer_metrics(runs) if metrics["ink_area"]]
     distances = [metrics["corner_distance_after"] / metrics["ink_area"] ** 0.5 for metrics in measured]
-    return f"{statistics.fmean(distances):.1f}" if distances else ""
+    return f"{stats.centre(distances):.1f}" if distances else ""
 
 
 RECTIFYING = (
     RUNS,
     LOST,
-    ("error %, last epoch", per_run(lambda run: 100 - last(run))),
+    ("error %, last epoch", per_run(error)),
+    spread_of(error),
     ("the paper's", paper_error),
     LARGEST_STEP,
-    ("corner distance, px", mean_metric("corner_distance", 1)),
+    ("corner distance, px", centre_metric("corner_distance", 1)),
     ("at equal size", at_equal_size),
     *INK,
 )

@@ -35,9 +35,9 @@ def test_results_table_by_hand():
     table = tables.results_table(record_of(runs))
     row = table.splitlines()[2].split(" | ")
     assert row[:4] == ["| `exp_02_reproduce_baseline`", "6", "2", "27,360"]
-    assert row[4] == "98.50 ± 6.35"  # t(1, 0.975) = 12.706, standard error 0.5
-    assert row[5] == "97.90 ± 1.27"  # 98.0 and 97.8
-    assert row[6:] == ["98.84", "5", "70 |"]
+    assert row[4:6] == ["98.50 (no interval)", "98.50 (98.00 to 99.00)"]
+    assert row[6] == "97.90 (no interval)"  # 98.0 and 97.8
+    assert row[7:] == ["98.84", "5", "70 |"]
 
 
 def lose(record, name, seen=None):
@@ -58,21 +58,20 @@ def test_lost_runs_are_counted_and_named():
     lose(record, names[2], seen=[0.1, 0.1, 0.2, 0.9])
     header, _, row = (line.split(" | ") for line in tables.results_table(record).splitlines())
     assert row[header.index("lost")] == "2"
-    assert row[header.index("runs")] == "4"  # it stays part of every mean
+    assert row[header.index("runs")] == "4"  # it stays part of every centre
     document = tables.comparison_document(record, ALL)
     assert f"- `{names[0]}` lost the digits in epoch 3.\n- `{names[1]}` lost the digits in epoch 2.\n" in document
 
 
-def test_a_skewed_column_is_told_by_median_and_range():
-    """One run of ten that fell: 97.46 ± 3.11 would reach beyond 100 %."""
-    runs = {("exp_07", run): ([989, 989, 989, 988 + run % 2], {}) for run in range(1, 10)}
-    runs |= {("exp_07", 10): ([850], {}), ("exp_02", 1): ([989], {})}
-    table = tables.results_table(record_of(runs)).splitlines()
-    assert "accuracy %, last epoch: median (range)" in table[0]
-    assert "98.85 (85.00 to 98.90)" in table[2]
-    assert table[3].split(" | ")[4] == "98.90"
-    even = {("exp_07", run): ([985 + run], {}) for run in range(1, 5)}
-    assert "98.75 ± 0.21" in tables.results_table(record_of(even))
+def test_all_rows_have_centre_and_interval_whatever_their_runs_look_like():
+    """One run of twelve that fell moves neither; of two to five runs it is said that they have none."""
+    runs = {("exp_07", run): ([988 + run % 2], {}) for run in range(1, 12)} | {("exp_07", 12): ([850], {})}
+    runs |= {("exp_03", run): ([985 + run], {}) for run in range(1, 5)} | {("exp_02", 1): ([989], {})}
+    header, _, *rows = (line.split(" | ") for line in tables.results_table(record_of(runs)).splitlines())
+    shown = {row[0][3:9]: row[header.index("accuracy %, last epoch: centre (95 %)") :] for row in rows}
+    assert shown["exp_07"][:2] == ["98.85 (98.80 to 98.90)", "98.85 (85.00 to 98.90)"]
+    assert shown["exp_03"][:2] == ["98.75 (no interval)", "98.75 (98.60 to 98.90)"]
+    assert shown["exp_02"][:2] == ["98.90", ""]
 
 
 def test_differences_table_by_hand():
@@ -82,8 +81,30 @@ def test_differences_table_by_hand():
     assert len(table) == 3
     row = table[2].split(" | ")
     assert row[:3] == ["| the transformer (exp_02 − exp_03)", "9", "9, 0"]
-    assert row[3].startswith("+1.00 ± ")  # 0.2, 0.4, ..., 1.8 points
-    assert row[4] == "0.023"  # 2 of 512 combinations of signs, times the six comparisons of the family
+    # 0.2, 0.4, ..., 1.8 points; without the five smallest and the five largest of their 45 averages of two
+    assert row[3:5] == ["+1.00 (+0.50 to +1.50)", "+1.00 (+0.20 to +1.80)"]
+    assert row[5] == "0.023"  # 2 of 512 combinations of signs, times the six comparisons of the family
+    assert row[6:8] == ["+1.00 (+0.50 to +1.50)", "0.023"]
+    assert row[8:] == ["+0.00 (+0.00 to +0.00)", "0, 0 |"]
+
+
+def test_the_test_loss_is_compared_by_its_ratio_where_both_runs_have_one():
+    """Halved in one pair and twice as large in another, it has not changed."""
+    record = pairs_of([1] * 8)
+
+    def loss_cells(losses):
+        for run, loss in zip(record.values(), losses, strict=False):
+            run["history"] |= {"test_loss": [9.0, loss]}
+        return tables.differences_table(record, SEVEN, ALL).splitlines()[2].removesuffix(" |").split(" | ")[-2:]
+
+    assert loss_cells([0.05] * 8) == ["-50.00 (-50.00 to -50.00)", "8, 0"]
+    assert loss_cells([0.05, 0.2] * 4) == ["+0.00 (-50.00 to +100.00)", "4, 4"]
+    for run in [*record.values()][:3]:
+        del run["history"]["test_loss"]  # as in a record of an earlier format
+    assert tables.differences_table(record, SEVEN, ALL).splitlines()[2].endswith(" | +0.00 (no interval) | 2, 3 |")
+    for run in record.values():
+        run["history"].pop("test_loss", None)
+    assert tables.differences_table(record, SEVEN, ALL).splitlines()[2].endswith(" | – | – |")
 
 
 def test_p_values_are_corrected_for_the_comparisons_of_the_family_that_are_missing_too():
@@ -124,15 +145,15 @@ def test_a_columns_format_is_decided_by_all_its_rows():
     """The first row of a measure may have nothing to show."""
     rows = {"a": {1: {"value": ""}}, "b": {1: {"value": [1.0, 2.0]}}, "c": {1: {"value": [4.0, 4.0]}}}
     table = tables.experiments_table(rows, ("x", lambda runs: runs[1]["value"])).splitlines()
-    assert table[0] == "|  | x: mean ± 95 % |"
-    assert table[2:] == ["| a |  |", "| b | 1.50 ± 6.35 |", "| c | 4.00 ± 0.00 |"]
+    assert table[0] == "|  | x: centre (95 %) |"
+    assert table[2:] == ["| a |  |", "| b | 1.50 (no interval) |", "| c | 4.00 (no interval) |"]
 
 
 def test_a_comparison_is_found_by_its_pair_whatever_else_is_there():
     """The first pair of the family cannot be made here."""
     found = comparison.comparisons(pairs_of([2, 3, 4]), SEVEN, ALL)
     assert list(found) == [TRANSFORMER]
-    assert found[TRANSFORMER].interval.mean == pytest.approx(0.3)
+    assert found[TRANSFORMER].interval.centre == pytest.approx(0.3)
 
 
 def test_a_family_that_can_never_be_significant_has_no_p_values():
@@ -143,7 +164,8 @@ def test_a_family_that_can_never_be_significant_has_no_p_values():
     family = comparison.families()["The swings"]
     record = record_of(runs)
     assert [c.p_value for c in comparison.comparisons(record, family, ALL).values()] == [None] * 3
-    assert "| p |" not in tables.differences_table(record, family, ALL)
+    header, _, *rows = (line.split(" | ") for line in tables.differences_table(record, family, ALL).splitlines())
+    assert {row[index] for row in rows for index, title in enumerate(header) if title == "p"} == {"–"}
     (one,) = comparison.comparisons(record, family[:1], ALL).values()
     assert one.p_value == pytest.approx(2 / 64)
 
@@ -153,13 +175,12 @@ def test_perspective_table_by_hand():
     runs = {("exp_12", run): ([500, correct], {}) for run, correct in ((1, 900), (2, 880))}
     changes = {"transformer": MEASURES}
     runs |= {("exp_13", run): ([500, correct], changes) for run, correct in ((1, 950), (2, 940))}
-    table = tables.chosen_table(
-        record_of(runs), STUDY.records["perspective"], ALL, RECTIFYING, "perspective_"
-    ).splitlines()
-    assert table[2] == "| `exp_12` bypass localisation | 2 | 11.00 ± 12.71 | 6.60 | 400 |" + 5 * "  |"
-    assert (
-        table[3] == "| `exp_13` affine | 2 | 5.50 ± 6.35 |  | 450 | 8.0 → 2.5 | 5.0 | 0.0800 → 0.0500 | 0.990 | 0.25 |"
-    )
+    table = tables.chosen_table(record_of(runs), STUDY.records["perspective"], ALL, RECTIFYING, "perspective_")
+    none, affine = ([cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:])
+    assert none[:4] == ["`exp_12` bypass localisation", "2", "11.00 (no interval)", "11.00 (10.00 to 12.00)"]
+    assert none[4:] == ["6.60", "400", *[""] * 5]
+    assert affine[:4] == ["`exp_13` affine", "2", "5.50 (no interval)", "5.50 (5.00 to 6.00)"]
+    assert affine[4:] == ["", "450", "8.0 → 2.5", "5.0", "0.0800 → 0.0500", "0.990", "0.25"]
 
 
 def test_swings_table_looks_at_the_last_ten_steps():
@@ -245,9 +266,8 @@ def test_experiments_of_different_epochs_or_data_are_not_compared():
 
 def test_single_runs_have_no_interval_and_no_p_value():
     document = tables.comparison_document(pairs_of([1]), ALL)
-    assert "2 of the experiments have one run only, and therefore no interval." in document
-    assert "±" not in document
-    assert "| p |" not in document
+    assert "2 of the experiments have fewer than 6 runs, and therefore no interval." in document
+    assert "| the transformer (exp_02 − exp_03) | 1 | 1, 0 | +0.10 | +0.10 | – |" in document
 
 
 def test_one_run_of_each_is_called_what_it_is():
@@ -257,14 +277,17 @@ def test_one_run_of_each_is_called_what_it_is():
 
 
 def test_the_runs_that_a_comparison_still_needs():
-    document = tables.comparison_document(pairs_of([1, 3, 2, 4]), ALL)
-    section = document[document.index("### How many runs it takes for ± 0.05 points") :]
-    row = next(line for line in section.splitlines() if line.startswith("| the transformer"))
-    pairs, _, needed, more = (cell.strip() for cell in row.split("|")[2:6])
-    assert int(more) == int(needed) - int(pairs) > 0
-    assert "± 0.2 points" in tables.comparison_document(pairs_of([1, 3, 2, 4]), ALL, within=0.2)
-    wider = tables.needed_table(pairs_of([1, 3, 2, 4]), ALL, within=0.2).splitlines()[2]
-    assert 2 <= int(wider.split("|")[4]) < int(needed)
+    def cells(differences, within):
+        document = tables.comparison_document(pairs_of(differences), ALL, within=within)
+        section = document[document.index(f"### How many runs it takes for ± {within} points") :]
+        row = next(line for line in section.splitlines() if line.startswith("| the transformer"))
+        return [cell.strip() for cell in row.strip("|").split("|")[1:]]
+
+    pairs, interval, needed, more = cells([1, 3, 2, 4, 2, 1], 0.05)
+    assert (pairs, interval) == ("6", "± 0.15")
+    assert int(more) == int(needed) - 6 > 0
+    assert 6 <= int(cells([1, 3, 2, 4, 2, 1], 0.08)[2]) < int(needed)
+    assert cells([1, 3], 0.05) == ["2", "none", "at least 6", "at least 4"]
 
 
 def test_deep_falls_are_told():
@@ -284,8 +307,8 @@ def test_forms_are_compared_run_by_run():
         return record
 
     text = page.formulations_table({"fast": form(2, 2.02, 1.0), "plain": form(0, 2.0, 1.0)})
-    # t(1, 0.975) = 12.706, standard error of the losses 0.5
-    cells = "| 2 | +0.50 ± 6.35 % | 1.00 % | 98.35 | 98.15 | +0.20 ± 0.00 | +0.20 ± 0.00 |"
+    same = "+0.20 (no interval)"
+    cells = f"| 2 | +0.50 (no interval) | 1.00 % | 98.35 | 98.15 | {same} | {same} |"
     assert f"| `exp_02_reproduce_baseline` {cells}" in text
     assert f"| all {cells}" in text
 
@@ -296,7 +319,7 @@ def test_forms_are_compared_by_seed_whatever_the_numbers_of_their_runs():
     plain |= record_of({("exp_02", 3): ([500] * 5, {"seed": 99})})  # of no pair
     row = page.formulations_table({"fast": fast, "plain": plain}).splitlines()[2]
     assert row.startswith(
-        "| `exp_02_reproduce_baseline` | 2 | +0.00 ± 0.00 % | 0.00 % | 91.50 | 91.50 | +0.00 ± 0.00 |"
+        "| `exp_02_reproduce_baseline` | 2 | +0.00 (no interval) | 0.00 % | 91.50 | 91.50 | +0.00 (no interval) |"
     )
 
 
@@ -319,10 +342,16 @@ def test_each_of_the_seven_has_its_question_and_its_answers_under_both_recipes()
         assert ALL[exp_id].question in line
         assert line.count("|") == lines[0].count("|")
     assert "1 of 6 runs reach 98.69 %" in lines[0]  # 98.2 to 98.7
-    assert "| the transformer: -0.10 ± 0.00 (exp_02 − exp_03) |" in lines[2]
-    assert "| the transformer: +1.80 ± 0.00 (exp_21 − exp_03) |" in lines[2]
-    assert "| +0.30 ± 0.00 (exp_05 − exp_02) |" in lines[4]
-    assert "| +0.20 ± 0.00 (exp_23 − exp_21) |" in lines[4]
+    assert "| the transformer: -0.10 (-0.10 to -0.10) (exp_02 − exp_03) |" in lines[2]
+    assert "| the transformer: +1.80 (+1.80 to +1.80) (exp_21 − exp_03) |" in lines[2]
+    assert "| +0.30 (+0.30 to +0.30) (exp_05 − exp_02) |" in lines[4]
+    assert "| +0.20 (+0.20 to +0.20) (exp_23 − exp_21) |" in lines[4]
+
+
+def test_too_few_pairs_have_no_difference_that_would_be_seen():
+    record = pairs_of([1, 2, 3, 4, 5])
+    lines = page.questions_table(record, record, ALL).splitlines()
+    assert "| the transformer: +0.30 (no interval) (exp_02 − exp_03) | – | – |" in lines[3]
 
 
 def test_a_ranking_shows_ties():
