@@ -139,6 +139,11 @@ def lowest_after_the_fifth(runs):
     return f"{min(min(percentages(run)[5:], default=100) for run in runs.values()):.2f}"
 
 
+def error(run):
+    """Return the error in % after the last epoch."""
+    return 100 - last(run)
+
+
 def n_lost(runs):
     """Count the runs whose transformer has lost the digits, see `lab.results.is_lost`."""
     return sum(map(is_lost_run, runs.values()))
@@ -147,6 +152,7 @@ def n_lost(runs):
 RUNS, LOST = ("runs", len), ("lost", n_lost)
 LAST, SPREAD = ("accuracy %, last epoch", per_run(last)), spread_of(last)
 LAST_FIVE = ("mean of the last five", per_run(last_five))
+ERROR = ("error %, last epoch", per_run(error)), spread_of(error)
 LARGEST_STEP = ("largest step, images", of_steps(max))
 STEPS = (
     ("step in images: median", of_steps(lambda sizes: f"{statistics.median(sizes):.0f}")),

@@ -82,6 +82,20 @@ def draw_lost(record, pictures):
     figures.save(report.outlines_figure(record, scenes), pictures / "LostOutlines.png")
 
 
+def draw_papers(path):
+    """Draw examples of the papers' distorted digits."""
+    from stn import data
+    from studies.paper import report
+    from studies.paper.protocol import SIDES
+
+    digits, images = data.load(), {}
+    few = digits._replace(test_images=digits.test_images[: report.EXAMPLES**2])
+    for name in SIDES:
+        made = catalogue.datasets()[name].built(few._replace(test_labels=few.test_labels[: len(few.test_images)]))
+        images[name] = made.pixels(made.test_images[: len(few.test_images)])[:, 0].numpy()
+    figures.save(report.examples_figure(images), path)
+
+
 def draw_card(path, exp_id="exp_40", number=0):
     """Draw what extract_id.py makes of a test scene shown large, by a network in weights/."""
     from PIL import Image
@@ -114,6 +128,7 @@ def write_docs(results, docs, pictures):
     draw_shown(pictures)
     draw_card(pictures / "extract_id.png")
     draw_lost(read_json(results / "lost_steps.json"), pictures)
+    draw_papers(pictures / "PaperDigits.png")
     write_text(docs / "results.md", page.results_document(results, ALL))
 
 

@@ -1,26 +1,16 @@
 """Columns of the tables of digits in perspective."""
 
 from lab import stats
-from lab.results import last
-from lab.tables import INK, LARGEST_STEP, LOST, RUNS, centre_metric, common, per_run, spread_of, transformer_metrics
+from lab.tables import ERROR, INK, LARGEST_STEP, LOST, RUNS, centre_metric, common, transformer_metrics
 
-IC_STN_ERROR = {
-    "exp_12": 6.60,
-    "exp_14": 4.94,
-    "exp_27": 3.69,
-    "exp_29": 1.23,
-}  # in %, of that paper's networks that are like ours
+# In %, of those networks in the IC-STN paper that are like ours.
+IC_STN_ERROR = {"exp_12": 6.60, "exp_14": 4.94, "exp_27": 3.69, "exp_29": 1.23}
 
 
 def paper_error(runs):
     """Return the error of the corresponding network in the IC-STN paper, "" if there is none."""
     exp_id = next(iter(runs.values()))["experiment_name"].partition("_run_")[0]
     return f"{IC_STN_ERROR[exp_id]:.2f}" if exp_id in IC_STN_ERROR else ""
-
-
-def error(run):
-    """Return the error in % after the last epoch."""
-    return 100 - last(run)
 
 
 def at_equal_size(runs):
@@ -36,8 +26,7 @@ def at_equal_size(runs):
 RECTIFYING = (
     RUNS,
     LOST,
-    ("error %, last epoch", per_run(error)),
-    spread_of(error),
+    *ERROR,
     ("the paper's", paper_error),
     LARGEST_STEP,
     ("corner distance, px", centre_metric("corner_distance", 1)),
