@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 
 from lab import cli, export, figures, tables
-from lab.catalogue import datasets, find_network, load_object, spec_of, studies
+from lab.catalogue import build_network, datasets, find_network, load_object, spec_of, studies
 from lab.comparison import (
     by_data,
     by_seed,
@@ -71,7 +71,8 @@ from run_experiments import ALL, EXPERIMENTS
 # torch is imported late, by the functions that draw digits or networks.
 
 ROOT = Path(__file__).resolve().parent
-TRANSFORMS = {6: "affine", 8: "homography"}  # by the number of values that a localisation network predicts
+# By the number of values that a localisation network predicts.
+TRANSFORMS = {1: "rotation", 3: "scale and shift", 4: "similarity", 6: "affine", 8: "homography", 32: "spline"}
 CONFUSED = ("exp_02", "exp_06")  # experiments whose confusion matrices are compared
 ACCURACY, LOSS = "test accuracy in %", "train loss, mean per image (nats)"  # axes
 N_ANIMATED = 24  # digits
@@ -81,13 +82,18 @@ N_ANIMATED = 24  # digits
 
 
 def diagram(experiment):
-    """Draw the block diagram of a row of the table."""
-    arguments, spec = experiment.arguments, datasets()[experiment.data]
+    """Draw the block diagram of a row of the table; None if its network is not derived from `models.Net`."""
+    import models
+
+    arguments, spec, kind = experiment.arguments, datasets()[experiment.data], find_network(experiment.model)
+    network = build_network(kind, arguments, spec) if kind else None  # one that is not there any more
+    if network and not isinstance(network, models.Net):
+        return None
     convolutions = (
         "2 × CoordConv" if arguments.get(f"use_coordconf_{part}") else "2 × Conv"
         for part in ("localisation", "classifier")
     )
-    n_params = len(getattr(find_network(experiment.model), "transform_identity", ()))
+    n_params = len(network.transform_identity) if network else 0
     passes = f" × {arguments['passes']}" if "passes" in arguments else ""
     warp = f"{TRANSFORMS.get(n_params, 'transform')}{passes}\nwarp"
     title, bypass = f"{experiment.id}: {experiment.question}", arguments.get("bypass_localisation", False)
@@ -197,7 +203,8 @@ def draw_comparison(record, results, target, pool=False, within=tables.TARGET_HA
     shown = [row for row in ALL.values() if row in EXPERIMENTS or row.name in present]
     drawn = comparison_figures(record, pool) | {f"diagram_{row.id}.png": diagram(row) for row in shown}
     for name, drawing in drawn.items():
-        figures.save(drawing, target / name)
+        if drawing:
+            figures.save(drawing, target / name)
     write_text(target / "comparison.md", tables.comparison_document(record, ALL, pool, within))
     exported = export.write_tables(results, target)
     for name, text in lost_runs(record).items():

@@ -298,9 +298,9 @@ def epochs(model, settings, data, training, clock, run_dir, question, log_images
             model.train()
             train_loss = train_epoch(training.step, order.to(device).split(recipe.batch_size), progress)
             train_seconds = clock.lap()
-            n_watched = data.n_watched if epoch < n_epochs else None
-            labels = data.test_labels[:n_watched]
-            test_loss, predictions = evaluate(model, data.test_images[:n_watched], labels)
+            n_tested = data.n_test_each_epoch if epoch < n_epochs else None
+            labels = data.test_labels[:n_tested]
+            test_loss, predictions = evaluate(model, data.test_images[:n_tested], labels)
             test_seconds = clock.lap()
             if not all_finite(
                 train_loss, test_loss, *tensors_in(model.state_dict()), *tensors_in(training.state_dict())

@@ -42,7 +42,8 @@ class Trained(NamedTuple):
     def description(self):
         """The network in a few words."""
         run, arguments, spec = self.results, self.results["arguments"], spec_of(self.results["data"])
-        transform = "homography" if "Homography" in run["model"] else "affine"
+        kinds = {"Net_Spline": "spline", "Net_Restricted": arguments.get("kind")}
+        transform = kinds.get(run["model"], "homography" if "Homography" in run["model"] else "affine")
         words = {
             "no transformer" if arguments.get("bypass_localisation") else transform: True,
             f"{arguments.get('passes')} passes": arguments.get("passes", 1) > 1,
@@ -58,8 +59,10 @@ class Trained(NamedTuple):
         """What the network reads: "digits", the numbers on "cards", or images of a size that no script makes."""
         if spec_of(self.results["data"]).n_digits > 1:
             return "cards"
-        height, width = self.model.image_size
-        return "digits" if (height, width) == MNIST.image_size else f"images of {height}×{width} pixels"
+        size = getattr(self.model, "image_size", None)  # of networks derived from `models.Net`
+        if size == MNIST.image_size:
+            return "digits"
+        return "images of {}×{} pixels".format(*size) if size else "digits in a form of its own"
 
     def require(self, what):
         """Return this network if it reads `what`, "digits" or "cards". Raise RunError if it does not."""

@@ -73,11 +73,11 @@ def epoch_text(entry):
 
 def print_summary(jobs):
     width = max(len(job.name) for job in jobs)
-    print(f"\n{'experiment':<{width}}  accuracy  correct         status")
+    print(f"\n{'experiment':<{width}}  accuracy  correct           status")
     for job in jobs:
-        figures, lost = " " * 24, ""
+        figures, lost = " " * 26, ""
         if job.results:
             lost = lost_text(job.results["lost_epoch"])
             correct = f"{job.results['test_correct']} of {job.results['test_total']}"
-            figures = f"{job.results['test_accuracy']:6.2f} %  {correct:<14}"
+            figures = f"{job.results['test_accuracy']:6.2f} %  {correct:<16}"
         print(f"{job.name:<{width}}  {figures}  {', '.join(filter(None, [job.status, lost]))}")

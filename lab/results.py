@@ -189,6 +189,13 @@ def commit(run):
     return "-".join([digits[:7], *changed])
 
 
+def correct_images(run):
+    """Return the numbers of correct test images after those epochs that are tested on as many images as the first."""
+    history = run["history"]
+    totals = history.get("test_total", [run["test_total"]] * len(history["test_correct"]))
+    return [n for n, total in zip(history["test_correct"], totals, strict=True) if total == totals[0]]
+
+
 def percentages(run):
     """Return the test accuracy of a condensed run in %, after each epoch."""
     correct = run["history"]["test_correct"]

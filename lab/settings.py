@@ -34,13 +34,13 @@ class Recipe(NamedTuple):
     localisation_rate: float | None = None  # rate of the parameters named "loc_..."; None: as the others
     localisation_norm: float | None = None  # clip the gradient of these parameters to this norm
     decay: bool = False  # let both rates fall to 0 along a half cosine, from epoch to epoch
-    drop_after: int | None = None  # divide both rates by ten after this epoch
+    drop_after: float | None = None  # divide both rates by ten after this share of the epochs
     batch_size: int = BATCH_SIZE
 
     def lr_scale(self, epoch, n_epochs):
         """Return the factor of both rates in an epoch, 1 to n_epochs."""
         scale = (1 + math.cos(math.pi * (epoch - 1) / n_epochs)) / 2 if self.decay else 1.0
-        return scale / 10 if self.drop_after and epoch > self.drop_after else scale
+        return scale / 10 if self.drop_after and epoch > self.drop_after * n_epochs else scale
 
     def as_settings(self):
         """Return the settings of a run as a dict, with both rates as numbers."""
@@ -48,12 +48,12 @@ class Recipe(NamedTuple):
         return self._asdict() | {"localisation_rate": local}
 
     def check(self):
-        """Raise ValueError if there is no such optimiser, or a number is not positive or not whole where it must be."""
+        """Raise ValueError if there is no such optimiser, or a rate, a norm, the drop or the batch size cannot be."""
         norm = 1.0 if self.localisation_norm is None else self.localisation_norm
         rates = self.learning_rate, self.as_settings()["localisation_rate"], norm
         numbers = all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates)
-        counts = self.batch_size, 1 if self.drop_after is None else self.drop_after
-        numbers = numbers and all(type(count) is int and count > 0 for count in counts)
+        numbers = numbers and type(self.batch_size) is int and self.batch_size > 0
+        numbers = numbers and (self.drop_after is None or 0 < self.drop_after < 1)
         if self.optimizer not in OPTIMIZERS or not numbers:
             raise ValueError(f"a recipe has positive numbers and one of {OPTIMIZERS}, not {self}")
 

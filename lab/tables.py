@@ -18,7 +18,17 @@ from lab.comparison import (
     split_name,
 )
 from lab.published import ORIGINAL_ACCURACY
-from lab.results import ONE_RUN_EACH, is_lost_run, last, last_five, log_loss, lost_runs, percentages, wrong_images
+from lab.results import (
+    ONE_RUN_EACH,
+    correct_images,
+    is_lost_run,
+    last,
+    last_five,
+    log_loss,
+    lost_runs,
+    percentages,
+    wrong_images,
+)
 
 TARGET_HALF_WIDTH = 0.05  # of the confidence interval, in points (see --within)
 N_STEPS = 10  # the last changes from epoch to epoch that are looked at
@@ -118,7 +128,7 @@ def of_steps(summarise):
     """Return a column that summarises how the number of correct images changes in the last epochs; "" without any."""
 
     def cell_of(runs):
-        sizes = [size for run in runs.values() for size in stats.steps(run["history"]["test_correct"])[-N_STEPS:]]
+        sizes = [size for run in runs.values() for size in stats.steps(correct_images(run))[-N_STEPS:]]
         return summarise(sizes) if sizes else ""
 
     return cell_of
@@ -132,7 +142,7 @@ def original(runs):
 
 
 def largest_since_the_tenth(runs):
-    return max(max(stats.steps(run["history"]["test_correct"][9:]), default=0) for run in runs.values())
+    return max(max(stats.steps(correct_images(run)[9:]), default=0) for run in runs.values())
 
 
 def lowest_after_the_fifth(runs):

@@ -32,11 +32,11 @@ class Dataset(NamedTuple):
     clean: "Dataset | None" = None  # the data set that this one is made from
     draw: Callable | None = None  # draw(data, seed, epoch) makes the training images those of an epoch
     distort: Callable | None = None  # distort(training images, distortions) returns the images of a batch
-    distortions: torch.Tensor | None = None  # with `distort`: one for each training image (N, 3, 3)
+    distortions: torch.Tensor | None = None  # with `distort`: those of each training image (N, ...)
     train_homographies: torch.Tensor | None = None  # the true transforms (N, 3, 3), if they are known
     test_homographies: torch.Tensor | None = None
     canvas: int = 1  # how many times as large as a digit's image the images are, in both directions
-    n_watched: int | None = None  # so many test images are evaluated after every epoch but the last; None: all
+    n_test_each_epoch: int | None = None  # test images that are evaluated after every epoch but the last; None: all
 
     def to(self, device):
         parts = {name: part for name, part in self._asdict().items() if isinstance(part, torch.Tensor | Dataset)}

@@ -83,8 +83,8 @@ def epoch_done(writer, model, data, entry, predictions, log_images, conclusion=N
     if log_images and (epoch % log_images == 0 or last):
         add_digits(writer, model, data, epoch)
         if has_transformer(model):
-            watched = data.test_images[: data.n_watched]
-            transforms = conclusion.transformer.homographies if last else homographies(model, watched)
+            tested = data.test_images[: data.n_test_each_epoch]
+            transforms = conclusion.transformer.homographies if last else homographies(model, tested)
             add_transforms(writer, transforms, epoch, data.middle(data.test_images).shape[2:])
     if log_images and last:
         with Image.open(conclusion.confusion_png) as picture:

@@ -1,11 +1,13 @@
 """The distorted digits of two papers: rotated, scattered, in perspective, elastic, among clutter.
 
 The distributions are those of Spatial Transformer Networks (arXiv 1506.02025), and of Finnveden et al. (arXiv
-2004.11678) for clutter, as far as they are known (docs/papers.md says what is not). Every training image is distorted
-anew in every epoch, as a function of seed, epoch and its index. The test set is ten distortions of every test image,
-the same in all runs; after every epoch but the last only the first of the ten is evaluated.
+2004.11678) for clutter, as far as they are known; docs/papers.md says what is our own choice. Every training image is
+distorted anew in every epoch, as a function of seed, epoch and its index. The test set is ten distortions of every test
+image, the same in all runs, the first distortions of all images before the second ones. After every epoch but the last,
+only the first ones are evaluated.
 
-All distortions map destination to source, in the coordinates of stn/warps.py. Outside of a digit's image is background.
+All distortions map destination to source, in the coordinates of stn/warps.py. Everything outside a digit's image is
+background.
 """
 
 from collections.abc import Callable
@@ -28,10 +30,10 @@ DIGIT, PATCH = 28, 6  # pixels, the sides of a digit's image and of a patch of c
 class Distortion(NamedTuple):
     """A random distortion of digits."""
 
-    draw: Callable  # draw(rng, n, side, digits) returns the numbers of n distortions, a tensor (n, ...)
-    # apply(images, numbers, side, black, white) distorts (B, 1, 28, 28) to (B, 1, side, side)
+    draw: Callable  # draw(rng, n, side, digits) returns the parameters of n distortions, a tensor (n, ...)
+    # apply(images, params, side, black, white) distorts images (B, 1, 28, 28) to (B, 1, side, side)
     apply: Callable
-    transforms: Callable | None = None  # transforms(numbers, side) returns them as homographies (n, 3, 3), if they are
+    transforms: Callable | None = None  # transforms(params, side) returns them as homographies (n, 3, 3), if they are
 
 
 def uniform(rng, low, high, *size):
@@ -42,14 +44,14 @@ def normal(rng, sigma, *size):
     return torch.from_numpy(rng.normal(0, sigma, size).astype(np.float32))
 
 
-def similarities(angles, scales, moves, side):
-    """Return affine maps (n, 6) of digits that are turned, scaled, and moved by (n, 2) pixels, in images of `side`².
+def similarities(angles, scales, shifts, side):
+    """Return affine maps (n, 6) that draw digits turned, enlarged, and shifted by (n, 2) pixels, in images of `side`².
 
-    angles: in radians; a digit is turned about its centre.
+    angles: in radians; a digit is turned about its centre. scales: above 1 digits are drawn larger.
     """
     shrink = side / DIGIT / scales  # half an image is `side` / 28 halves of the digit's image
     cos, sin = shrink * angles.cos(), shrink * angles.sin()
-    x, y = moves.T * 2 / side
+    x, y = shifts.T * 2 / side
     return torch.stack([cos, -sin, sin * y - cos * x, sin, cos, -sin * x - cos * y], 1)
 
 
@@ -66,7 +68,7 @@ def draw_scattered(rng, n, side, **_):
 
 
 def draw_perspectives(rng, n, side, **_):
-    """Scales uniform from 0.75 to 1, then each corner moved by normal noise of 5 pixels in each direction."""
+    """Scales uniform from 0.75 to 1, then each corner's source moved by normal noise of 5 pixels in each direction."""
     from kornia.geometry.transform import get_perspective_transform  # late: not needed for other sets
 
     scales = uniform(rng, 0.75, 1, n, 1, 1)
@@ -75,13 +77,13 @@ def draw_perspectives(rng, n, side, **_):
 
 
 def draw_splines(rng, n, side, **_):
-    """Scales uniform from 0.75 to 1, then each of 16 control points moved by normal noise of 1.5 pixels."""
+    """Scales uniform from 0.75 to 1, then the sources of 16 control points moved by normal noise of 1.5 pixels."""
     scales = uniform(rng, 0.75, 1, n, 1, 1)
     return torch.tensor(splines.CONTROL_POINTS) / scales + normal(rng, 1.5 * 2 / side, n, splines.N_POINTS, 2)
 
 
 def draw_clutter(rng, n, side, digits):
-    """Return where digits and patches lie, and the patches, (n, 2 + patches · (2 + 36)).
+    """Return where digits and patches lie, and the patches: (n, 2 + patches · (2 + 36)).
 
     Row and column of the digit's image, anywhere; then, of each patch, row and column, and the pixels of a square
     anywhere in any of the `digits` (N, 1, 28, 28). All are uniform.
@@ -101,51 +103,49 @@ def pixels_of(part, side, device=None):
     return (rows[:, None] * side + rows).flatten()
 
 
-def lay_out(images, numbers, side, black, white):
-    """Lay images (B, 1, 28, 28), and patches, on black, (B, 1, side, side); numbers: see `draw_clutter`.
+def paste(images, params, side, black, white):
+    """Paste images (B, 1, 28, 28), and patches, on black, (B, 1, side, side); params: see `draw_clutter`.
 
-    With the first two numbers alone there are no patches. Where parts overlap, their light is added, up to white, as in
-    Finnveden et al.
+    Overlapping pixels are summed and clipped at white, as in Finnveden et al.
     """
-    patches = numbers[:, 2:].unflatten(1, (-1, 2 + PATCH**2))
+    patches = params[:, 2:].unflatten(1, (-1, 2 + PATCH**2)).unbind(1)
+    parts = [(images.flatten(1), params[:, :2], DIGIT), *((patch[:, 2:], patch[:, :2], PATCH) for patch in patches)]
     canvas = images.new_zeros(len(images), side * side)
-    laid = (images.flatten(2), numbers[:, None, :2], DIGIT), (patches[:, :, 2:], patches[:, :, :2], PATCH)
-    for pixels, corners, part in laid:
-        first = (corners[:, :, :1] * side + corners[:, :, 1:]).long()
-        target = (first + pixels_of(part, side, images.device)).flatten(1)
-        canvas = canvas.scatter_add(1, target, (pixels - black).flatten(1))
+    for pixels, corners, part in parts:  # one after the other, so that no pixel is added to twice at a time
+        first = (corners[:, :1] * side + corners[:, 1:]).long()
+        canvas = canvas.scatter_add(1, first + pixels_of(part, side, images.device), pixels - black)
     return (canvas.clamp(max=white - black) + black).view(-1, 1, side, side)
 
 
-def by_affine(images, numbers, side, **_):
-    return warps.affine_warp(images, numbers, "background", (side, side))
+def by_affine(images, params, side, **_):
+    return warps.affine_warp(images, params, "background", (side, side))
 
 
-def by_homography(images, numbers, side, **_):
-    return warps.homography_warp(images, numbers, "background", (side, side))
+def by_homography(images, params, side, **_):
+    return warps.homography_warp(images, params, "background", (side, side))
 
 
-def by_spline(images, numbers, side, **_):
-    return splines.warp(images, numbers, "background", (side, side))
+def by_spline(images, params, side, **_):
+    return splines.warp(images, params, "background", (side, side))
 
 
-def affine_homographies(numbers, side):
-    return warps.to_homography(numbers)
+def affine_homographies(params, side):
+    return warps.to_homography(params)
 
 
-def moves_of(numbers, side):
-    """Return the moves of digits among clutter as homographies."""
-    corners = numbers[:, :2].flip(1)  # x and y
-    still = numbers.new_zeros(len(numbers))
-    return warps.to_homography(similarities(still, still + 1, corners - (side - DIGIT) / 2, side))
+def shifts_of(params, side):
+    """Return the shifts of digits among clutter as homographies."""
+    corners = params[:, :2].flip(1)  # x and y
+    angles = params.new_zeros(len(params))
+    return warps.to_homography(similarities(angles, angles + 1, corners - (side - DIGIT) / 2, side))
 
 
 DISTORTIONS = {
     "R": Distortion(draw_rotations, by_affine, affine_homographies),
     "RTS": Distortion(draw_scattered, by_affine, affine_homographies),
-    "P": Distortion(draw_perspectives, by_homography, lambda numbers, side: numbers),
+    "P": Distortion(draw_perspectives, by_homography, lambda params, side: params),
     "E": Distortion(draw_splines, by_spline),
-    "TC": Distortion(draw_clutter, lay_out, moves_of),
+    "TC": Distortion(draw_clutter, paste, shifts_of),
 }
 
 
@@ -169,21 +169,21 @@ def distorted(name, clean, held_out=False):
     draw = partial(distortion.draw, side=side, digits=clean.train_images)
     black, white = ((limit - description["mean"]) / description["std"] for limit in (0, 1))
     apply = partial(distortion.apply, side=side, black=black, white=white)
-    numbers = torch.cat([draw(generator(TEST_SEED, number), n) for number in range(1, n_draws + 1)])
-    test_images = clean.test_images.new_empty(n_draws * n, 1, side, side)
-    originals = clean.test_images.repeat(n_draws, 1, 1, 1)
-    parts = (tensor.split(BATCH) for tensor in (originals, numbers, test_images))
-    for images, numbers_of_images, target in zip(*parts, strict=True):
-        target.copy_(apply(images, numbers_of_images))
+    params = [draw(generator(TEST_SEED, number), n) for number in range(1, n_draws + 1)]
+    test_images = clean.test_images.new_empty(n_draws, n, 1, side, side)
+    for params_of_draw, images in zip(params, test_images, strict=True):
+        parts = (tensor.split(BATCH) for tensor in (clean.test_images, params_of_draw, images))
+        for originals, params_of_images, target in zip(*parts, strict=True):
+            target.copy_(apply(originals, params_of_images))
     return Dataset(
-        *(clean.train_images, clean.train_labels, test_images, clean.test_labels.repeat(n_draws)),
+        *(clean.train_images, clean.train_labels, test_images.flatten(0, 1), clean.test_labels.repeat(n_draws)),
         description,
         clean,
         partial(draw_epoch, draw=draw),
         apply,
         draw(generator(TEST_SEED, 0), len(clean.train_images)),
-        test_homographies=distortion.transforms(numbers, side) if distortion.transforms else None,
-        n_watched=n,
+        test_homographies=distortion.transforms(torch.cat(params), side) if distortion.transforms else None,
+        n_test_each_epoch=n,
     )
 
 

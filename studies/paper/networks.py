@@ -55,8 +55,9 @@ class Net_Restricted(Net_CoordConv):
 class Net_Spline(Net_CoordConv):
     """`Net_CoordConv` whose transform is a thin-plate spline, given by the sources of 16 control points: 32 numbers.
 
-    `homography` is only the affine map that comes nearest to the spline; `splines.map_points` maps points by the spline
-    itself, from the transformed image to the image. There is no map back.
+    `homography` is only the affine map that comes nearest to the spline. By the spline itself,
+    `splines.map_points(model.sources(x), points)` maps points of the transformed image to the image; there is no way
+    back.
     """
 
     transform_identity = tuple(value for point in splines.CONTROL_POINTS for value in point)
@@ -65,35 +66,41 @@ class Net_Spline(Net_CoordConv):
         super().__init__(padding=padding, image_size=image_size)
 
     def params_to_homography(self, params):
-        return splines.nearest_affine(self.control_points(params))
+        return splines.nearest_affine(self.params_to_sources(params))
 
-    def control_points(self, params):
-        """Return the sources of the control points, normalised: (B, 32) -> (B, 16, 2)."""
+    def sources(self, x):
+        """Return where the control points are read from, normalised: (B, 1, H, W) -> (B, 16, 2)."""
+        return self.params_to_sources(self.localise(x))
+
+    @staticmethod
+    def params_to_sources(params):
         return params.unflatten(1, (splines.N_POINTS, 2))
 
     def transform(self, x):
-        return splines.warp(x, self.control_points(self.localise(x)), self.padding)
+        return splines.warp(x, self.sources(x), self.padding)
 
 
 class Net_Large_Kernels(nn.Module):
-    """The networks that both papers train on rotated digits: (B, 1, 28, 28) -> log-probabilities (B, 10).
+    """The networks of two papers for rotated digits: (B, 1, 28, 28) -> log-probabilities (B, 10).
 
     The classifier has a 9×9 and a 7×7 convolution, each with 2×2 max pooling and ReLU, and one linear layer. There is
-    no dropout. The transformer, if there is one, is affine; outside of the image it reads the edge's nearest pixel.
+    no dropout. The transformer, if there is one, is affine.
 
     channels: of the two convolutions.
-    hidden: units of the three hidden layers of the localisation network, None without a transformer.
-    localiser: what comes before these layers. "linear": nothing, they see the image (Finnveden's STN-C0). "shared": the
-        classifier's own first convolution (STN-SL1). "convolutions": two 5×5 convolutions of 20 channels, as in Spatial
-        Transformer Networks; there is one hidden layer then.
+    hidden: units of the hidden layers of the localisation network, None without a transformer.
+    localiser: what comes before these layers. "linear": nothing, they see the image (STN-C0 of Finnveden et al.).
+        "shared": the classifier's own first convolution (their STN-SL1). "convolutions": two 5×5 convolutions of 20
+        channels, as in Spatial Transformer Networks.
+    padding: what is read outside of the image, see stn/warps.py.
     """
 
     repeatable = True
     convolve_and_pool = staticmethod(convolve_and_pool)
-    padding = "border"
 
-    def __init__(self, channels=(32, 32), hidden=None, localiser="linear"):
+    def __init__(self, channels=(32, 32), hidden=None, localiser="linear", padding="border"):
         super().__init__()
+        warps.check_padding(padding)
+        self.padding = padding
         self.conv1, self.conv2 = nn.Conv2d(1, channels[0], 9), nn.Conv2d(channels[0], channels[1], 7)
         self.fc = nn.Linear(channels[1] * 2 * 2, 10)
         self.bypass_localisation, self.localiser = hidden is None, localiser

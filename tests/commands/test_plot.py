@@ -151,7 +151,7 @@ def test_diagrams_show_the_row(experiment):
     assert ("localisation\n2 × CoordConv" in shown) == ("coordconf_localistation" in experiment.title)
 
 
-@pytest.mark.parametrize(("numbers", "name"), [(6, "affine"), (8, "homography"), (1, "transform")])
+@pytest.mark.parametrize(("numbers", "name"), [(6, "affine"), (8, "homography"), (5, "transform")])
 def test_a_diagram_names_the_transform_by_its_numbers_and_not_by_the_name_of_the_class(monkeypatch, numbers, name):
     """A network of one's own may have any name; one that is not there any more has no transform that is known."""
     row = replace(ALL["exp_02"], model="Mine", arguments={})
@@ -159,6 +159,12 @@ def test_a_diagram_names_the_transform_by_its_numbers_and_not_by_the_name_of_the
     assert f"{name}\nwarp" in texts(plot.diagram(row))
     monkeypatch.delattr(models, "Mine")
     assert "transform\nwarp" in texts(plot.diagram(row))
+
+
+def test_a_diagram_shows_transforms_of_studies_and_no_other_kind_of_network():
+    assert "rotation\nwarp" in texts(plot.diagram(ALL["exp_205"]))
+    assert "spline\nwarp" in texts(plot.diagram(ALL["exp_204"]))
+    assert plot.diagram(ALL["exp_251"]) is None
 
 
 @pytest.mark.parametrize("exp_id", ["exp_02", "exp_03", "exp_19", "exp_31", "exp_39", None])

@@ -114,8 +114,8 @@ def test_the_summary_has_a_line_for_every_run(capsys):
     print_summary(jobs)
     assert capsys.readouterr().out.splitlines() == [
         "",
-        "experiment         accuracy  correct         status",
-        "exp_01_run_01_x     98.77 %  9876 of 10000   finished",
-        "exp_02_run_01_xx                             failed: no images",
-        "exp_03_run_01_xxx                            not started",
+        "experiment         accuracy  correct           status",
+        "exp_01_run_01_x     98.77 %  9876 of 10000     finished",
+        "exp_02_run_01_xx                               failed: no images",
+        "exp_03_run_01_xxx                              not started",
     ]

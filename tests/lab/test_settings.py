@@ -74,13 +74,13 @@ def test_the_learning_rates_fall_along_a_half_cosine_if_asked():
 
 
 def test_the_learning_rates_drop_to_a_tenth_after_an_epoch_if_asked():
-    assert [Recipe(drop_after=2).lr_scale(epoch, 4) for epoch in (1, 2, 3, 4)] == [1, 1, 0.1, 0.1]
-    falling = Recipe(decay=True, drop_after=2)
+    assert [Recipe(drop_after=0.5).lr_scale(epoch, 4) for epoch in (1, 2, 3, 4)] == [1, 1, 0.1, 0.1]
+    falling = Recipe(decay=True, drop_after=0.5)
     assert falling.lr_scale(3, 4) == pytest.approx(0.5 / 10)
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": 2.5}, {"drop_after": 0}, {"drop_after": True}])
-def test_numbers_of_images_and_epochs_are_whole_and_positive(wrong):
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": 2.5}, {"drop_after": 0}, {"drop_after": 2}])
+def test_a_batch_is_a_positive_whole_number_and_a_drop_a_share_of_the_epochs(wrong):
     with pytest.raises(RunError, match="positive numbers"):
         settings(recipe=Recipe(**wrong))
 

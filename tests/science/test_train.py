@@ -321,14 +321,18 @@ def test_going_on_with_adam_on_images_in_perspective_gives_the_same_bits(digits,
 
 
 def test_only_the_last_epoch_looks_at_all_test_images_if_the_data_say_so(finished, digits, tmp_path):
-    made = run(digits._replace(n_watched=100), tmp_path)
+    made = run(digits._replace(n_test_each_epoch=100), tmp_path)
     assert [entry["test_total"] for entry in made["history"]] == [100, 100, 500]
     predicted = [[int(digit) for digit in done["predictions"]] for done in (made, finished[1])]
     assert predicted[0] == predicted[1]  # what is watched does not change the training
     assert (made["test_correct"], made["test_total"]) == (finished[1]["test_correct"], 500)
-    accuracies = results.percentages(results.condensed(made))
-    assert accuracies == pytest.approx([entry["test_accuracy"] for entry in made["history"]])
-    assert accuracies[-1] == made["test_accuracy"]
+    condensed = results.condensed(made)
+    assert results.percentages(condensed) == pytest.approx([entry["test_accuracy"] for entry in made["history"]])
+    assert results.percentages(condensed)[-1] == made["test_accuracy"]
+    assert results.correct_images(condensed) == [entry["test_correct"] for entry in made["history"][:2]]
+    for name in ("results.json", "weights.pt"):  # as if it had been interrupted after its last epoch
+        (tmp_path / TRIAL / name).unlink()
+    assert without_times(run(digits._replace(n_test_each_epoch=100), tmp_path)) == without_times(made)
 
 
 def test_a_finished_run_is_not_trained_again(finished, digits, monkeypatch):

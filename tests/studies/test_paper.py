@@ -18,7 +18,7 @@ from run_experiments import ALL, SETS
 from stn import metrics as digit_metrics
 from stn import warps
 from stn.data import load
-from studies.paper import FAMILIES, IDS, metrics, networks, protocol, splines
+from studies.paper import FAMILIES, metrics, networks, protocol, splines
 from studies.paper import data as paper
 
 N = 20_000  # distortions that are compared with their distribution
@@ -100,10 +100,10 @@ def test_a_warp_by_a_spline_is_scipys(digits, bent):
 # ------------------------------------------------------------------------------------------------------- distortions
 
 
-def in_pixels(name, numbers):
+def in_pixels(name, params):
     """Affine maps (n, 6) as matrices from pixels of the distorted image to pixels of the digit, (n, 2, 3)."""
     side = protocol.SIDES[name]
-    return warps.pixel_homography(warps.to_homography(numbers), (side, side), (28, 28))[:, :2].double()
+    return warps.pixel_homography(warps.to_homography(params), (side, side), (28, 28))[:, :2].double()
 
 
 def test_rotations_and_scattered_digits_have_their_distributions():
@@ -139,48 +139,48 @@ def test_corners_and_control_points_have_their_distributions():
 
 @pytest.mark.parametrize("name", ["R", "RTS", "P"])
 def test_digits_are_turned_and_projected_as_by_kornia(digits, name):
-    numbers, side = drawn(name, 40), protocol.SIDES[name]
+    params, side = drawn(name, 40), protocol.SIDES[name]
     images = digits.test_images[:40] - digits.test_images.min()
-    ours = paper.DISTORTIONS[name].apply(images, numbers, side=side)
+    ours = paper.DISTORTIONS[name].apply(images, params, side=side)
     if name == "P":
         corners = torch.tensor([[0.0, 0], [28, 0], [28, 28], [0, 28]]).expand(40, 4, 2) - 0.5
-        sources = (warps.map_points(numbers, torch.tensor(warps.CORNERS).expand(40, 4, 2)) + 1) * 14 - 0.5
+        sources = (warps.map_points(params, torch.tensor(warps.CORNERS).expand(40, 4, 2)) + 1) * 14 - 0.5
         back = kornia.get_perspective_transform(sources, corners)  # kornia maps from source to destination
         theirs = kornia.warp_perspective(images, back, (side, side), align_corners=True)
-        regular = ~warps.has_bounded_denominator(numbers, side, side)
+        regular = ~warps.has_bounded_denominator(params, side, side)
         ours, theirs = ours[regular], theirs[regular]
         assert len(ours) > 30
     else:
-        forward = torch.nn.functional.pad(in_pixels(name, numbers), (0, 0, 0, 1))
+        forward = torch.nn.functional.pad(in_pixels(name, params), (0, 0, 0, 1))
         forward[:, 2, 2] = 1
         back = torch.linalg.inv(forward)[:, :2].float()
         theirs = kornia.warp_affine(images, back, (side, side), align_corners=True)
     torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)
 
 
-def test_clutter_is_laid_out_as_written(digits):
+def test_clutter_is_pasted_as_written(digits):
     """By loops over the patches; every patch is a square of a training digit, and the sum of light ends at white."""
-    numbers = drawn("TC", 30, digits.train_images)
+    params = drawn("TC", 30, digits.train_images)
     images, (black, white) = digits.test_images[:30], (float(digits.test_images.min()), float(digits.test_images.max()))
-    ours = paper.lay_out(images, numbers, 60, black, white)
-    for image, row, laid in zip(images[:, 0] - black, numbers.numpy(), ours[:, 0], strict=True):
+    ours = paper.paste(images, params, 60, black, white)
+    for image, row, pasted in zip(images[:, 0] - black, params.numpy(), ours[:, 0], strict=True):
         canvas = np.zeros((60, 60))
         y, x, *clutter = row
         canvas[int(y) : int(y) + 28, int(x) : int(x) + 28] += image.numpy()
         for patch in np.reshape(clutter, (protocol.N_PATCHES, 38)):
             y, x = map(int, patch[:2])
             canvas[y : y + 6, x : x + 6] += patch[2:].reshape(6, 6) - black
-        np.testing.assert_allclose(laid, canvas.clip(max=white - black) + black, atol=1e-5)
+        np.testing.assert_allclose(pasted, canvas.clip(max=white - black) + black, atol=1e-5)
     windows = digits.train_images.unfold(2, 6, 1).unfold(3, 6, 1).reshape(-1, 36)
-    filled = numbers[:, 2:].reshape(-1, 38)[:, 2:]
+    filled = params[:, 2:].reshape(-1, 38)[:, 2:]
     filled = filled[filled.std(1) > 0.5][:20]
     assert all((windows == patch).all(1).any() for patch in filled)
 
 
 def test_places_of_digits_and_clutter_are_uniform(digits):
-    numbers = drawn("TC", digits=digits.train_images)
-    places = numbers[:, :2].long()
-    corners = numbers[:, 2:].unflatten(1, (-1, 38))[:, :, :2].long().flatten(0, 1)
+    params = drawn("TC", digits=digits.train_images)
+    places = params[:, :2].long()
+    corners = params[:, 2:].unflatten(1, (-1, 38))[:, :, :2].long().flatten(0, 1)
     for values, n in ((places[:, 0], 33), (places[:, 1], 33), (corners[:, 0], 55), (corners[:, 1], 55)):
         assert stats.chisquare(np.bincount(values, minlength=n)).pvalue > 0.001
         assert len(values.unique()) == n
@@ -195,10 +195,17 @@ def test_a_data_set_is_a_function_of_seed_and_epoch(made, digits, name):
     n = len(digits.test_images)
     assert data.test_images.shape == (10 * n, 1, side, side)
     assert torch.equal(data.test_labels, digits.test_labels.repeat(10))
-    assert data.n_watched == n
+    assert data.n_test_each_epoch == n
     assert torch.equal(datasets()[name].built(digits).test_images, data.test_images)
     draws = data.test_images.unflatten(0, (10, n))
     assert not any(torch.isclose(draws[0], draws[k]).all(dim=(1, 2, 3)).any() for k in range(1, 10))
+    if data.test_homographies is not None:  # those of image i in draw k, and of that image alone
+        for k, i in ((0, 0), (3, 7), (9, n - 1)):
+            place = data.test_homographies[k * n + i][None]
+            image = warps.homography_warp(digits.test_images[i][None], place, "background", (side, side))
+            added = data.test_images[k * n + i] - image[0]  # clutter adds light
+            assert added.min() > -1e-4
+            assert name == "TC" or added.max() < 1e-4
     indices, drawn = torch.arange(64), {}
     for key in ((123, 1), (123, 2), (124, 1), (123, 1)):
         data.draw_epoch(*key)
@@ -234,7 +241,7 @@ def test_held_out_digits_are_training_digits(digits, monkeypatch):
 
 @pytest.mark.slow
 def test_the_test_sets_are_those_of_the_documentation():
-    """Of 100,000 images each, normalised as MNIST is; docs/papers.md has these numbers."""
+    """Of 100,000 images each, normalised as MNIST is; docs/papers.md has these params."""
     mnist = load()
     for name, (mean, std) in TEST_SETS.items():
         images = datasets()[name].built(mnist).test_images
@@ -296,6 +303,7 @@ def test_a_recorded_step_is_the_plain_one(exp_id, made):
     for make in (train.PlainTraining, fast.new_training):
         network = train.build(row, 1).train()
         training = make(network, data, Recipe(learning_rate=0.02))
+        assert getattr(training, "repeat", True)  # it is recorded
         torch.manual_seed(2)  # dropout; recording has drawn some
         losses = [float(training.step(torch.arange(step, step + 64))) for step in range(3)]
         found[make] = losses, torch.cat([weights.detach().flatten() for weights in network.parameters()])
@@ -317,7 +325,6 @@ def test_a_network_that_shares_its_first_layer_looks_through_it():
 def test_families_compare_networks_on_the_same_digits():
     for one, other, _ in chain(*FAMILIES.values()):
         assert ALL[one].data == ALL[other].data
-    assert {row.id for row in SETS["paper"] if row.data in IDS} >= {i for ids in IDS.values() for i in ids.values()}
 
 
 # ---------------------------------------------------------------------------------------------------------- measures
@@ -342,6 +349,41 @@ def test_the_spread_of_angles_is_that_of_what_is_left(made, turn_back, expected)
     true = metrics.angle_of(data.test_homographies)
     numbers = metrics.measure_transformer(Turning(-turn_back * true), data).numbers
     assert numbers["angle_spread"] == pytest.approx(expected, abs=0.02 if turn_back == 1 else 1.5)
+
+
+def test_the_spread_is_pooled_over_the_classes():
+    """One class that lies straight and three that vary by 20 degrees about angles of their own."""
+    angles = torch.tensor([10.0] * 4 + [90 - 20, 90 + 20, -170 + 20, -170 - 20, 0 + 20, 0 - 20]).deg2rad()
+    labels = torch.tensor([0] * 4 + [1, 1, 2, 2, 3, 3])
+    assert metrics.spread(angles, labels).rad2deg().item() == pytest.approx(20 * math.sqrt(6 / 10), rel=1e-4)
+
+
+def test_the_angle_of_a_homography_is_that_at_its_centre():
+    """Shifts and perspective do not turn a digit; the rotation is that of the decomposition, without shear."""
+    torch.manual_seed(3)
+    angles, shift, perspective = torch.rand(50) * 4 - 2, torch.randn(50, 2) * 0.3, torch.randn(50, 2) * 0.3
+    turned = networks.rotation(angles[:, None])
+    turned[:, :2, 2] = shift
+    bent = torch.eye(3).repeat(50, 1, 1)
+    bent[:, 2, :2] = perspective
+    torch.testing.assert_close(metrics.angle_of(3 * turned @ bent), angles, atol=1e-5, rtol=0)
+
+
+def test_a_spline_is_measured_by_what_it_makes(made):
+    """One that is affine has the variances of the affine network; one that bends has others."""
+    network = networks.Net_Spline(padding="background").eval()
+    affine = networks.Net_CoordConv(padding="background").eval()
+    theta = torch.tensor([0.8, 0.1, 0.0, -0.1, 0.9, 0.05])
+    sources = warps.map_points(warps.to_homography(theta[None]), torch.tensor(splines.CONTROL_POINTS)[None])
+    with torch.no_grad():
+        affine.loc_fc2.bias.copy_(theta)
+        network.loc_fc2.bias.copy_(sources.flatten())
+    ours, theirs = (metrics.measure_transformer(model, made["R"]).numbers for model in (network, affine))
+    assert ours == pytest.approx({name: theirs[name] for name in ours}, rel=1e-3)
+    assert "ink_kept" not in ours
+    with torch.no_grad():
+        network.loc_fc2.bias.add_(torch.randn(32) * 0.3)
+    assert metrics.measure_transformer(network, made["R"]).numbers != pytest.approx(ours, rel=0.01)
 
 
 def test_ink_of_clutter_does_not_count_as_seen(made):
