@@ -6,8 +6,10 @@
 import glob
 import json
 import os
+import stat
 import struct
 import sys
+import time
 import warnings
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -31,6 +33,11 @@ UNREAD = {
     **dict.fromkeys(("GIF", "PNG", "WEBP", "AVIF"), "read only the first of several frames"),
 }
 
+# The processor time, in seconds, that decoding may take. Without a limit, a JPEG of half a megabyte with thousands of
+# scans would occupy a core for long, and so would some large files that Pillow decodes in Python (PPM, runs in BMP).
+MOST_SECONDS = 2
+BLOCK = 4096  # bytes that a decoder gets at a time; its processor time is checked before each block
+
 # The possible values of white where an image's mode does not say it: the smallest that no pixel exceeds is taken.
 WHITES = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))
 
@@ -47,11 +54,39 @@ class ImageError(Exception):
     """An image that cannot be read; the message says why, in one line, and follows the image's name."""
 
 
-def open_upright(source, draft=None):
-    """Open an image file, or a PIL image; return it upright, its size as stored, and what was done, in words.
+class TimedFile:
+    """A binary file that can be read until this thread has worked for MOST_SECONDS; then it raises ImageError."""
 
-    The image has mode F with values in [0, 1], or RGB. draft: a mode and a size; a large JPEG is decoded no larger than
-    that needs. Raise ImageError.
+    def __init__(self, file):
+        self.file, self.end = file, time.thread_time() + MOST_SECONDS
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def read(self, *size):
+        if time.thread_time() > self.end:
+            raise ImageError(f"takes more than {MOST_SECONDS} seconds to decode; make it smaller or save it anew first")
+        return self.file.read(*size)
+
+
+@contextmanager
+def open_regular(path):
+    """Open a regular file for reading its bytes. Raise ImageError for a pipe or a device, since these may never end."""
+
+    def open_without_waiting(path, flags):
+        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # otherwise a pipe waits for a writer
+
+    with open(path, "rb", opener=open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ImageError("is no regular file but a pipe or a device; save the picture as a file first")
+        yield file
+
+
+def open_upright(source, draft=None):
+    """Open an image; return it upright, its size as stored, and what was done, in words. Raise ImageError.
+
+    source: a path, a binary file or a PIL image. The result has mode F with values in [0, 1], or RGB. draft: a mode and
+    a size; a large JPEG is decoded no larger than that needs.
     """
     try:
         with open_image(source) as image:
@@ -80,18 +115,19 @@ def open_upright(source, draft=None):
 
 @contextmanager
 def open_image(source):
-    """Open an image file as a PIL image, or copy a PIL image. Raise ImageError if it is in none of the FORMATS."""
+    """Open a path or a binary file as a PIL image whose decoding is limited, or copy a PIL image. Raise ImageError."""
     if isinstance(source, Image.Image):
         yield source.copy()
         return
     # Pillow gets a file without its name: it maps a file with a name into memory, and there a TIFF that is to be turned
     # has width and height exchanged.
-    with open(source, "rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
+    with open_regular(source) if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
         try:
-            image = Image.open(file, formats=readable_formats())
+            image = Image.open(TimedFile(file), formats=readable_formats())
         except Image.UnidentifiedImageError:
             file.seek(0)
             raise ImageError(explain_unknown(file.read(64))) from None
+        image.decodermaxblock = BLOCK
         with image:
             yield image
 
@@ -126,17 +162,19 @@ def has_more(image):
 def flatten_mode(image, steps):
     """Convert a PIL image of any mode to RGB, or to mode F with values in [0, 1]; lay a transparent one on a colour."""
     if image.mode[0] in "IF":  # 16 or 32 bits, of which cameras use 10 to 16
-        values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
-        white = next((white for white in WHITES if values.max() <= white), values.max())
-        return Image.fromarray(values / np.float32(white))
+        values = np.nan_to_num(np.array(image, np.float32), copy=False, posinf=0, neginf=0)
+        np.maximum(values, 0, out=values)
+        values /= np.float32(next((white for white in WHITES if values.max() <= white), values.max()))
+        return Image.fromarray(values)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha, visible = np.asarray(image.getchannel("A"), np.float32), np.asarray(image.convert("L"))
-        if alpha.min() < 255:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < 255:
+            few = image.resize([min(side, 500) for side in image.size], Image.Resampling.NEAREST)
+            alpha, visible = np.asarray(few.getchannel("A"), np.float32), np.asarray(few.convert("L"))
             colour = "white" if np.average(visible, weights=alpha + 1e-6) < 128 else "black"
             steps.append(f"laid on {colour}, since it is transparent")
             image = Image.alpha_composite(Image.new("RGBA", image.size, colour), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def add_options(parser, default):

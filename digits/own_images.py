@@ -20,6 +20,7 @@ LEAST_CONTRAST, LEAST_SIGNAL = 0.1, 6
 # As a share of the tallest part's height: a lower part is no digit, and one smaller in both directions is a speck.
 LEAST_HEIGHT, LEAST_PART = 0.3, 0.1
 MOST_DIGITS = 100
+MOST_PARTS = 500  # that are no specks; to join n parts takes up to n² comparisons, minutes for a page of halftone dots
 # Strokes thinner than THIN pixels of 28 are thickened to WIDE. (In MNIST 1 % and 25 % are thinner than these.)
 THIN, WIDE = 1.5, 2.2
 ROUGH = 32  # pixels of the small image in which the brightness of the paper is estimated
@@ -134,7 +135,10 @@ def find_sheet(labels, boxes):
 
 
 def join_parts(labels, boxes):
-    """Give all parts of one digit the same label; drop specks and what touches the edge of the image."""
+    """Give all parts of one digit the same label; drop specks and what touches the edge of the image.
+
+    Raise ImageError if there are too many parts.
+    """
     inside = {
         number: box
         for number, box in boxes.items()
@@ -144,6 +148,8 @@ def join_parts(labels, boxes):
     boxes = inside if tallest > len(labels) / 20 else boxes  # otherwise the digit itself touches the edge
     tallest = max(map(height, boxes.values()))
     boxes = {n: box for n, box in boxes.items() if max(height(box), width(box)) > LEAST_PART * tallest}
+    if len(boxes) > MOST_PARTS:
+        raise ImageError(f"falls into {len(boxes):,} parts; more than {MOST_PARTS} are probably a text or a texture")
     joined, label_of = {}, np.arange(labels.max() + 1)
     for number, box in sorted(boxes.items(), key=lambda item: -height(item[1])):
         first = next((other for other, its_box in joined.items() if belong_together(box, its_box)), number)

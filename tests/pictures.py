@@ -76,6 +76,20 @@ def coefficients(output, source):
     return np.linalg.solve(rows, values)
 
 
+def dots(pitch=7):
+    """Draw a page of halftone dots, half a pitch wide: 20,449 of them at a pitch of seven pixels."""
+    y, x = np.mgrid[:1000, :1000]
+    return Image.fromarray(np.where((x % pitch < pitch // 2) & (y % pitch < pitch // 2), 0, 255).astype(np.uint8))
+
+
+def endless_jpeg():
+    """Return a JPEG of half a megabyte, bytes, with 20,000 scans, of which a decoder has to decode each."""
+    Image.new("L", (3000, 3000), 200).save(file := io.BytesIO(), "jpeg", progressive=True)
+    content = file.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * 20_000 + content[-2:]
+
+
 def pictures(kind):
     """Yield (JPEG file in memory, its digit) of a kind, N in all, the same ones every time."""
     is_handwritten, in_perspective = KINDS[kind]

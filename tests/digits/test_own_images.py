@@ -2,16 +2,33 @@
 
 import io
 import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+import time
 import warnings
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from pictures import KINDS, N, coefficients, handwritten, in_field, photographed, pictures, printed
+from pictures import (
+    KINDS,
+    N,
+    coefficients,
+    dots,
+    endless_jpeg,
+    handwritten,
+    in_field,
+    photographed,
+    pictures,
+    printed,
+)
 from PIL import Image
 from scipy import ndimage
 
-from digits import pretrained
+from digits import image_files, pretrained
 from digits.own_images import ImageError, find_digits, read_grey
 from stn import mnist
 
@@ -219,6 +236,85 @@ def bad(tmp_path):
 def test_what_is_no_image_is_refused_in_one_line(bad, name, reason):
     with pytest.raises(ImageError, match=rf"^{reason}[^\n]*$"):
         find_digits(bad / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["pipe.png", "link.png", "/dev/zero"])
+def test_a_pipe_or_a_device_is_refused_at_once(tmp_path, name):
+    """Nobody writes into the pipe: to open it as other files are opened would take for ever."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("pipe.png")
+    refused = []
+
+    def find():
+        with pytest.raises(ImageError, match=r"^is no regular file but a pipe or a device; save .+$"):
+            find_digits(tmp_path / name)
+        refused.append(name)
+
+    thread = threading.Thread(target=find, daemon=True)  # which does not keep the tests from ending
+    thread.start()
+    thread.join(20)
+    assert refused == [name]
+
+
+def bmp_of_runs():
+    """A BMP of 9000×9000 pixels in runs of one pixel each, of which the first thousand lines are there."""
+    runs = (b"\x01\x07" * 9000 + b"\0\0") * 1000
+    header = struct.pack("<IiiHHIIiiII", 40, 9000, 9000, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    start = 14 + len(header) + 1024
+    return b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + header + bytes(1024) + runs
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        endless_jpeg(),
+        b"P6\n9000 9000\n254\n" + bytes(30_000_000),
+        b"P3\n9000 9000\n255\n" + b"1 " * 10**7,
+        bmp_of_runs(),
+    ],
+    ids=["a JPEG of 20,000 scans", "a PPM to be scaled", "a PPM in digits", "a BMP of short runs"],
+)
+def test_decoding_ends_after_a_while(monkeypatch, content):
+    """Without a limit, three of them take more than ten seconds, and the third one four."""
+    monkeypatch.setattr(image_files, "MOST_SECONDS", 0.2)
+    started = time.thread_time()
+    with pytest.raises(
+        ImageError, match=r"^takes more than 0\.2 seconds to decode; make it smaller or save it anew first$"
+    ):
+        find_digits(io.BytesIO(content))
+    assert time.thread_time() - started < 2
+
+
+@pytest.mark.parametrize("pitch", [7, 31])
+def test_a_page_of_dots_is_refused_within_two_seconds(pitch):
+    started = time.thread_time()
+    with pytest.raises(ImageError, match=r"^falls into [\d,]+ parts; more than 500 are probably a text or a texture$"):
+        find_digits(dots(pitch))
+    assert time.thread_time() - started < 2
+
+
+MEMORY = """
+import resource, sys
+from digits.image_files import open_upright
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+open_upright(sys.argv[1])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+@pytest.mark.parametrize(("mode", "most"), [("RGB", 500), ("RGBA", 1200), ("I;16", 1100), ("P", 600)])
+def test_the_largest_images_need_little_more_than_a_gigabyte(tmp_path, mode, most):
+    """Megabytes beyond what the process needs anyway."""
+    image = Image.new(mode, (9400, 9400))
+    image.putpixel((7, 7), 1 if mode in ("P", "I;16") else (1, 2, 3, 4)[: len(mode)])
+    image.save(tmp_path / "large.png")
+    process = subprocess.run(
+        [sys.executable, "-c", MEMORY, tmp_path / "large.png"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert float(process.stdout) < most
 
 
 def test_every_byte_of_a_png_may_be_broken():

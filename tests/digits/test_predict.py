@@ -1,11 +1,12 @@
 """`predict.py` as a user calls it."""
 
 import json
+import os
 import struct
 
 import numpy as np
 import pytest
-from pictures import handwritten, photographed, printed
+from pictures import endless_jpeg, handwritten, photographed, printed
 from PIL import Image
 
 from digits import pretrained
@@ -48,6 +49,20 @@ def test_several_images_are_read_and_bad_ones_named(call, call_here, photos):
     again = call_here("predict.py", "seven.jpg", "seven.jpg.read.png", cwd=photos)
     assert again.returncode == 0
     assert again.stderr == "seven.jpg.read.png is skipped: it is a picture by predict.py\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("script", ["predict.py", "extract_id.py"])
+def test_pipes_and_what_takes_too_long_are_refused_and_the_others_go_on(call, photos, script):
+    os.mkfifo(photos / "pipe.png")
+    (photos / "scans.jpg").write_bytes(endless_jpeg())
+    process = call(script, "pipe.png", "scans.jpg", "three.png", cwd=photos)
+    assert process.returncode == 1
+    assert process.stdout.startswith("three.png: ")
+    assert process.stderr.splitlines() == [
+        "pipe.png is no regular file but a pipe or a device; save the picture as a file first",
+        "scans.jpg takes more than 2 seconds to decode; make it smaller or save it anew first",
+    ]
 
 
 def test_json_for_programs(call_here, photos):
