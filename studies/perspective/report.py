@@ -4,7 +4,7 @@ from lab import stats
 from lab.tables import ERROR, INK, LARGEST_STEP, LOST, RUNS, centre_metric, common, transformer_metrics
 
 # In %, of those networks in the IC-STN paper that are like ours.
-IC_STN_ERROR = {"exp_12": 6.60, "exp_14": 4.94, "exp_27": 3.69, "exp_29": 1.23}
+IC_STN_ERROR = {"exp_12": 6.60, "exp_14": 4.94, "exp_27": 3.69, "exp_29": 1.23, "exp_256": 1.91, "exp_257": 6.60}
 
 
 def paper_error(runs):
