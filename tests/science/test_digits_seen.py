@@ -113,7 +113,7 @@ def test_it_is_said_while_it_trains_and_in_the_end(capsys):
     job = Job(Experiment("exp_99", "trial", "Net", 90, ""), 1, 90)
     job.conclude("finished", {"test_accuracy": 9.8, "test_correct": 980, "test_total": 10_000, "lost_epoch": 84})
     print_summary([job])
-    assert capsys.readouterr().out.endswith("980 of 10000    finished, lost the digits in epoch 84\n")
+    assert capsys.readouterr().out.endswith("980 of 10000      finished, lost the digits in epoch 84\n")
 
 
 def shifted(homographies, x):
