@@ -20,7 +20,7 @@ import torch
 from stn import warps
 from stn.data import Dataset, epoch_seed
 from studies.paper import splines
-from studies.paper.protocol import N_DRAWS, N_HELD_OUT, N_PATCHES, SIDES
+from studies.paper.protocol import HELD_OUT, N_DRAWS, N_PATCHES, SIDES
 
 TEST_SEED = 0  # of the test set; runs have other seeds
 BATCH = 1000  # test images that are distorted at a time
@@ -158,12 +158,12 @@ def distorted(name, clean, held_out=False):
     distortion, side = DISTORTIONS[name], SIDES[name]
     description = clean.description | {"distorted": name} | ({"held_out": True} if held_out else {})
     if held_out:
-        last = slice(-N_HELD_OUT, None)
+        n_kept = len(clean.train_images) - len(clean.train_images) // HELD_OUT
         clean = clean._replace(
-            test_images=clean.train_images[last],
-            test_labels=clean.train_labels[last],
-            train_images=clean.train_images[:-N_HELD_OUT],
-            train_labels=clean.train_labels[:-N_HELD_OUT],
+            test_images=clean.train_images[n_kept:],
+            test_labels=clean.train_labels[n_kept:],
+            train_images=clean.train_images[:n_kept],
+            train_labels=clean.train_labels[:n_kept],
         )
     n, n_draws = len(clean.test_images), 1 if held_out else N_DRAWS
     draw = partial(distortion.draw, side=side, digits=clean.train_images)

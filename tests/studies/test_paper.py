@@ -229,14 +229,13 @@ def test_outside_of_digits_is_background_and_no_ink_is_made_up(made, digits, nam
     assert low < ink < high
 
 
-def test_held_out_digits_are_training_digits(digits, monkeypatch):
-    monkeypatch.setattr(paper, "N_HELD_OUT", 140)
+def test_held_out_digits_are_training_digits(digits):
     for name in ("R", "TC"):
         data = datasets()[f"{name} held out"].built(digits)
-        assert len(data.train_images) == 500
-        assert torch.equal(data.test_labels, digits.train_labels[-140:])
+        assert (len(data.train_images), len(data.test_images)) == (534, 106)  # of 640
+        assert torch.equal(data.test_labels, digits.train_labels[-106:])
         assert data.description["held_out"]
-        assert torch.equal(data.clean.test_images, digits.train_images[-140:])
+        assert torch.equal(data.clean.test_images, digits.train_images[-106:])
 
 
 @pytest.mark.slow
@@ -280,6 +279,17 @@ def test_every_network_starts_from_the_identity(row, made, digits):
             if not network.bypass_localisation:
                 torch.testing.assert_close(network.homography(images), torch.eye(3).expand(4, 3, 3), atol=1e-5, rtol=0)
     assert torch.allclose(scores.exp().sum(1), torch.ones(4), atol=1e-5)
+
+
+@pytest.mark.parametrize("exp_id", ["exp_204", "exp_205", "exp_252", "exp_253", "exp_255", "exp_257"])
+def test_every_parameter_gets_a_gradient(exp_id, digits):
+    network = train.build(ALL[exp_id], 1).train()
+    with torch.no_grad():  # away from the identity, whose last weights are 0
+        for name, parameter in network.named_parameters():
+            if name in ("loc_fc2.weight", "loc_last.weight"):
+                parameter.normal_(0, 0.05)
+    torch.nn.functional.nll_loss(network(digits.train_images[:64]), digits.train_labels[:64]).backward()
+    assert [name for name, parameter in network.named_parameters() if not parameter.grad.abs().sum() > 0] == []
 
 
 def test_networks_have_the_sizes_that_are_published():
