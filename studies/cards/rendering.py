@@ -301,20 +301,23 @@ def stored_noise():
 
 @lru_cache
 def textures(split):
-    """Return the backgrounds of "train" or "test", (K, 256, 256) uint8; the two have no kind of texture in common.
-
-    Each has mean 127.5 and standard deviation 51 before it is clipped to 0 and 255.
-    """
-    grey = []
-    for name in PHOTOS[split]:
-        photo = Image.open(ROOT / "backgrounds" / f"{name}.png")
-        half = np.asarray(photo.resize((TEXTURE // 2, TEXTURE // 2), Image.Resampling.BOX))
-        far = np.pad(half, TEXTURE // 4, mode="symmetric")
-        near = photo.crop((64, 64, 192, 192)).resize((TEXTURE, TEXTURE), Image.Resampling.BICUBIC)
-        grey += [np.asarray(photo), far, np.asarray(near)]
+    """Return the backgrounds of "train" or "test", (K, 256, 256) uint8; the two have no kind of texture in common."""
+    grey = [view for name in PHOTOS[split] for view in views(Image.open(ROOT / "backgrounds" / f"{name}.png"))]
     rng = np.random.default_rng(("train", "test").index(split))
     kinds = {"train": (clouds, grain), "test": (blotches, checks)}[split]
-    grey += [kind(rng) for kind in kinds for _ in range(4)]
+    return standardise(grey + [kind(rng) for kind in kinds for _ in range(4)])
+
+
+def views(photo):
+    """Return a photograph (PIL, grey, 256×256) as it is, from afar and from nearby: three arrays (256, 256)."""
+    half = np.asarray(photo.resize((TEXTURE // 2, TEXTURE // 2), Image.Resampling.BOX))
+    far = np.pad(half, TEXTURE // 4, mode="symmetric")
+    near = photo.crop((64, 64, 192, 192)).resize((TEXTURE, TEXTURE), Image.Resampling.BICUBIC)
+    return [np.asarray(photo), far, np.asarray(near)]
+
+
+def standardise(grey):
+    """Stack textures (256, 256): (K, 256, 256) uint8, each with mean 127.5 and deviation 51 before clipping."""
     bank = np.stack(grey).astype(np.int64)
     n = TEXTURE**2  # sums of integers are exact
     mean = bank.sum((1, 2), keepdims=True) / n

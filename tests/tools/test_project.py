@@ -29,8 +29,9 @@ MODULES = [
 LATE = {"train": {"fast"}, "lab.catalogue": {"studies"}}
 # The scripts over the rooms: thin command lines.
 OVER = {"predict": {"digits"}, "extract_id": {"digits", "studies"}, "demo": {"digits"}}
-# What a room may use of another: cards are looked for in image files as digits are, and drawn by compiled loops.
-SHARED = {"studies.cards": {"digits", "fast"}, "tools": {*ROOMS, *SCRIPTS, "page"}}
+# What a room may use of another: cards are looked for in image files as digits are, and drawn by compiled loops; what
+# networks for users' pictures learn from is prepared as these pictures are.
+SHARED = {"studies.cards": {"digits", "fast"}, "studies.pictures": {"digits"}, "tools": {*ROOMS, *SCRIPTS, "page"}}
 TORCH = {"torch", "torchvision", "kornia"}
 
 
@@ -97,7 +98,8 @@ def test_the_code_of_a_run_is_all_that_decides_its_result_and_nothing_else(tmp_p
 
     cards = {"cards", "straight cards", "held-out cards", "held-out straight cards"}
     papers = {"R", "RTS", "P", "E", "TC", "R held out", "TC held out"}
-    everything = {"mnist", "perspective", "whole", *cards, *papers}
+    perspective, pictures = {"perspective", "whole"}, {"weak perspective", "pictures"}
+    everything = {"mnist", "cards or none", *cards, *papers, *perspective, *pictures}
     assert codes().keys() == everything
     for name in (
         "models.py",
@@ -119,11 +121,13 @@ def test_the_code_of_a_run_is_all_that_decides_its_result_and_nothing_else(tmp_p
     ):
         assert changed(name) == set(), name
     for name in ("studies/cards/rendering.py", "studies/cards/networks.py", "data/backgrounds/brick.png"):
-        assert changed(name) == cards, name
-    for name in ("studies/cards/report.py", "studies/cards/detector.py", "digits/own_images.py"):
+        assert changed(name) == {"cards or none", *cards}, name
+    for name in ("studies/cards/report.py", "studies/cards/detector.py", "digits/image_files.py"):
         assert changed(name) == set(), name
-    assert changed("studies/perspective/data.py") == {"perspective", "whole"}
+    assert changed("studies/perspective/data.py") == perspective | pictures
     assert changed("studies/paper/data.py") == papers
+    assert changed("studies/pictures/drawing.py") == pictures
+    assert changed("data/photographs/rocket.png") == {"cards or none"}
 
 
 def copy_of_the_repository(folder, rooms=True):
