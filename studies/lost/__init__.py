@@ -1,7 +1,7 @@
 """What keeps transformers from losing their digits: candidates, each tried on held-out cards with the same 20 seeds.
 
-exp_50 is exp_35, four passes taught by nothing but digits, for six epochs at a constant rate, as in the first six of
-its 20 epochs the rate hardly falls. Every other row changes one thing, or a pair of things that can go together. All
+exp_50 is exp_35 as it was before the trial, four passes taught by nothing but digits, for six epochs at a constant rate,
+as in the first six of its 20 epochs the rate hardly falls. Every other row changes one thing, or a pair of things that can go together. All
 have runs 21 to 40. The candidate that is used is the one with the fewest lost runs and, among equals, the highest
 median of numbers read.
 """
@@ -11,8 +11,8 @@ from lab.settings import Experiment
 from studies.cards import FINDING
 
 EPOCHS, PASSES = 6, 4
-CONSTANT = FINDING._replace(decay=False)
-HALF, QUARTER = (CONSTANT._replace(localisation_rate=FINDING.localisation_rate / part) for part in (2, 4))
+CONSTANT = FINDING._replace(localisation_rate=0.001, decay=False)
+HALF, QUARTER = (CONSTANT._replace(localisation_rate=CONSTANT.localisation_rate / part) for part in (2, 4))
 LEASH = {"leash": 1.0}
 IN_TWO_STEPS = {"later_passes": True}
 CANDIDATE = "Net_Card_Candidate"
