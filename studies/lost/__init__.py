@@ -1,9 +1,9 @@
 """What keeps transformers from losing their digits: candidates, each tried on held-out cards with the same 20 seeds.
 
-exp_50 is exp_35 as it was before the trial, four passes taught by nothing but digits, for six epochs at a constant rate,
-as in the first six of its 20 epochs the rate hardly falls. Every other row changes one thing, or a pair of things that can go together. All
-have runs 21 to 40. The candidate that is used is the one with the fewest lost runs and, among equals, the highest
-median of numbers read.
+exp_50 is exp_35 as it was before the trial, four passes taught by nothing but digits, for six epochs at a constant
+rate, as in the first six of its 20 epochs the rate hardly falls. Every other row changes one thing, or a pair of things
+that can go together. All have runs 21 to 40. The candidate that is used is the one with the fewest lost runs and, among
+equals, the highest median of numbers read.
 """
 
 from lab.catalogue import Study
