@@ -33,6 +33,7 @@ from studies.cards.networks import Net_Card, Net_Card_Homography
 
 N = 1000  # scenes of each kind
 RECORD = ROOT / "results" / "extract_id.json"
+NEEDED = f"{detector.THRESHOLD:.2f}"
 KEPT = extract_id.DEFAULT in pretrained.names()
 needs_weights = pytest.mark.skipif(not KEPT, reason=f"needs the weights of {extract_id.DEFAULT}")
 CORNERS = np.array([(500, 310), (1130, 390), (1090, 800), (470, 700)], float)  # of a card, from the outer edge
@@ -297,7 +298,7 @@ def test_the_number_its_probabilities_and_the_corners_are_told(run, photos):
     assert re.fullmatch(
         r"dark\.png: no card found, the digits are unsure( and two looks disagree on the corners)? "
         r"\(confidence 0\.\d\d = digits [01]\.\d\d × agreement of two looks [01]\.\d\d; "
-        r"0\.73 is needed\)",
+        rf"{re.escape(NEEDED)} is needed\)",
         none,
     )
     assert {path.name for path in photos.iterdir()} == {
@@ -314,9 +315,9 @@ def test_the_number_its_probabilities_and_the_corners_are_told(run, photos):
 
 def test_the_threshold_is_called_a_guess_only_for_another_network_than_the_one_it_was_chosen_for(run, photos):
     (line,) = run("dark.png", "--weights", "exp_32")[1]
-    assert line.endswith("; 0.73 is needed, which was chosen for exp_40 and is a guess for exp_32)")
+    assert line.endswith(f"; {NEEDED} is needed, which was chosen for exp_40 and is a guess for exp_32)")
     (line,) = run("dark.png", "--weights", "exp_40")[1]
-    assert line.endswith("; 0.73 is needed)")
+    assert line.endswith(f"; {NEEDED} is needed)")
 
 
 def test_json_for_programs(run, photos):
@@ -452,7 +453,7 @@ def test_what_was_done_to_a_photograph_is_told(run, photos):
     code, lines, errors = run("card.jpg.tif", "dark.png.tif")
     assert (code, errors) == (0, [])
     assert lines[0].startswith(f"card.jpg.tif: {NUMBER}  (confidence 0.99; {'; '.join(steps)}) -> ")
-    assert lines[-1].endswith(f"0.73 is needed; {'; '.join(steps)})")
+    assert lines[-1].endswith(f"{NEEDED} is needed; {'; '.join(steps)})")
     _, lines, _ = run("--json", "card.jpg.tif", "dark.png.tif", "dark.png")
     assert [json.loads(line)["steps"] for line in lines] == [steps, steps, []]
 
