@@ -8,7 +8,7 @@ from lab.catalogue import DatasetSpec, Study
 from lab.settings import Experiment
 from studies.cards import CARDS, FINDING
 from studies.cards import MADE as OF_CARDS
-from studies.perspective import ADAM, BACKGROUND, SIGMA
+from studies.perspective import BACKGROUND, HALF_RATE, SIGMA
 
 NO_DIGIT = 10  # the label of what is no digit
 # Shares: of the training digits that are drawn anew in every epoch, and of further images that are no digit.
@@ -17,16 +17,15 @@ PICTURES = PERSPECTIVE | {"drawn": 0.5, "no_digits": 0.2}
 CARDS_OR_NONE = CARDS | {"no_cards": 0.2}  # the share of training scenes without a card
 NETWORK, CARD_NETWORK = "Net_Unsure", "Net_Card_Unsure"
 FOUR_PASSES = {"passes": 4} | BACKGROUND
-RECIPE = ADAM._replace(localisation_rate=ADAM.localisation_rate / 2)  # see docs/lost.md
 
 # fmt: off
 ROWS = (
     Experiment("exp_301", "pictures_mnist_alone", NETWORK, 30,
                "How well does a network read people's pictures that has seen nothing but MNIST, in any perspective?",
-               FOUR_PASSES, RECIPE, "weak perspective"),
+               FOUR_PASSES, HALF_RATE, "weak perspective"),
     Experiment("exp_302", "pictures_drawn", NETWORK, 30,
                "And one that has also seen drawn digits, and what is no digit?",
-               FOUR_PASSES, RECIPE, "pictures"),
+               FOUR_PASSES, HALF_RATE, "pictures"),
     Experiment("exp_311", "pictures_cards_or_none", CARD_NETWORK, 20,
                "Does a reader of cards raise fewer false alarms that has seen more backgrounds, some without a card?",
                {"passes": 4, "taught_corners": 30.0}, FINDING, "cards or none"),
