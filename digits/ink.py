@@ -15,7 +15,7 @@ from digits.image_files import ImageError
 # The smallest contrast of ink, as a share of white, and as a multiple of the paper's noise.
 LEAST_CONTRAST, LEAST_SIGNAL = 0.1, 6
 WINDOW = 5  # pixels of the smallest window in which contrast is measured; the others are twice as wide, each time
-NEAR = 0.15  # a balance of light and dark below which ink and paper are not told apart well
+NEAR = 0.3  # a balance of light and dark below which ink and paper are not told apart well
 RIM = 0.1  # how much the rim of an image counts for being paper, in that balance
 
 

@@ -14,7 +14,7 @@ MOST_DIGITS = 100
 MOST_PARTS = 500  # that are no specks; each is compared with each
 SPECK = 0.1  # of the tallest part's height; what is smaller in both directions is dirt
 # As a share of its row's height: a lower part is a mark, such as a comma; wider ones may be, and are, several digits.
-MARK, SPLIT, JOINED = 0.4, 1.25, 1.7
+MARK, SPLIT, JOINED = 0.4, 1.3, 1.8
 LOW_ROW = 0.3  # of the tallest row's height: a lower row is too small to be read beside it
 TEXTURE = "are probably a text or a texture"
 
@@ -104,7 +104,7 @@ def enclosed_by(number, labels, boxes):
 def covered(lines, axis):
     """Return the share of rows (axis 0) or columns (axis 1) that lines go through, crossed by strokes or not."""
     places = np.flatnonzero(lines.any(1 - axis))
-    return np.ptp(places) / lines.shape[axis] if 2 * len(places) > lines.shape[axis] else 0
+    return np.ptp(places) / lines.shape[axis] if len(places) > 0.3 * lines.shape[axis] else 0
 
 
 def take_off_lines(mask):
@@ -120,7 +120,7 @@ def take_off_lines(mask):
     is_large = np.maximum(tall, wide) > max(8, SPECK * tallest)
     inner = {n: enclosed_by(n, labels, boxes) for n in np.flatnonzero(is_large)}
     inner = {n: found for n, found in inner.items() if is_frame(n, found, tall)}
-    is_writing = is_large & (wide < 2 * tall)
+    is_writing = is_large & (wide < 2 * tall) & ~at_edge(boxes, mask.shape)
     is_writing[list(inner)] = False
     mask, number = mask.copy(), 0
     for n in np.flatnonzero(is_large):
@@ -157,8 +157,8 @@ def least_length(part, box, shape, writing, is_frame):
     if writing is not None:
         if not is_frame and max(tall, wide) < 1.2 * writing:
             return None
-        length = round(max(1.2 * writing, 8))
-        return min(length, round(0.8 * tall)), min(length, round(0.8 * wide))
+        length = max(8, round(1.2 * writing))  # or most of a box that is a little larger than the writing
+        return [min(length, round(0.8 * n)) if n > 1.1 * writing else length for n in (tall, wide)]
     if wide > 2.5 * tall:  # a number on a line, which joins its digits
         return 2 * tall, round(1.2 * tall)
     if box[0] <= 0 or box[1] <= 0 or box[2] >= shape[0] or box[3] >= shape[1]:
@@ -187,21 +187,19 @@ def is_ruled(part, lines, box, shape, writing, thickness):
 def drop_remnants(rest, lines, thickness, writing):
     """Return what is left of a part, (h, w) bool, without scraps along the lines that were taken off, and ticks."""
     labels, boxes = label_parts(rest)
+    if not len(boxes):
+        return rest
     near = ndimage.maximum_filter(lines.astype(np.uint8), 2 * round(thickness) + 3) > 0
     numbers = np.arange(1, len(boxes) + 1)
-    scraps = ndimage.mean(near, labels, numbers) > 0.5 if len(boxes) else np.zeros(0, bool)
+    scraps = ndimage.mean(near, labels, numbers) > 0.5
     touching = np.unique(labels[near])
-    height = writing or heights(boxes).max(initial=0)
+    height = writing or heights(boxes).max()
     is_bar = (widths(boxes) <= 2.5 * thickness + 2) & np.isin(numbers, touching)
-    ends = np.array([near[box[0]].any() and near[box[2] - 1].any() and both_ends(near, box) for box in boxes], bool)
-    scraps |= is_bar & ((heights(boxes) < 0.7 * height) | ends)
+    ends = np.array(
+        [near[top, left:right].any() and near[bottom - 1, left:right].any() for top, left, bottom, right in boxes]
+    )
+    scraps |= is_bar & ((heights(boxes) < 0.7 * height) | ends) | (heights(boxes) <= 1.5 * thickness + 1)
     return rest & ~np.isin(labels, numbers[scraps])
-
-
-def both_ends(near, box):
-    """Return whether a bar begins and ends at lines."""
-    top, left, bottom, right = box
-    return near[top, left:right].any() and near[bottom - 1, left:right].any()
 
 
 # Rows and digits
@@ -317,7 +315,7 @@ def choose_digits(row, highest):
         return [], {"too small": len(row)}
     digits = [(box, parts) for box, parts in row if not is_mark(box, row_height)]
     usual = np.median([box[3] - box[1] for box, _ in digits])
-    several = max(1.25 * row_height, 2.4 * usual) if len(digits) > 2 else np.inf
+    several = max(1.35 * row_height, 2.6 * usual) if len(digits) > 2 else np.inf
     single = [digit for digit in digits if digit[0][3] - digit[0][1] <= min(several, JOINED * row_height)]
     return single, {"marks": len(row) - len(digits), "joined": len(digits) - len(single)}
 
@@ -357,9 +355,15 @@ def is_display(mask):
     """Return whether a mask (H, W) shows seven-segment digits: nearly all of it are bars, upright and level."""
     distance = ndimage.distance_transform_cdt(np.pad(mask, 1), "chessboard")
     width = 4 * distance[distance > 0].mean()  # of a stroke: the mean distance to its edge is a quarter of its width
-    least, most = max(3, round(1.5 * width)), round(1.5 * width) + 2
+    labels, boxes = label_parts(mask)
+    if width < 0.06 * heights(boxes).max():  # of a pen
+        return False
+    areas = ndimage.sum_labels(mask, labels, np.arange(1, len(boxes) + 1))
+    are_apart = np.mean(areas > 0.75 * heights(boxes) * widths(boxes)) > 0.5  # bars, not joined at their ends
+    least, most = max(3, round((1.2 if are_apart else 1.5) * width)), round(1.5 * width) + 2
     bars = [keep_runs(mask, least, axis) & ~keep_runs(mask, most, 1 - axis) for axis in (0, 1)]
     shares = [np.count_nonzero(bar) / np.count_nonzero(mask) for bar in bars]
-    sizes = [label_parts(bar)[1] for bar in bars]
-    number = sum(np.count_nonzero(np.minimum(heights(boxes), widths(boxes)) > width / 2) for boxes in sizes)
-    return sum(shares) > 0.89 and min(shares) > 0.25 and number > 6
+    sizes = [np.minimum(heights(size), widths(size)) for _, size in map(label_parts, bars)]
+    is_balanced = are_apart or min(shares) > 0.38  # which rows of 7 are not
+    number = np.count_nonzero(np.concatenate(sizes) > width / 2)
+    return sum(shares) > (0.89 if is_balanced else 0.94) and min(shares) > 0.25 and number > 6

@@ -77,9 +77,16 @@ def find_digits(source, as_is=False):
         steps.insert(-1, f"took off frames and lines ({lines})")
     if any(thickened):
         steps.append("thin strokes thickened")
+    if wide := sum(is_wide(image) for image in images):
+        steps.append(f"wider than most digits ({wide}), perhaps several that touch")
     steps += tell(left_out)
     lengths = [len(row) for row in rows]
     return Digits(grey, np.stack(images), positions * scale, lengths, left_out, steps)
+
+
+def is_wide(image):
+    """Return whether a digit (28, 28) is so wide that it may be two."""
+    return layout.SPLIT * np.count_nonzero(image.max(1) > 0.1) < BOX
 
 
 def tell(left_out):

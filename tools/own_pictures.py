@@ -524,6 +524,17 @@ def count(kinds, number=None, report=None):
     return counts
 
 
+def draw_table(record):
+    """Draw the table of a record in Markdown: right, refused and wrong of each kind, before and after."""
+    lines = ["| pictures | number | before: right, refused, wrong | now: right, refused, wrong |", "| --- " * 4 + "|"]
+    for kind, row in record["kinds"].items():
+        counts = (
+            ", ".join(str(row[code][name]) for name in ("right", "refused", "wrong")) for code in ("before", "after")
+        )
+        lines.append(f"| {kind} | {row['pictures']} | {' | '.join(counts)} |")
+    return "\n".join(lines)
+
+
 def main():
     parser = cli.new_parser(__doc__)
     parser.add_argument("--before", metavar="FOLDER", help="earlier code, to be compared with this one")
@@ -536,15 +547,17 @@ def main():
         sys.path.insert(0, options.code)
         print(json.dumps(count(options.only, options.number)))
         return
-    kinds = {kind: {"after": row} for kind, row in count(options.only, options.number).items()}
     record = {"command": COMMAND, "seed": SEED, "network": NETWORK, **provenance()}
     if options.before:
-        words = ["--only", *options.only, *(["--number", str(options.number)] if options.number else [])]
-        command = [sys.executable, __file__, "--code", options.before, *words]
-        before = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        kinds = {kind: {"before": before[kind], **row} for kind, row in kinds.items()}
         commit = ["git", "-C", options.before, "rev-parse", "HEAD"]
         record["before"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+        words = ["--only", *options.only, *(["--number", str(options.number)] if options.number else [])]
+        command = [sys.executable, __file__, "--code", options.before, *words]
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    kinds = {kind: {"after": row} for kind, row in count(options.only, options.number).items()}
+    if options.before:
+        before = json.loads(other.communicate()[0])
+        kinds = {kind: {"before": before[kind], **row} for kind, row in kinds.items()}
     record["kinds"] = {kind: {"pictures": sum(row["after"].values()), **row} for kind, row in kinds.items()}
     write_json(options.out, record) if options.out else print(json.dumps(record, indent=1))
 
