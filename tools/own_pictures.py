@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 from pictures import FONTS, handwritten, printed
 from PIL import Image, ImageDraw, ImageFilter
+from scipy.special import expit
 
 from lab import cli
 from lab.files import write_json
@@ -28,8 +29,7 @@ from lab.folder import provenance
 from stn import mnist
 
 SEED = 29
-NUMBER = 40  # pictures of a kind
-LARGE = 10  # of the kinds whose pictures have many pixels
+NUMBER = 25  # pictures of a kind
 NETWORK = "exp_16"  # the default of predict.py
 COMMAND = "python tools/own_pictures.py --before FOLDER --out results/own_pictures.json"
 # The strokes of each digit as a person with a pen draws them, corners (x, y) in a box of width 4 and height 6.
@@ -218,7 +218,8 @@ def shadow_edge(rng):
     centre = np.array([np.mean(np.nonzero(ink.max(axis) > 0.5)) for axis in (1, 0)])
     angle = rng.uniform(0, 2 * np.pi)
     across = (y - centre[0]) * np.sin(angle) + (x - centre[1]) * np.cos(angle) + rng.normal(0, 10)
-    return lit(ink, rng, 1 - rng.uniform(0.2, 0.4) / (1 + np.exp(-across / rng.uniform(0.3, 3)))), [digit]
+    depth, softness = rng.uniform(0.2, 0.4), rng.uniform(0.3, 3)
+    return lit(ink, rng, 1 - depth * expit(across / softness)), [digit]
 
 
 def row_printed(rng):
@@ -487,8 +488,7 @@ KINDS = {
 
 def draw_pictures(kind, number=None):
     """Yield (PIL image, its rows of digits) of a kind, the same ones every time."""
-    number = number or (LARGE if kind == "small in a photograph" else NUMBER)
-    for n in range(number):
+    for n in range(number or NUMBER):
         yield KINDS[kind](np.random.default_rng([SEED, zlib.crc32(kind.encode()), n]))
 
 
@@ -540,7 +540,7 @@ def main():
     parser.add_argument("--before", metavar="FOLDER", help="earlier code, to be compared with this one")
     parser.add_argument("--code", metavar="FOLDER", help="measure the code in this folder only")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="of these kinds")
-    parser.add_argument("--number", type=int, metavar="N", help="of so many pictures each")
+    parser.add_argument("--number", type=int, metavar="N", help=f"of so many pictures each (default: {NUMBER})")
     parser.add_argument("--out", metavar="FILE", help="where the record goes (default: it is printed)")
     options = cli.parse(parser)
     if options.code:
