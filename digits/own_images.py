@@ -15,8 +15,8 @@ from digits import layout
 from digits.image_files import ImageError, open_upright
 from digits.ink import mark_ink, measure_ink
 
-# Pixels of an image in which writing is looked for, and of one, or of a part of it, in which small writing is read.
-MOST_PIXELS, MOST_CLOSE = 1_000_000, 12_000_000
+# Pixels of an image in which writing is looked for, and of one, and of the part of it, in which small writing is read.
+MOST_PIXELS, MOST_LARGE, MOST_CLOSE = 1_000_000, 12_000_000, 5_000_000  # more would take longer than two seconds
 LEAST_SHEET = 0.15  # of an image, that a sheet of paper covers at least
 SMALL = 48  # pixels: writing of a shrunk image that is lower is read in a larger one
 BOX, SIZE = 20, 28  # pixels, of a digit and of its image
@@ -95,10 +95,10 @@ def tell(left_out):
 
 
 def open_grey(source):
-    """Return an image as a grey PIL image, upright, of at most MOST_CLOSE pixels or so, and what was done."""
-    side = round(MOST_CLOSE**0.5)
+    """Return an image as a grey PIL image, upright, of at most MOST_LARGE pixels, and what was done."""
+    side = round(MOST_LARGE**0.5)
     image, size, steps = open_upright(source, draft=("L", (side, side)))
-    image = shrink(image if image.mode == "F" else image.convert("L"), MOST_CLOSE)
+    image = shrink(image if image.mode == "F" else image.convert("L"), MOST_LARGE)
     if size[0] * size[1] > MOST_PIXELS:
         steps.append(f"shrunk from {size[0]}×{size[1]}")
     return image, steps
@@ -167,15 +167,17 @@ def look_closer(image, grey, ink, mask, sheet):
     factor = image.height / grey.shape[0], image.width / grey.shape[1]
     first, last = np.maximum(0, boxes[:, :2].min(0) - SMALL), np.minimum(grey.shape, boxes[:, 2:].max(0) + SMALL)
     top, left, bottom, right = (int(n * f) for n, f in zip((*first, *last), factor * 2, strict=True))
-    close = to_array(image.crop((left, top, right, bottom)))
+    close = to_array(shrink(image.crop((left, top, right, bottom)), MOST_CLOSE))
+    shrunk = (bottom - top) / len(close)
+    factor = factor[0] / shrunk
     if sheet is not None:
         inside = Image.fromarray(sheet[first[0] : last[0], first[1] : last[1]]).resize(close.shape[::-1])
         close = np.where(inside, close, np.median(close[np.asarray(inside)]))
     try:
-        ink = measure_ink(close, ink._replace(stroke=ink.stroke * factor[0]))
+        ink = measure_ink(close, ink._replace(stroke=ink.stroke * factor))
     except ImageError:
         return None
-    return ink, mark_ink(ink), 1 / factor[0], np.array([top, left])
+    return ink, mark_ink(ink), 1 / factor, np.array([top, left]) / shrunk
 
 
 def cut_out(parts, amount, labels, boxes):
