@@ -177,7 +177,7 @@ def build_page(networks, examples):
     from digits.own_images import SIZE, find_digits, read_grey, resize
 
     def take(picture, as_it_is):
-        """Find the digits in a data URL; return the first, all, a choice of them, and a remark."""
+        """Find the digits in a data URL; return the first, all, a choice of them, and a remark: rows and steps."""
         try:
             if as_it_is:
                 grey, steps = read_grey(decode_file(picture))
@@ -185,11 +185,16 @@ def build_page(networks, examples):
                     raise ImageError("is not square as the pad is")
                 images = (1 - resize(grey, SIZE / max(grey.shape)))[None]
             else:
-                _, images, _, steps = find_digits(decode_file(picture))
+                found = find_digits(decode_file(picture))
+                images, steps = found.images, found.steps
         except ImageError as error:
             return gr.skip(), gr.skip(), gr.skip(), f"This image {error}."
         several = len(images) > 1
-        remark = "Choose one of them. " * several + "; ".join(steps)
+        remark = "; ".join(steps)
+        if several:
+            digits = networks[FIRST[1]].read(images).probabilities.argmax(1)
+            rows = " / ".join(found.split_rows("".join(map(str, digits))))
+            remark = f"{FIRST[1]} reads **{rows}**. Choose one of them. {remark}"
         return images[0], images, gr.HTML(draw_choice(images, "digit"), visible=several), remark
 
     def draw(drawing, as_it_is):

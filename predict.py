@@ -5,9 +5,10 @@
     python predict.py --list                        the networks of weights/
     python predict.py --json photo.jpg              one JSON object per image, for programs
 
-Several digits side by side are read in order. Images are PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF or (with the
-package pillow-heif) HEIC, of any size up to 89 million pixels, dark on light or light on dark. Only the first page or
-frame of a file is read. An image that cannot be read is named on stderr, and the next one is read.
+Several digits are read row by row, printed as "12 / 34", and what was left out, such as a comma, is named. Images are
+PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF or (with the package pillow-heif) HEIC, of any size up to 89 million pixels,
+dark on light or light on dark. Only the first page or frame of a file is read. An image that cannot be read is named on
+stderr, and the next one is read.
 
 Exit code: 0 all were read, 1 some were not, 2 wrong usage, 130 interrupted (143: by SIGTERM).
 """
@@ -43,7 +44,9 @@ def read_image(path, picture, network, as_is):
     result = {
         "image": str(path),
         "digits": "".join(map(str, digits)),
+        "rows": detected.split_rows("".join(map(str, digits))),
         "probabilities": [[round(float(value), 4) for value in row] for row in read.probabilities],
+        "left_out": detected.left_out,
         "steps": detected.steps,
         "picture": str(picture),
     }
@@ -51,9 +54,9 @@ def read_image(path, picture, network, as_is):
 
 
 def format_result(result):
-    """Format a result in lines: the digits, the steps, and the likeliest classes of each digit."""
+    """Format a result in lines: the rows of digits, the steps, and the likeliest classes of each digit."""
     image, picture = printable(result["image"]), printable(result["picture"])
-    lines = [f"{image}: {result['digits']}  ({'; '.join(result['steps'])}) -> {picture}"]
+    lines = [f"{image}: {' / '.join(result['rows'])}  ({'; '.join(result['steps'])}) -> {picture}"]
     for digit, row in zip(result["digits"], result["probabilities"], strict=True):
         likeliest = sorted(range(10), key=lambda n: -row[n])[:3]
         lines.append(f"    {digit}   " + "   ".join(f"{n}: {row[n]:.1%}" for n in likeliest))

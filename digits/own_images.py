@@ -11,28 +11,33 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from digits import layout
 from digits.image_files import ImageError, open_upright
+from digits.ink import mark_ink, measure_ink
 
-LONGEST = 1000  # pixels of the longer side; larger images are shrunk to it
+# Pixels of an image in which writing is looked for, and of one, and of the part of it, in which small writing is read.
+MOST_PIXELS, MOST_LARGE, MOST_CLOSE = 1_000_000, 12_000_000, 5_000_000  # more would take longer than two seconds
+LEAST_SHEET = 0.15  # of an image, that a sheet of paper covers at least
+SMALL = 48  # pixels: writing of a shrunk image that is lower is read in a larger one
 BOX, SIZE = 20, 28  # pixels, of a digit and of its image
-# The smallest contrast of ink, as a share of white, and as a multiple of the paper's noise.
-LEAST_CONTRAST, LEAST_SIGNAL = 0.1, 6
-# As a share of the tallest part's height: a lower part is no digit, and one smaller in both directions is a speck.
-LEAST_HEIGHT, LEAST_PART = 0.3, 0.1
-MOST_DIGITS = 100
-MOST_PARTS = 500  # that are no specks; to join n parts takes up to n² comparisons, minutes for a page of halftone dots
 # Strokes thinner than THIN pixels of 28 are thickened to WIDE. (In MNIST 1 % and 25 % are thinner than these.)
 THIN, WIDE = 1.5, 2.2
-ROUGH = 32  # pixels of the small image in which the brightness of the paper is estimated
 
 
 class Digits(NamedTuple):
     """The digits in an image."""
 
-    grey: np.ndarray  # (H, W) in [0, 1]: the image, upright, grey, and at most 1000 pixels long
+    grey: np.ndarray  # (H, W) in [0, 1]: the image, upright, grey, and of at most a million pixels
     images: np.ndarray  # (N, 28, 28) in [0, 1], light ink on black, in reading order
     positions: np.ndarray  # (N, 3): pixels of `grey` per pixel of 28×28, and (x, y) of the upper left corner in `grey`
+    lengths: list  # how many digits each row of them has, from top to bottom
+    left_out: dict  # {what: how many of them} was seen and not read, such as {"marks": 1, "at the edge": 2}
     steps: list  # what was done, in words
+
+    def split_rows(self, text):
+        """Split N characters, one a digit, into a string for each row."""
+        ends = np.cumsum(self.lengths)
+        return [text[end - length : end] for end, length in zip(ends, self.lengths, strict=True)]
 
 
 def find_digits(source, as_is=False):
@@ -40,150 +45,146 @@ def find_digits(source, as_is=False):
 
     as_is: use an image of 28×28 pixels unchanged, as a digit that MNIST stores.
     """
-    grey, steps = read_grey(source)
+    image, steps = open_grey(source)
+    grey = to_array(shrink(image, MOST_PIXELS))
     if as_is:
         if grey.shape != (SIZE, SIZE):
             raise ImageError(f"is {grey.shape[1]}×{grey.shape[0]}, not 28×28 pixels, so it cannot be taken as it is")
-        return Digits(grey, grey[None], np.array([[1.0, 0.0, 0.0]]), ["taken as it is"])
-    ink, is_dark = measure_ink(grey)
-    labels, boxes = label_parts(ink)
-    if (sheet := find_sheet(labels, boxes)) is not None:
-        with suppress(ImageError):  # without ink on it, it is no sheet
-            ink, is_dark = measure_ink(np.where(sheet, grey, np.median(grey[sheet])))
-            labels, boxes = label_parts(ink)
-            steps.append("cut out the sheet of paper")
-    labels, boxes = join_parts(labels, boxes)
-    digits = [
-        to_mnist(ink[box] * ndimage.binary_dilation(labels[box] == number), box) for number, box in reading_order(boxes)
-    ]
+        return Digits(grey, grey[None], np.array([[1.0, 0.0, 0.0]]), [1], {}, ["taken as it is"])
+    ink, mask, sheet = find_ink(grey)
+    if sheet is not None:
+        steps.append("cut out the sheet of paper")
+    close = look_closer(image, grey, ink, mask, sheet)
+    scale, origin = 1.0, np.zeros(2)
+    if close is not None:
+        ink, mask, scale, origin = close
+        steps.append("read the small writing in the image's own size")
+    mask, lines = layout.take_off_lines(mask)
+    if mask.any() and layout.is_display(mask):
+        raise ImageError("seems to show a seven-segment display, whose digits are not read")
+    labels, boxes = layout.split_parts(*layout.label_parts(mask), ink.amount)
+    rows, left_out = layout.find_rows(labels, boxes)
+    if not rows:
+        raise ImageError("; ".join(["holds nothing that looks like a single digit", *tell(left_out)]))
+    digits = [cut_out(parts, ink.amount, labels, boxes) for row in rows for parts in row]
     images, positions, thickened = zip(*digits, strict=True)
-    steps.append(f"{'dark ink on light' if is_dark else 'light ink on dark'}, {len(digits)} found")
+    positions = np.array(positions)
+    positions[:, 1:] += origin[::-1]
+    steps.append(f"{'dark ink on light' if ink.is_dark else 'light ink on dark'}, {len(digits)} found")
+    if not ink.is_sure:
+        steps.insert(-1, "ink and paper may be the other way round")
+    if lines:
+        steps.insert(-1, f"took off frames and lines ({lines})")
     if any(thickened):
         steps.append("thin strokes thickened")
-    return Digits(grey, np.stack(images), np.array(positions), steps)
+    if wide := sum(is_wide(image) for image in images):
+        steps.append(f"wider than most digits ({wide}), perhaps several that touch")
+    steps += tell(left_out)
+    lengths = [len(row) for row in rows]
+    return Digits(grey, np.stack(images), positions * scale, lengths, left_out, steps)
+
+
+def is_wide(image):
+    """Return whether a digit (28, 28) is so wide that it may be two."""
+    return layout.SPLIT * np.count_nonzero(image.max(1) > 0.1) < BOX
+
+
+def tell(left_out):
+    """Say in words, [one sentence] or none, what was left out."""
+    return ["left out: " + ", ".join(f"{what} ({number})" for what, number in left_out.items())] if left_out else []
+
+
+def open_grey(source):
+    """Return an image as a grey PIL image, upright, of at most MOST_LARGE pixels, and what was done."""
+    side = round(MOST_LARGE**0.5)
+    image, size, steps = open_upright(source, draft=("L", (side, side)))
+    image = shrink(image if image.mode == "F" else image.convert("L"), MOST_LARGE)
+    if size[0] * size[1] > MOST_PIXELS:
+        steps.append(f"shrunk from {size[0]}×{size[1]}")
+    return image, steps
 
 
 def read_grey(source):
-    """Return an image as grey values (H, W) in [0, 1], upright and at most 1000 pixels long, and what was done."""
-    image, size, steps = open_upright(source, draft=("L", (LONGEST, LONGEST)))
-    white = 1 if image.mode == "F" else 255
-    image = image if image.mode == "F" else image.convert("L")
-    image.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX)
-    if max(size) > LONGEST:
-        steps.append(f"shrunk from {size[0]}×{size[1]}")
-    return np.asarray(image, np.float32) / white, steps
+    """Return an image as grey values (H, W) in [0, 1], upright and of at most a million pixels, and what was done."""
+    image, steps = open_grey(source)
+    return to_array(shrink(image, MOST_PIXELS)), steps
 
 
-def measure_ink(grey):
-    """Return the amount of ink in each pixel, (H, W) in [0, 1], and whether it is dark. Raise ImageError without ink.
+def shrink(image, most):
+    """Return a PIL image with at most so many pixels, and its proportions kept."""
+    factor = (most / (image.width * image.height)) ** 0.5
+    if factor >= 1:
+        return image
+    return image.resize([max(1, int(side * factor)) for side in image.size], Image.Resampling.BOX)
 
-    The brightness of the paper is estimated around each point, so that shadows and lamps do not matter.
+
+def to_array(image):
+    """Return a grey PIL image as (H, W) in [0, 1]."""
+    return np.asarray(image, np.float32) / (1 if image.mode == "F" else 255)
+
+
+def find_ink(grey):
+    """Return the `Ink` in an image (H, W), where it is, and the sheet of paper that was cut out, a mask or None.
+
+    Raise ImageError.
     """
-    if min(grey.shape) < 2 or max(grey.shape) < 8:
-        raise ImageError("is too small: a digit needs eight pixels")
-    small = Image.fromarray(grey)
-    small.thumbnail((ROUGH, ROUGH), Image.Resampling.BOX)
-    small = np.asarray(small)
-    around = max(small.shape) // 2 + 1
-    rim = np.median(np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]]))
-    wider = np.pad(small, around // 2, constant_values=rim)  # otherwise a bold digit could cover more than the paper
-    is_dark = np.sum((wider - ndimage.median_filter(wider, around)) ** 3) <= 0  # ink covers less than the paper
-    light, small = (grey, small) if is_dark else (1 - grey, 1 - small)
-    paper = ndimage.gaussian_filter(ndimage.percentile_filter(small, 75, around), around / 4)
-    paper = np.asarray(Image.fromarray(paper).resize(grey.shape[::-1], Image.Resampling.BILINEAR))
-    ink = 1 - light / paper.clip(0.05)
-    ink = ndimage.gaussian_filter(ink, max(grey.shape) / 1000)
-    ink -= np.quantile(ink, 0.25)
-    apart = max(1, ink.shape[1] // 25)  # light changes slowly from point to point, ink does not
-    rises = np.abs(ink[:, apart:] - ink[:, :-apart])
-    noise = 1.05 * np.median(np.abs(np.diff(ink)))  # the standard deviation, if it is Gaussian
-    if not rises.size or np.quantile(rises, 0.999) < max(LEAST_CONTRAST, LEAST_SIGNAL * noise):
-        raise ImageError("is blank: no ink stands out from the paper")
-    return (ink / np.quantile(ink, 0.999)).clip(0, 1), is_dark
+    ink = measure_ink(grey)
+    mask = mark_ink(ink)
+    if (sheet := find_sheet(mask)) is not None:
+        with suppress(ImageError):  # without ink on it, it is no sheet
+            ink = measure_ink(np.where(sheet, grey, np.median(grey[sheet])))
+            return ink, mark_ink(ink), sheet
+    return ink, mask, None
 
 
-def otsu(values):
-    """Return the threshold that divides values in [0, 1] into two classes of least variance (Otsu 1979)."""
-    counts, edges = np.histogram(values, 128, (0, 1))
-    middles = (edges[1:] + edges[:-1]) / 2
-    below, total = np.cumsum(counts), counts.sum()
-    sums = np.cumsum(counts * middles)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (sums[-1] * below / total - sums) ** 2 / (below * (total - below))
-    return edges[1:][np.nanargmax(between)]
-
-
-def label_parts(ink):
-    """Label the connected parts of the ink that contain a strong pixel: (H, W) integers, and {label: box as slices}."""
-    threshold = otsu(ink)
-    labels, _ = ndimage.label(ink > threshold / 2, np.ones((3, 3)))
-    strong = np.unique(labels[ink > threshold])
-    boxes = dict(enumerate(ndimage.find_objects(labels), 1))
-    return labels, {number: boxes[number] for number in strong if number}
-
-
-def find_sheet(labels, boxes):
+def find_sheet(mask):
     """Return the mask (H, W) of a sheet of paper on a table: the tallest part, if it is large and fills its box.
 
     Return None if there is no sheet.
     """
-    number, box = max(boxes.items(), key=lambda item: height(item[1]))
-    filled = ndimage.binary_fill_holes(labels == number)
-    if filled.mean() < 0.25 or filled[box].mean() < 0.85:
+    labels, boxes = layout.label_parts(mask)
+    number = layout.heights(boxes).argmax()
+    box = layout.slices(boxes[number])
+    part = labels[box] == number + 1
+    filled = ndimage.binary_fill_holes(part)
+    if filled.sum() < LEAST_SHEET * mask.size or filled.mean() < 0.85 or part.sum() < 0.5 * filled.sum():
         return None
-    return ndimage.binary_erosion(filled, iterations=max(labels.shape) // 100 + 1)  # without its edge
+    sheet = np.zeros_like(mask)
+    sheet[box] = filled
+    return ndimage.binary_erosion(sheet, iterations=max(mask.shape) // 100 + 1)  # without its edge
 
 
-def join_parts(labels, boxes):
-    """Give all parts of one digit the same label; drop specks and what touches the edge of the image.
+def look_closer(image, grey, ink, mask, sheet):
+    """Find small writing in a larger image (PIL) than in `grey`, the same but shrunk.
 
-    Raise ImageError if there are too many parts.
+    Return its `Ink`, where it is, the pixels of `grey` per pixel of the larger one, and the place (y, x) there of the
+    part that was looked at; or None if the writing is large enough in `grey`.
     """
-    inside = {
-        number: box
-        for number, box in boxes.items()
-        if all(side.start > 0 and side.stop < size for side, size in zip(box, labels.shape, strict=True))
-    }
-    tallest = max(map(height, inside.values()), default=0)
-    boxes = inside if tallest > len(labels) / 20 else boxes  # otherwise the digit itself touches the edge
-    tallest = max(map(height, boxes.values()))
-    boxes = {n: box for n, box in boxes.items() if max(height(box), width(box)) > LEAST_PART * tallest}
-    if len(boxes) > MOST_PARTS:
-        raise ImageError(f"falls into {len(boxes):,} parts; more than {MOST_PARTS} are probably a text or a texture")
-    joined, label_of = {}, np.arange(labels.max() + 1)
-    for number, box in sorted(boxes.items(), key=lambda item: -height(item[1])):
-        first = next((other for other, its_box in joined.items() if belong_together(box, its_box)), number)
-        label_of[number] = first
-        sides = zip(box, joined.get(first, box), strict=True)
-        joined[first] = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in sides)
-    return label_of[labels], {number: box for number, box in joined.items() if height(box) >= LEAST_HEIGHT * tallest}
+    _, boxes = layout.label_parts(mask)
+    layout.check_number(boxes, mask.shape)
+    if image.size == grey.shape[::-1] or np.median(layout.heights(boxes)) >= SMALL:
+        return None
+    factor = image.height / grey.shape[0], image.width / grey.shape[1]
+    first, last = np.maximum(0, boxes[:, :2].min(0) - SMALL), np.minimum(grey.shape, boxes[:, 2:].max(0) + SMALL)
+    top, left, bottom, right = (int(n * f) for n, f in zip((*first, *last), factor * 2, strict=True))
+    close = to_array(shrink(image.crop((left, top, right, bottom)), MOST_CLOSE))
+    shrunk = (bottom - top) / len(close)
+    factor = factor[0] / shrunk
+    if sheet is not None:
+        inside = Image.fromarray(sheet[first[0] : last[0], first[1] : last[1]]).resize(close.shape[::-1])
+        close = np.where(inside, close, np.median(close[np.asarray(inside)]))
+    try:
+        ink = measure_ink(close, ink._replace(stroke=ink.stroke * factor))
+    except ImageError:
+        return None
+    return ink, mark_ink(ink), 1 / factor, np.array([top, left]) / shrunk
 
 
-def reading_order(boxes):
-    """Sort digits from left to right, lines from top to bottom: [(label, box), ...]. Raise ImageError."""
-    if len(boxes) > MOST_DIGITS:
-        raise ImageError(f"seems to hold {len(boxes)} digits; more than {MOST_DIGITS} are probably a text or a texture")
-    lines = []
-    for number, box in sorted(boxes.items(), key=lambda item: item[1][0].start):
-        if not lines or sum((box[0].start, box[0].stop)) / 2 > max(other[0].stop for _, other in lines[-1]):
-            lines.append([])
-        lines[-1].append((number, box))
-    return [digit for line in lines for digit in sorted(line, key=lambda digit: digit[1][1].start)]
-
-
-def height(box):
-    return box[0].stop - box[0].start
-
-
-def width(box):
-    return box[1].stop - box[1].start
-
-
-def belong_together(box, other):
-    """Return whether two boxes belong to one digit: they overlap by half of the narrower width, with a small gap."""
-    overlap = min(box[1].stop, other[1].stop) - max(box[1].start, other[1].start)
-    gap = max(box[0].start, other[0].start) - min(box[0].stop, other[0].stop)
-    return overlap >= min(width(box), width(other)) / 2 and gap <= max(height(box), height(other)) / 4
+def cut_out(parts, amount, labels, boxes):
+    """Return a digit as `to_mnist` does, from the labels of its parts and the amount of ink (H, W)."""
+    its_boxes = boxes[np.array(parts) - 1]
+    box = layout.slices((*its_boxes[:, :2].min(0), *its_boxes[:, 2:].max(0)))
+    return to_mnist(amount[box] * ndimage.binary_dilation(np.isin(labels[box], parts)), box)
 
 
 def to_mnist(ink, box):

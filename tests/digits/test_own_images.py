@@ -344,7 +344,7 @@ def test_as_it_is():
 
 def test_a_large_image_is_shrunk_with_its_proportions():
     grey, steps = read_grey(saved(Image.new("L", (4000, 1000))))
-    assert grey.shape == (250, 1000)
+    assert grey.shape == (500, 2000)
     assert steps == ["shrunk from 4000×1000"]
 
 

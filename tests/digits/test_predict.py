@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from own_pictures import stack
 from pictures import endless_jpeg, handwritten, photographed, printed
 from PIL import Image
 
@@ -85,12 +86,22 @@ def test_json_for_programs(call_here, photos):
     assert {path.name for path in (photos / "out" / "deep").iterdir()} == {"three.png.read.png", "three_2.png.read.png"}
 
 
+def test_rows_and_what_was_left_out(call_here, tmp_path):
+    page = np.pad(stack([printed("1,2", size=80), printed("74", size=80)], 40), 40)
+    Image.fromarray(((1 - page) * 255).astype(np.uint8)).save(tmp_path / "page.png")
+    result = json.loads(call_here("predict.py", "--json", "page.png", cwd=tmp_path).stdout)
+    assert (result["digits"], result["rows"], result["left_out"]) == ("1274", ["12", "74"], {"marks": 1})
+    assert result["steps"] == ["dark ink on light, 4 found", "left out: marks (1)"]
+    line = call_here("predict.py", "page.png", cwd=tmp_path).stdout.splitlines()[0]
+    assert line.startswith("page.png: 12 / 74  (dark ink on light, 4 found; left out: marks (1))")
+
+
 def test_as_it_is(call_here, tmp_path):
     image = mnist.read_mnist()[2][1]
     Image.fromarray(image).save(tmp_path / "two.png")
     process = call_here("predict.py", "two.png", "--as-is", "--weights", "exp_02", "--json", cwd=tmp_path)
     result = json.loads(process.stdout)
-    assert (result["digits"], result["steps"]) == ("2", ["taken as it is"])
+    assert (result["digits"], result["rows"], result["steps"]) == ("2", ["2"], ["taken as it is"])
     expected = pretrained.load("exp_02").read(image[None] / 255).probabilities
     np.testing.assert_allclose(result["probabilities"], expected, atol=1e-3)
 

@@ -30,6 +30,7 @@ SCRIPTS = (
     "extract_id.py",
     "demo.py",
     "tools/benchmark.py",
+    "tools/own_pictures.py",
     "tools/records.py",
 )
 BY_HAND_TOO = {"demo.png"}  # figures that plot.py does not draw: the page, by a test of tests/digits/test_demo.py

@@ -114,6 +114,7 @@ def test_the_limits_hold():
         "job",
         "memory",
         "own_images",
+        "own_pictures",
         "extract_id",
         "cards_speed",
         "scale",
