@@ -20,12 +20,6 @@ from studies.cards import metrics as card_metrics
 RECORDS = Path(__file__).resolve().parents[2] / "results"
 LOST = {  # of all kept runs: read off their losses, which end at that of guessing
     "exp_30_run_01_perspective_whole_homography_4_passes_long": 85,
-    "exp_35_run_07_card_homography_4_passes": 3,
-    "exp_35_run_09_card_homography_4_passes": 3,
-    "exp_35_run_10_card_homography_4_passes": 6,
-    "exp_37_run_06_card_homography_coordconf_localistation": 3,
-    "exp_39_run_01_card_homography_4_passes_coordconf_localistation": 3,
-    "exp_39_run_06_card_homography_4_passes_coordconf_localistation": 3,
     "exp_50_run_23_lost_as_it_is": 1,
     "exp_50_run_24_lost_as_it_is": 1,
     "exp_50_run_31_lost_as_it_is": 6,

@@ -12,7 +12,7 @@ from lab.settings import Job
 from run_experiments import ALL, EXPERIMENTS
 from stn import data
 
-N_RUNS = {"runs": 12, "steady": 20, "swings": 6, "homography": 12, "perspective": 8, "whole": 8, "long": 1, "card": 10}
+N_RUNS = {"runs": 12, "steady": 20, "swings": 6, "homography": 12, "perspective": 8, "whole": 8, "long": 1, "card": 8}
 N_RUNS |= {"formulations": 6, "lost": 20}
 FIRST_RUN = {"lost": 21}  # of records that do not begin with run 1
 RECORDS = [*((name, None) for name in N_RUNS if name != "formulations")]  # and the parts of that one
