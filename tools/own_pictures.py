@@ -26,6 +26,7 @@ from scipy.special import expit
 from lab import cli
 from lab.files import write_json
 from lab.folder import provenance
+from lab.tables import markdown_table
 from stn import mnist
 
 SEED = 29
@@ -526,13 +527,13 @@ def count(kinds, number=None, report=None):
 
 def draw_table(record):
     """Draw the table of a record in Markdown: right, refused and wrong of each kind, before and after."""
-    lines = ["| pictures | number | before: right, refused, wrong | now: right, refused, wrong |", "| --- " * 4 + "|"]
-    for kind, row in record["kinds"].items():
-        counts = (
-            ", ".join(str(row[code][name]) for name in ("right", "refused", "wrong")) for code in ("before", "after")
-        )
-        lines.append(f"| {kind} | {row['pictures']} | {' | '.join(counts)} |")
-    return "\n".join(lines)
+    outcomes = "right", "refused", "wrong"
+    rows = [
+        [kind, row["pictures"], *(", ".join(str(row[code][name]) for name in outcomes) for code in ("before", "after"))]
+        for kind, row in record["kinds"].items()
+    ]
+    words = ", ".join(outcomes)
+    return markdown_table(["pictures", "number", f"before: {words}", f"now: {words}"], rows)
 
 
 def main():

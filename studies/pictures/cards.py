@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from stn.data import Dataset, epoch_seed
 from stn.mnist import ROOT
-from studies.cards.data import GROWTH, N_TEST, N_TRAIN, TEST_SEED, scenes, sources_of
+from studies.cards.data import GROWTH, N_TEST, N_TRAIN, TEST_SEED, sources_of
 from studies.cards.rendering import TEXTURE, draw, standardise, views
 from studies.pictures import CARDS_OR_NONE, NO_DIGIT
 
@@ -28,8 +28,8 @@ def cards_or_none(clean):
     Its training scenes are undistorted before the first epoch. Raise DataError without Numba.
     """
     own = sources_of(clean, "train", "train")
-    train = scenes(own, N_TRAIN, 0, 0.0)
-    test = scenes(sources_of(clean, "test", "test"), N_TEST, TEST_SEED, 1.0)
+    train = draw(*own, N_TRAIN, 0, 0.0)
+    test = draw(*sources_of(clean, "test", "test"), N_TEST, TEST_SEED, 1.0)
     return Dataset(
         *(train.images, train.labels, test.images, test.labels, clean.description | CARDS_OR_NONE, clean),
         partial(draw_epoch, own),
@@ -40,18 +40,18 @@ def cards_or_none(clean):
 
 def draw_epoch(sources, data, seed, epoch):
     """Replace the training scenes of `data` by those of an epoch; the last ones are those without a card."""
-    digits, labels, bank = sources
+    *digits_and_labels, bank = sources
     rng = np.random.default_rng(epoch_seed(seed, epoch, stream=5))
     bank = np.concatenate([bank, photographs("train"), standardise([draw_heap(rng) for _ in range(N_HEAPS)])])
     strength, n_none = min(1.0, epoch / GROWTH), round(N_TRAIN * CARDS_OR_NONE["no_cards"])
-    start = 0
-    for stream, n, with_card in ((2, N_TRAIN - n_none, True), (6, n_none, False)):
-        drawn = draw(digits, labels, bank, n, epoch_seed(seed, epoch, stream), strength, with_card)
-        stop = start + n
-        data.train_images[start:stop].copy_(drawn.images)
-        data.train_homographies[start:stop].copy_(drawn.homographies)
-        data.train_labels[start:stop].copy_(drawn.labels if with_card else torch.tensor(NO_DIGIT))
-        start = stop
+    drawn = [
+        draw(*digits_and_labels, bank, n, epoch_seed(seed, epoch, stream), strength, with_card)
+        for stream, n, with_card in ((2, N_TRAIN - n_none, True), (6, n_none, False))
+    ]
+    drawn[1].labels.fill_(NO_DIGIT)
+    new = map(torch.cat, zip(*drawn, strict=True))
+    for old, drawn_part in zip((data.train_images, data.train_labels, data.train_homographies), new, strict=True):
+        old.copy_(drawn_part)
 
 
 def draw_heap(rng):
