@@ -36,6 +36,7 @@ def read_image(path, picture, network, as_is):
     detected = find_digits(path, as_is)
     read = network.read(detected.images)
     digits = read.probabilities.argmax(1)
+    text = "".join(map(str, digits))
     titles = [f"{digit}, {row[digit]:.0%}" for digit, row in zip(digits, read.probabilities, strict=True)]
     frames = None
     if read.frames is not None:  # from pixels of 28×28, counted from their centres, to those of the image
@@ -43,8 +44,8 @@ def read_image(path, picture, network, as_is):
     figures.save(figures.digits_read(detected.grey, frames, detected.images, read.straightened, titles), picture)
     result = {
         "image": str(path),
-        "digits": "".join(map(str, digits)),
-        "rows": detected.split_rows("".join(map(str, digits))),
+        "digits": text,
+        "rows": detected.split_rows(text),
         "probabilities": [[round(float(value), 4) for value in row] for row in read.probabilities],
         "left_out": detected.left_out,
         "steps": detected.steps,

@@ -160,9 +160,11 @@ def look_closer(image, grey, ink, mask, sheet):
     Return its `Ink`, where it is, the pixels of `grey` per pixel of the larger one, and the place (y, x) there of the
     part that was looked at; or None if the writing is large enough in `grey`.
     """
+    if image.size == grey.shape[::-1]:
+        return None
     _, boxes = layout.label_parts(mask)
     layout.check_number(boxes, mask.shape)
-    if image.size == grey.shape[::-1] or np.median(layout.heights(boxes)) >= SMALL:
+    if np.median(layout.heights(boxes)) >= SMALL:
         return None
     factor = image.height / grey.shape[0], image.width / grey.shape[1]
     first, last = np.maximum(0, boxes[:, :2].min(0) - SMALL), np.minimum(grey.shape, boxes[:, 2:].max(0) + SMALL)
