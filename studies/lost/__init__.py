@@ -4,6 +4,9 @@ exp_50 is exp_35 as it was before the trial, four passes taught by nothing but d
 rate, as in the first six of its 20 epochs the rate hardly falls. Every other row changes one thing, or a pair of things
 that can go together. All have runs 21 to 40. The candidate that is used is the one with the fewest lost runs and, among
 equals, the highest median of numbers read.
+
+exp_61 to exp_64 ask the same for one and two passes, where all runs found the card but half of the rate read fewer
+numbers of the test set: for each number of passes the same rule decides between the whole rate and half of it.
 """
 
 from lab.catalogue import Study
@@ -47,16 +50,30 @@ CANDIDATES = tuple(
          "And with a quarter of the rate and the later passes later?", IN_TWO_STEPS, QUARTER),
     )
 )
+FEWER_PASSES = tuple(
+    Experiment(f"exp_{61 + number}", f"lost_{title}", CANDIDATE, EPOCHS, question, {"passes": passes}, recipe,
+               "held-out cards")
+    for number, (title, passes, question, recipe) in enumerate((
+        ("one_pass_as_it_is", 1, "How many numbers does a reader with one pass read as things are?", CONSTANT),
+        ("one_pass_half_rate", 1, "And with half the rate for the localisation network?", HALF),
+        ("two_passes_as_it_is", 2, "How many with two passes as things are?", CONSTANT),
+        ("two_passes_half_rate", 2, "And with half the rate?", HALF),
+    ))
+)
 # fmt: on
 
 STUDY = Study(
     rank=5,
-    sets={"lost": CANDIDATES},
+    sets={"lost": CANDIDATES, "fewer_passes": FEWER_PASSES},
     networks={CANDIDATE: "studies.lost.networks"},
     families={
         "What keeps the card": tuple(
             (row.id, CANDIDATES[0].id, row.title.removeprefix("lost_").replace("_", " ")) for row in CANDIDATES[1:]
-        )
+        ),
+        "Half of the rate with fewer passes": tuple(
+            (half.id, whole.id, f"half rate, {half.arguments['passes']} passes".replace("1 passes", "1 pass"))
+            for whole, half in (FEWER_PASSES[:2], FEWER_PASSES[2:])
+        ),
     },
     records={"lost": tuple(row.id for row in CANDIDATES)},
     section="studies/lost/results.md.jinja",
