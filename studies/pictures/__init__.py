@@ -11,9 +11,15 @@ from studies.cards import MADE as OF_CARDS
 from studies.perspective import BACKGROUND, HALF_RATE, SIGMA
 
 NO_DIGIT = 10  # the label of what is no digit
-# Shares: of the training digits that are drawn anew in every epoch, and of further images that are no digit.
+# How many further training images there are, as shares of MNIST's: of drawn digits, and of what is no digit.
 PERSPECTIVE = {"weak_perspective_sigma": SIGMA, "drawn": 0.0, "no_digits": 0.0}
-PICTURES = PERSPECTIVE | {"drawn": 0.5, "no_digits": 0.2}
+PICTURES = PERSPECTIVE | {"drawn": 0.25, "no_digits": 0.25}
+# Which of data/photographs are taught, choose a threshold, and measure. Cards are taught on the first two kinds.
+PHOTOGRAPHS = {
+    "taught": ("astronaut", "cell", "rocket"),
+    "calibration": ("camera", "hopper"),
+    "test": ("clock", "hubble", "text"),
+}
 CARDS_OR_NONE = CARDS | {"no_cards": 0.2}  # the share of training scenes without a card
 NETWORK, CARD_NETWORK = "Net_Unsure", "Net_Card_Unsure"
 FOUR_PASSES = {"passes": 4} | BACKGROUND
@@ -36,7 +42,8 @@ MADE = {
     "sources": (
         *(f"studies/pictures/{name}.py" for name in ("__init__", "data", "drawing", "networks")),
         *(f"studies/perspective/{name}.py" for name in ("__init__", "data", "metrics")),
-        "digits/own_images.py",
+        *(f"digits/{name}.py" for name in ("ink", "layout", "own_images")),
+        "data/photographs/*.png",
     ),
 }
 FAMILIES = {"Pictures": (("exp_302", "exp_301", "drawn digits, and what is no digit"),)}
@@ -84,4 +91,6 @@ STUDY = Study(
     ),
     networks=dict.fromkeys((NETWORK, CARD_NETWORK), "studies.pictures.networks"),
     families=FAMILIES,
+    records={"pictures": ("exp_301", "exp_302")},
+    section="studies/pictures/results.md.jinja",
 )

@@ -15,9 +15,8 @@ from stn.data import Dataset, epoch_seed
 from stn.mnist import ROOT
 from studies.cards.data import GROWTH, N_TEST, N_TRAIN, TEST_SEED, sources_of
 from studies.cards.rendering import TEXTURE, draw, standardise, views
-from studies.pictures import CARDS_OR_NONE, NO_DIGIT
+from studies.pictures import CARDS_OR_NONE, NO_DIGIT, PHOTOGRAPHS
 
-PHOTOS = {"train": ("astronaut", "camera", "cell", "hopper", "rocket"), "test": ("clock", "hubble", "text")}
 N_HEAPS, N_SHAPES = 40, 400  # an epoch's, and the shapes of each
 SMALLEST, LARGEST = 3, 120  # pixels, radii of shapes
 
@@ -70,6 +69,5 @@ def draw_heap(rng):
 @lru_cache
 def photographs(split):
     """Return the photographs to train on, or to measure with, and parts of them: (K, 256, 256) uint8."""
-    return standardise(
-        [view for name in PHOTOS[split] for view in views(Image.open(ROOT / "photographs" / f"{name}.png"))]
-    )
+    names = PHOTOGRAPHS["test"] if split == "test" else sorted(PHOTOGRAPHS["taught"] + PHOTOGRAPHS["calibration"])
+    return standardise([view for name in names for view in views(Image.open(ROOT / "photographs" / f"{name}.png"))])

@@ -15,9 +15,13 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 
-from digits.own_images import to_mnist
+from digits.image_files import ImageError
+from digits.own_images import find_digits, to_mnist
+from stn.mnist import ROOT
+from studies.pictures import PHOTOGRAPHS
 
 HEIGHT = 60  # pixels of a drawing, before it is brought to 28×28
+NARROW = 8  # pixels of 28: the least width of a part of a picture
 # matplotlib's own fonts, the same everywhere; one family to train on, two to measure with.
 FONTS = {
     "training": (
@@ -142,9 +146,20 @@ def draw_strokes(strokes, rng):
     return bring_to_mnist(np.asarray(drawing, np.float32) / 255, rng)
 
 
+def draw_no_digits(rng, number):
+    """Draw what is no digit, `number` images (28, 28) in [0, 1]: as many parts of pictures as drawings."""
+    drawn, parts = [], []
+    while len(drawn) + len(parts) < number:
+        if len(drawn) <= len(parts):
+            drawn.append(draw_no_digit(rng))
+        else:
+            parts += find_parts(rng)
+    return [*drawn, *parts][:number]
+
+
 def draw_no_digit(rng, fonts="training"):
-    """Draw what is no digit: a sign, a word, joined digits, a scribble or a texture: (28, 28) in [0, 1]."""
-    kind = rng.integers(5)
+    """Draw what is no digit: a sign, a word, joined digits or a scribble: (28, 28) in [0, 1]."""
+    kind = rng.integers(4)
     if kind == 0:
         return draw_printed(rng.choice(list(SIGNS)), rng, fonts)
     if kind == 1:
@@ -152,11 +167,30 @@ def draw_no_digit(rng, fonts="training"):
         return draw_printed("".join(rng.choice(letters, rng.integers(2, 6))), rng, fonts)
     if kind == 2:
         return draw_printed("".join(map(str, rng.integers(0, 10, rng.integers(2, 4)))), rng, fonts)
-    if kind == 3:
-        n_strokes = rng.integers(1, 4)
-        return draw_strokes([rng.uniform(0, 100, (rng.integers(4, 9), 2)) for _ in range(n_strokes)], rng)
-    texture = ndimage.gaussian_filter(rng.normal(0, 1, (HEIGHT, HEIGHT)), rng.uniform(1, 6, 2))
-    return bring_to_mnist((texture > np.quantile(texture, rng.uniform(0.3, 0.8))).astype(np.float32), rng)
+    n_strokes = rng.integers(1, 4)
+    return draw_strokes([rng.uniform(0, 100, (rng.integers(5, 10), 2)) for _ in range(n_strokes)], rng)
+
+
+def find_parts(rng):
+    """Take a texture or a part of a photograph, and return what would be read in it: at most 3 images (28, 28)."""
+    if rng.random() < 0.5:
+        values = ndimage.gaussian_filter(rng.normal(0, 1, (150, 150)), rng.uniform(0.5, 12, 2))
+        low, high = np.quantile(values, (0.01, 0.99))
+        picture = Image.fromarray((255 * ((values - low) / (high - low)).clip(0, 1)).astype(np.uint8))
+    else:
+        name = rng.choice(PHOTOGRAPHS["taught"])
+        photograph = Image.open(ROOT / "photographs" / f"{name}.png").convert("L")
+        width, height = (int(side * rng.uniform(0.1, 0.6)) for side in photograph.size)
+        left, top = (int(rng.integers(side)) for side in (photograph.width - width, photograph.height - height))
+        picture = photograph.crop((left, top, left + width, top + height))
+        if max(picture.size) > 300:
+            picture.thumbnail((300, 300))
+    try:
+        images = find_digits(picture).images
+    except ImageError:
+        return []
+    is_broad = (images.max(1) > 0.1).sum(1) >= NARROW  # others may pass for a 1
+    return list(rng.permutation(images[is_broad])[:3])
 
 
 def smooth(points, corners):
