@@ -5,8 +5,8 @@ rate, as in the first six of its 20 epochs the rate hardly falls. Every other ro
 that can go together. All have runs 21 to 40. The candidate that is used is the one with the fewest lost runs and, among
 equals, the highest median of numbers read.
 
-exp_61 to exp_64 ask the same for one and two passes, where all runs found the card but half of the rate read fewer
-numbers of the test set: for each number of passes the same rule decides between the whole rate and half of it.
+exp_61 to exp_64, with runs 21 to 30, ask the same for one and two passes. There no run is lost, but half of the rate
+reads fewer numbers of the test set. For each number of passes, the same rule decides between both rates.
 """
 
 from lab.catalogue import Study
