@@ -23,7 +23,7 @@ from lab import cli
 from lab.figures import ORANGE
 from lab.settings import RunError
 
-FIRST = "exp_12", "exp_16"  # shown at the start, both trained in perspective: without a transformer, with four passes
+FIRST = "exp_12", "exp_302"  # shown at the start: without a transformer, and what predict.py reads with
 EXAMPLES = 20  # test images to choose from
 MARGIN = 8  # pixels around an image, for frames that reach beyond it
 AT_ONCE, MOST_WAITING = 3, 20  # pictures in which digits are looked for, and requests that wait
@@ -158,6 +158,8 @@ def draw_svg(image, label, frame=None):
 
 def render_prediction(network, image):
     """Return a network's prediction for an image (28, 28) as HTML: the frame, the straightened digit, probabilities."""
+    from digits.doubt import mark
+
     read = network.read(image[None])
     row, frame = read.probabilities[0], None if read.frames is None else read.frames[0]
     label = "no frame" if frame is None else "the frame that is read"
@@ -166,13 +168,15 @@ def render_prediction(network, image):
         f'<div class="bar">{digit} <span><i style="width:{p:.1%}"></i></span><b>{p:.1%}</b></div>'
         for digit, p in enumerate(row)
     )
-    return f'<div class="read"><div class="pair">{pair}</div><h2>{row.argmax()}</h2>{bars}</div>'
+    (told,) = mark([row.argmax()], read.doubtful)
+    return f'<div class="read"><div class="pair">{pair}</div><h2>{told}</h2>{bars}</div>'
 
 
 def build_page(networks, examples):
     """Return the page as gradio.Blocks. networks: {name: Trained}. examples: test images (N, 28, 28) in [0, 1]."""
     import gradio as gr
 
+    from digits.doubt import mark
     from digits.image_files import ImageError
     from digits.own_images import SIZE, find_digits, read_grey, resize
 
@@ -192,8 +196,8 @@ def build_page(networks, examples):
         several = len(images) > 1
         remark = "; ".join(steps)
         if several:
-            digits = networks[FIRST[1]].read(images).probabilities.argmax(1)
-            rows = " / ".join(found.split_rows("".join(map(str, digits))))
+            read = networks[FIRST[1]].read(images)
+            rows = " / ".join(found.split_rows(mark(read.probabilities.argmax(1), read.doubtful)))
             remark = f"{FIRST[1]} reads **{rows}**. Choose one of them. {remark}"
         return images[0], images, gr.HTML(draw_choice(images, "digit"), visible=several), remark
 

@@ -24,7 +24,7 @@ from lab.settings import printable
 
 # torch is imported late, by the functions that read: --help answers at once.
 
-DEFAULT = "exp_40"  # four homography passes, trained with corner labels
+DEFAULT = "exp_311"  # four homography passes, taught corners, and scenes without a card
 SUFFIXES = (".card.png", ".outline.png")
 DOUBTS = {"digits": "the digits are unsure", "corners": "two looks disagree on the corners"}
 
@@ -54,7 +54,7 @@ def read_photo(path, target, network, alignment, debug=False):
             result[name] = str(target.with_name(target.name + suffix))
             with atomic_write(result[name]) as temporary:
                 picture.save(temporary, "png", compress_level=1)
-    return result, format_result(result, detector.THRESHOLD, network.name)
+    return result, format_result(result, detector.THRESHOLD, detector.RULED_BY, network.name)
 
 
 def doubts(sure, agreement, threshold):
@@ -67,13 +67,14 @@ def doubts(sure, agreement, threshold):
     return low or [min(factors, key=factors.get)]
 
 
-def format_result(result, threshold, network_name):
+def format_result(result, threshold, ruled_by, network_name):
     """Format a result in lines: the number, the probability of each digit, and the corners; or why there is none."""
     image, confidence = printable(result["image"]), int(100 * result["confidence"]) / 100  # rounded down
     first = f"{image}: {result['number']}  (confidence {result['confidence']:.2f}"
     if not result["found"]:
         factors = "digits {digits_sure:.2f} × agreement of two looks {agreement:.2f}".format_map(result)
-        guess = f", which was chosen for {DEFAULT} and is a guess for {network_name}" * (network_name != DEFAULT)
+        is_guess = network_name not in (DEFAULT, ruled_by)
+        guess = f", which was chosen for {ruled_by} and is a guess for {network_name}" * is_guess
         reasons = " and ".join(DOUBTS[name] for name in result["doubts"])
         first = f"{image}: no card found, {reasons} (confidence {confidence:.2f} = {factors}; "
         first += f"{threshold:.2f} is needed{guess}"

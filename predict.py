@@ -5,10 +5,10 @@
     python predict.py --list                        the networks of weights/
     python predict.py --json photo.jpg              one JSON object per image, for programs
 
-Several digits are read row by row, printed as "12 / 34", and what was left out, such as a comma, is named. Images are
-PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF or (with the package pillow-heif) HEIC, of any size up to 89 million pixels,
-dark on light or light on dark. Only the first page or frame of a file is read. An image that cannot be read is named on
-stderr, and the next one is read.
+Several digits are read row by row, printed as "12 / 34". A digit in doubt has a "?", perhaps because it is none. What
+was left out, such as a comma, is named. Images are PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF or (with the package
+pillow-heif) HEIC, of any size up to 89 million pixels, dark on light or light on dark. Only the first page or frame of
+a file is read. An image that cannot be read is named on stderr, and the next one is read.
 
 Exit code: 0 all were read, 1 some were not, 2 wrong usage, 130 interrupted (143: by SIGTERM).
 """
@@ -22,7 +22,7 @@ from lab.settings import printable
 
 # torch is imported late, by the functions that read: --help answers at once.
 
-DEFAULT = "exp_16"  # four homography passes, trained on digits in perspective, which photographs show too
+DEFAULT = "exp_302"  # four homography passes, taught drawn digits, too, and to doubt what is none
 SUFFIX = ".read.png"
 
 
@@ -31,13 +31,15 @@ def read_image(path, picture, network, as_is):
 
     Raise ImageError, or OSError if the picture cannot be written.
     """
+    from digits.doubt import mark
     from digits.own_images import find_digits
 
     detected = find_digits(path, as_is)
     read = network.read(detected.images)
     digits = read.probabilities.argmax(1)
     text = "".join(map(str, digits))
-    titles = [f"{digit}, {row[digit]:.0%}" for digit, row in zip(digits, read.probabilities, strict=True)]
+    told = mark(digits, read.doubtful)
+    titles = [f"{name}, {row.max():.0%}" for name, row in zip(told, read.probabilities, strict=True)]
     frames = None
     if read.frames is not None:  # from pixels of 28×28, counted from their centres, to those of the image
         frames = (read.frames + 0.5) * detected.positions[:, None, :1] + detected.positions[:, None, 1:] - 0.5
@@ -46,21 +48,26 @@ def read_image(path, picture, network, as_is):
         "image": str(path),
         "digits": text,
         "rows": detected.split_rows(text),
+        "doubtful": None if read.doubtful is None else bool(read.doubtful.any()),
+        "in_doubt": None if read.doubtful is None else read.doubtful.tolist(),
         "probabilities": [[round(float(value), 4) for value in row] for row in read.probabilities],
         "left_out": detected.left_out,
         "steps": detected.steps,
         "picture": str(picture),
     }
-    return result, format_result(result)
+    return result, format_result(result, told, detected.split_rows(told))
 
 
-def format_result(result):
-    """Format a result in lines: the rows of digits, the steps, and the likeliest classes of each digit."""
+def format_result(result, told, rows):
+    """Format a result in lines: the rows of digits, the steps, and the likeliest classes of each digit.
+
+    told: the digits as they are told, with "?" after those in doubt; rows: these, row by row.
+    """
     image, picture = printable(result["image"]), printable(result["picture"])
-    lines = [f"{image}: {' / '.join(result['rows'])}  ({'; '.join(result['steps'])}) -> {picture}"]
-    for digit, row in zip(result["digits"], result["probabilities"], strict=True):
+    lines = [f"{image}: {' / '.join(rows)}  ({'; '.join(result['steps'])}) -> {picture}"]
+    for name, row in zip(told, result["probabilities"], strict=True):
         likeliest = sorted(range(10), key=lambda n: -row[n])[:3]
-        lines.append(f"    {digit}   " + "   ".join(f"{n}: {row[n]:.1%}" for n in likeliest))
+        lines.append(f"    {name:4}" + "   ".join(f"{n}: {row[n]:.1%}" for n in likeliest))
     return "\n".join(lines)
 
 

@@ -34,10 +34,10 @@ class Digits(NamedTuple):
     left_out: dict  # {what: how many of them} was seen and not read, such as {"marks": 1, "at the edge": 2}
     steps: list  # what was done, in words
 
-    def split_rows(self, text):
-        """Split N characters, one a digit, into a string for each row."""
+    def split_rows(self, texts):
+        """Join N strings, one for each digit, to one for each row."""
         ends = np.cumsum(self.lengths)
-        return [text[end - length : end] for end, length in zip(ends, self.lengths, strict=True)]
+        return ["".join(texts[end - length : end]) for end, length in zip(ends, self.lengths, strict=True)]
 
 
 def find_digits(source, as_is=False):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from digits.doubt import CALIBRATIONS
 from lab import results
 from lab.catalogue import MNIST, build_network, find_network, spec_of
 from lab.files import Damaged, sha256
@@ -27,6 +28,7 @@ class Predictions(NamedTuple):
     """The output of a network for N images."""
 
     probabilities: np.ndarray  # (N, 10)
+    doubtful: np.ndarray | None  # (N,) bool: whether a digit is in doubt; None if the network knows no doubt
     straightened: np.ndarray  # (N, 28, 28) in [0, 1]: what the classifier sees
     frames: np.ndarray | None  # (N, 4, 2): the corners of that in the image, (x, y) in pixels; None without transformer
 
@@ -42,8 +44,8 @@ class Trained(NamedTuple):
     def description(self):
         """The network in a few words."""
         run, arguments, spec = self.results, self.results["arguments"], spec_of(self.results["data"])
-        kinds = {"Net_Spline": "spline", "Net_Restricted": arguments.get("kind")}
-        transform = kinds.get(run["model"], "homography" if "Homography" in run["model"] else "affine")
+        numbers = len(getattr(self.model, "transform_identity", ()))
+        transform = arguments.get("kind") or {8: "homography", 32: "spline"}.get(numbers, "affine")
         words = {
             "no transformer" if arguments.get("bypass_localisation") else transform: True,
             f"{arguments.get('passes')} passes": arguments.get("passes", 1) > 1,
@@ -53,6 +55,11 @@ class Trained(NamedTuple):
             f"taught {spec.summary}": spec.name != MNIST.name,
         }
         return ", ".join(text for text, applies in words.items() if applies)
+
+    @property
+    def calibration(self):
+        """The `doubt.Calibration` of the network; None if it has none, as a user's run."""
+        return CALIBRATIONS.get(self.name)
 
     @property
     def reads(self):
@@ -74,6 +81,17 @@ class Trained(NamedTuple):
     @torch.inference_mode()
     def read(self, images):
         """Read images (N, 28, 28) in [0, 1], light ink on black; return `Predictions`. Raise RunError for cards."""
+        scores, straightened, frames = self.look(images)
+        if self.calibration is None:
+            return Predictions(scores.exp().numpy(), None, straightened, frames)
+        probabilities = torch.softmax(scores / self.calibration.temperature, 1).numpy()
+        return Predictions(probabilities, probabilities.max(1) < self.calibration.threshold, straightened, frames)
+
+    @torch.inference_mode()
+    def look(self, images):
+        """Return the log-probabilities (N, 10) of images, as `read` takes them, without calibration, a tensor; and what
+        the classifier sees and its frames, as in `Predictions`. Raise RunError for cards.
+        """
         from stn import metrics  # late, since it imports matplotlib
 
         self.require("digits")
@@ -85,7 +103,7 @@ class Trained(NamedTuple):
         if metrics.has_transformer(self.model):
             frames = metrics.frames(self.model.homography(x), seen.shape[2:]).numpy()
         straightened = seen[:, 0].mul(std).add(mean).clamp(0, 1)
-        return Predictions(self.model.classify(seen).exp().numpy(), straightened.numpy(), frames)
+        return self.model.classify(seen), straightened.numpy(), frames
 
 
 def names():

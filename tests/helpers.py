@@ -1,7 +1,9 @@
 """What several test files share: short runs, and ways to stop them or to see that nothing is trained."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import train
@@ -58,3 +60,8 @@ def interrupt(patch, owner, name, at_call=1):
 def forbid(patch, owner, name):
     """Fail the test if `owner.name` is called."""
     patch.setattr(owner, name, lambda *_, **__: pytest.fail(f"{name} is called where it must not be"))
+
+
+def picture(ink, light=1.0, paper=0.9, pen=0.15):
+    """Put ink (H, W) in [0, 1] on paper."""
+    return Image.fromarray(((paper + (pen - paper) * ink) * light * 255).astype(np.uint8))

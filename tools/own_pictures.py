@@ -4,8 +4,8 @@
 
 compares this code with that of an earlier commit, checked out in FOLDER (`git worktree add --detach FOLDER COMMIT`).
 Each kind has its own generator of random numbers, so that the pictures are the same every time. A picture counts as
-right if all its rows are, and as refused if it raises ImageError. Earlier code that knows no rows is right if all
-digits are, in order. `--only` and `--number` make a short look possible.
+right if all its rows are, as doubtful if any digit in it is, and as refused if it raises ImageError. Earlier code that
+knows no rows is right if all digits are, in order. `--only` and `--number` make a short look possible.
 """
 
 import json
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
-from pictures import FONTS, handwritten, printed
+from pictures import FONTS, STIX, handwritten, photographed, printed
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.special import expit
 
@@ -31,7 +31,12 @@ from stn import mnist
 
 SEED = 29
 NUMBER = 25  # pictures of a kind
-NETWORK = "exp_16"  # the default of predict.py
+NETWORKS = (
+    "exp_16",
+    "exp_302",
+)  # the one of MNIST alone, with which earlier code is measured; and the one for pictures
+# A picture is told right or wrong, either with a digit in doubt ("?") or without; or it is refused.
+OUTCOMES = ("right", "right?", "refused", "wrong?", "wrong")
 COMMAND = "python tools/own_pictures.py --before FOLDER --out results/own_pictures.json"
 # The strokes of each digit as a person with a pen draws them, corners (x, y) in a box of width 4 and height 6.
 STROKES = {
@@ -47,6 +52,13 @@ STROKES = {
            (3.2, 5.6), (3.7, 4.4), (2, 3)]],
     "9": [[(3.6, 1.8), (2.6, 2.9), (1, 2.8), (0.3, 1.6), (1.2, 0.3), (2.6, 0.1), (3.6, 1.4), (3.4, 4), (2.4, 6)]],
 }  # fmt: skip
+# A 1 with a flag, which may be short or long, and perhaps with a foot; and a 7 with a bar.
+FLAGGED = [
+    [[(0.9, 1.5), (2, 0), (2, 6)]],
+    [[(0, 2.6), (2.2, 0), (2.2, 6)]],
+    [[(0.8, 1.4), (2, 0), (2, 6)], [(0.8, 6), (3.2, 6)]],
+]
+BARRED = [[(0, 0), (3.8, 0), (1.4, 6)], [(0.8, 3), (3.6, 3)]]
 # The segments of a display, boxes (left, top, right, bottom) in units of half its height, and which are lit.
 SEGMENTS = {"a": (0, 0, 1, 0), "b": (1, 0, 1, 1), "c": (1, 1, 1, 2), "d": (0, 2, 1, 2), "e": (0, 1, 0, 2),
             "f": (0, 0, 0, 1), "g": (0, 1, 1, 1)}  # fmt: skip
@@ -56,8 +68,8 @@ LIT = {"0": "abcdef", "1": "bc", "2": "abged", "3": "abgcd", "4": "fgbc", "5": "
 
 @cache
 def test_digits():
-    """Return MNIST's test images and labels."""
-    return mnist.read_mnist()[2:]
+    """Return every second one of MNIST's test images, and its label; the others calibrate networks (tools/doubt.py)."""
+    return [part[1::2] for part in mnist.read_mnist()[2:]]
 
 
 def random_text(rng, least, most):
@@ -135,11 +147,11 @@ def field_of(ink, rng):
     return np.meshgrid(np.linspace(0, 1, len(ink)), np.linspace(0, 1, ink.shape[1]), indexing="ij")
 
 
-def pen_digit(digit, rng, height, width):
-    """Draw a digit with a pen of a width in pixels, shaken a little: ink (H, W)."""
+def draw_pen(strokes, rng, height, width):
+    """Draw strokes, corners in a box of width 4 and height 6, with a pen of a width in pixels, shaken a little: ink."""
     image = Image.new("L", (round(height * 1.1), round(height * 1.3)))
     slant, stretch = rng.normal(0, 0.08), rng.uniform(0.8, 1.1)
-    for stroke in STROKES[digit]:
+    for stroke in strokes:
         points = np.array(stroke) + rng.normal(0, 0.06, (len(stroke), 2))
         points[-1] = points[0] if stroke[0] == stroke[-1] else points[-1]
         places = np.linspace(0, len(points) - 1, 20 * len(points))
@@ -179,15 +191,39 @@ def coloured_paper(rng):
 
 def thin_pen(rng):
     digit = random_text(rng, 1, 1)
-    ink = framed(pen_digit(digit, rng, int(rng.integers(150, 400)), int(rng.integers(2, 5))), rng)
+    ink = framed(draw_pen(STROKES[digit], rng, int(rng.integers(150, 400)), int(rng.integers(2, 5))), rng)
     return lit(ink, rng), [digit]
+
+
+def flagged(rng):
+    is_one = bool(rng.random() < 0.75)
+    strokes = FLAGGED[rng.integers(len(FLAGGED))] if is_one else BARRED
+    height = int(rng.integers(80, 300))
+    ink = draw_pen(strokes, rng, height, max(2, round(height * rng.uniform(0.02, 0.12))))
+    return lit(framed(ink, rng), rng), ["1" if is_one else "7"]
+
+
+def in_perspective(rng, kind):
+    digit = random_text(rng, 1, 1)
+    ink = draw_digit(digit, rng, 200, kind)
+    side = np.array([280, 280]) - ink.shape
+    field = np.pad(ink, [(n // 2, n - n // 2) for n in np.maximum(side, 0)])
+    return photographed(field, rng, in_perspective=True), [digit]
+
+
+def printed_in_perspective(rng):
+    return in_perspective(rng, rng.choice(FONTS))
+
+
+def handwritten_in_perspective(rng):
+    return in_perspective(rng, "hand")
 
 
 def any_digit(rng):
     """Draw a digit printed, handwritten or by a thin pen."""
     if rng.random() < 0.3:
         digit = random_text(rng, 1, 1)
-        return digit, framed(pen_digit(digit, rng, int(rng.integers(120, 260)), int(rng.integers(2, 6))), rng)
+        return digit, framed(draw_pen(STROKES[digit], rng, int(rng.integers(120, 260)), int(rng.integers(2, 6))), rng)
     return a_digit(rng)
 
 
@@ -393,7 +429,7 @@ def commas_and_points(rng):
     digits = random_text(rng, 3, 7)
     place = int(rng.integers(1, len(digits)))
     text = digits[:place] + rng.choice([",", ".", "'"]) + digits[place:]
-    font = rng.choice([font for font in FONTS if not font.startswith("cm")])
+    font = rng.choice(STIX)  # the others have other marks in these places
     return lit(framed(printed(text, font, int(rng.integers(50, 140))), rng), rng), [digits]
 
 
@@ -462,6 +498,9 @@ KINDS = {
     "light on dark": light_on_dark,
     "coloured paper": coloured_paper,
     "thin pen": thin_pen,
+    "1 with a flag, 7 with a bar": flagged,
+    "printed, in perspective": printed_in_perspective,
+    "handwritten, in perspective": handwritten_in_perspective,
     "bright patch": bright_patch,
     "dark corner": dark_corner,
     "vignette": vignette,
@@ -493,73 +532,79 @@ def draw_pictures(kind, number=None):
         yield KINDS[kind](np.random.default_rng([SEED, zlib.crc32(kind.encode()), n]))
 
 
-def read_rows(picture, network):
-    """Return the rows of digits in a picture, and None if it is refused. Code that knows no rows gives one."""
+def judge(picture, truth, network):
+    """Return the outcome of reading a picture, one of `OUTCOMES`, and the rows that were read, or None."""
     from digits.own_images import ImageError, find_digits
 
     try:
         found = find_digits(picture)
     except ImageError:
-        return None
-    text = "".join(map(str, network.read(found.images).probabilities.argmax(1)))
-    return found.split_rows(text) if hasattr(found, "split_rows") else [text]
+        return "refused", None
+    read = network.read(found.images)
+    rows = ["".join(map(str, read.probabilities.argmax(1)))]
+    if hasattr(found, "split_rows"):
+        rows = found.split_rows(rows[0])
+    else:  # earlier code, which knew no rows
+        truth = ["".join(truth)]
+    doubtful = getattr(read, "doubtful", None)
+    return ("right" if rows == truth else "wrong") + "?" * (doubtful is not None and bool(doubtful.any())), rows
 
 
-def count(kinds, number=None, report=None):
-    """Count what is right, refused and wrong of each kind: {kind: {"pictures", "right", "refused", "wrong"}}."""
+def count(names, kinds, number=None, report=None):
+    """Count the outcomes for networks of weights/: {kind: {network: {outcome: number}}}."""
     import torch
 
-    from digits import own_images, pretrained
+    from digits import pretrained
 
     torch.set_num_threads(1)
-    network, counts = pretrained.load(NETWORK), {}
-    knows_rows = hasattr(own_images.Digits, "split_rows")
+    networks = {name: pretrained.load(name) for name in names}
+    counts = {kind: {name: dict.fromkeys(OUTCOMES, 0) for name in names} for kind in kinds}
     for kind in kinds:
-        row = counts[kind] = {"right": 0, "refused": 0, "wrong": 0}
         for n, (picture, truth) in enumerate(draw_pictures(kind, number)):
-            rows = read_rows(picture, network)
-            is_right = rows == (truth if knows_rows else ["".join(truth)])
-            row["refused" if rows is None else "right" if is_right else "wrong"] += 1
-            if report and not is_right:
-                report(kind, n, picture, truth, rows)
+            for name, network in networks.items():
+                outcome, rows = judge(picture, truth, network)
+                counts[kind][name][outcome] += 1
+                if report and outcome != "right":
+                    report(name, kind, n, picture, truth, rows)
     return counts
 
 
 def draw_table(record):
-    """Draw the table of a record in Markdown: right, refused and wrong of each kind, before and after."""
-    outcomes = "right", "refused", "wrong"
-    rows = [
-        [kind, row["pictures"], *(", ".join(str(row[code][name]) for name in outcomes) for code in ("before", "after"))]
-        for kind, row in record["kinds"].items()
-    ]
-    words = ", ".join(outcomes)
-    return markdown_table(["pictures", "number", f"before: {words}", f"now: {words}"], rows)
+    """Draw the table of a record in Markdown: for each kind what is right, told with doubt, refused and wrong."""
+    columns = list(next(iter(record["kinds"].values())))
+    rows = []
+    for kind, row in record["kinds"].items():
+        cells = ([c["right"], c["right?"] + c["wrong?"], c["refused"], c["wrong"]] for c in row.values())
+        rows.append([kind, *(", ".join(map(str, cell)) for cell in cells)])
+    return markdown_table([f"right, doubtful, refused, wrong of {record['pictures']}", *columns], rows)
 
 
 def main():
     parser = cli.new_parser(__doc__)
     parser.add_argument("--before", metavar="FOLDER", help="earlier code, to be compared with this one")
     parser.add_argument("--code", metavar="FOLDER", help="measure the code in this folder only")
+    parser.add_argument("--weights", nargs="+", default=NETWORKS, metavar="NAME", help="networks of weights/")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="of these kinds")
-    parser.add_argument("--number", type=int, metavar="N", help=f"of so many pictures each (default: {NUMBER})")
+    parser.add_argument("--number", type=int, default=NUMBER, metavar="N", help="of so many pictures each")
     parser.add_argument("--out", metavar="FILE", help="where the record goes (default: it is printed)")
     options = cli.parse(parser)
     if options.code:
         sys.path.insert(0, options.code)
-        print(json.dumps(count(options.only, options.number)))
+        print(json.dumps(count(options.weights, options.only, options.number)))
         return
-    record = {"command": COMMAND, "seed": SEED, "network": NETWORK, **provenance()}
+    record = {"command": COMMAND, "seed": SEED, **provenance(), "pictures": options.number}
     if options.before:
         commit = ["git", "-C", options.before, "rev-parse", "HEAD"]
         record["before"] = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
-        words = ["--only", *options.only, *(["--number", str(options.number)] if options.number else [])]
+        words = ["--weights", NETWORKS[0], "--only", *options.only, "--number", str(options.number)]
         command = [sys.executable, __file__, "--code", options.before, *words]
         other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    kinds = {kind: {"after": row} for kind, row in count(options.only, options.number).items()}
+    record["kinds"] = count(options.weights, options.only, options.number)
     if options.before:
-        before = json.loads(other.communicate()[0])
-        kinds = {kind: {"before": before[kind], **row} for kind, row in kinds.items()}
-    record["kinds"] = {kind: {"pictures": sum(row["after"].values()), **row} for kind, row in kinds.items()}
+        for kind, (row,) in zip(
+            options.only, map(dict.values, json.loads(other.communicate()[0]).values()), strict=True
+        ):
+            record["kinds"][kind] = {f"{NETWORKS[0]}, before": row} | record["kinds"][kind]
     write_json(options.out, record) if options.out else print(json.dumps(record, indent=1))
 
 

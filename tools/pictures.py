@@ -9,13 +9,12 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from stn import mnist
 
-N = 150  # of each kind
+N = 180  # of each kind
 SCALE = 10  # pixels for one of MNIST's
-FONTS = [  # matplotlib's own, so that they are the same everywhere
-    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic"),
-    *("DejaVuSansMono", "DejaVuSansMono-Bold", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic"),
-    *("cmr10", "cmss10", "cmtt10", "cmb10"),
-]
+# matplotlib's own fonts, the same everywhere. No network was taught them: studies/pictures draws in DejaVu's.
+STIX = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta")
+COMPUTER_MODERN = ("cmr10", "cmss10", "cmtt10", "cmb10", "cmti10")
+FONTS = (*STIX, *COMPUTER_MODERN)
 KINDS = {  # name: (handwritten, in perspective)
     "printed": (False, False),
     "handwritten": (True, False),

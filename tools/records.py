@@ -96,7 +96,7 @@ def draw_papers(path):
     figures.save(report.examples_figure(images), path)
 
 
-def draw_card(path, exp_id="exp_40", number=0):
+def draw_card(path, exp_id="exp_311", number=0):
     """Draw what extract_id.py makes of a test scene shown large, by a network in weights/."""
     from PIL import Image
 

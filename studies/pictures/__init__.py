@@ -46,7 +46,6 @@ MADE = {
         "data/photographs/*.png",
     ),
 }
-FAMILIES = {"Pictures": (("exp_302", "exp_301", "drawn digits, and what is no digit"),)}
 STUDY = Study(
     rank=7,
     sets={"pictures": ROWS},
@@ -90,7 +89,4 @@ STUDY = Study(
         ),
     ),
     networks=dict.fromkeys((NETWORK, CARD_NETWORK), "studies.pictures.networks"),
-    families=FAMILIES,
-    records={"pictures": ("exp_301", "exp_302")},
-    section="studies/pictures/results.md.jinja",
 )

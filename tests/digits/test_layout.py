@@ -7,6 +7,7 @@ import numpy as np
 import own_pictures
 import pytest
 from conftest import ROOT
+from helpers import picture
 from pictures import printed
 from PIL import Image, ImageDraw
 
@@ -24,11 +25,6 @@ LIGHTS = {
     "the edge of a shadow": 1 - 0.3 * (X < 0.5),
     "an oblique edge": 1 - 0.4 * (X + 0.7 * Y < 0.85),
 }
-
-
-def picture(ink, light=1.0, paper=0.9, pen=0.15):
-    """Put ink (H, W) in [0, 1] on paper."""
-    return Image.fromarray(((paper + (pen - paper) * ink) * light * 255).astype(np.uint8))
 
 
 def on_page(texts, size=60, gap=30, margin=40):
@@ -61,7 +57,11 @@ def read():
 def test_no_light_turns_ink_into_paper_or_cuts_out_a_sheet(read, light, is_thin):
     rng = np.random.default_rng(0)
     for digit in "2358":
-        ink = own_pictures.pen_digit(digit, rng, 160, 4) if is_thin else printed(digit, "DejaVuSans-Bold", 130)
+        ink = (
+            own_pictures.draw_pen(own_pictures.STROKES[digit], rng, 160, 4)
+            if is_thin
+            else printed(digit, "DejaVuSans-Bold", 130)
+        )
         top, left = 150 - len(ink) // 2, 150 - ink.shape[1] // 2
         field = np.zeros((300, 300))
         field[top : top + len(ink), left : left + ink.shape[1]] = ink
@@ -174,7 +174,7 @@ def test_a_large_thin_digit_is_no_frame(read):
     """Nor are its straight strokes lines."""
     rng = np.random.default_rng(1)
     for digit in "01457":
-        assert read(picture(np.pad(own_pictures.pen_digit(digit, rng, 300, 3), 60))) == [digit]
+        assert read(picture(np.pad(own_pictures.draw_pen(own_pictures.STROKES[digit], rng, 300, 3), 60))) == [digit]
 
 
 def test_seven_segment_digits_are_refused_in_words():

@@ -357,7 +357,7 @@ def test_the_perspective_of_the_pictures_is_that_of_its_four_points():
 
 
 @pytest.mark.slow
-def test_how_many_of_300_digits_are_read(save_measurement):
+def test_how_many_digits_are_read_in_imitated_photographs(save_measurement):
     """Printed and handwritten, as they are and in perspective, by every network: as many as the record says.
 
     A few more or less with other versions of what decodes and resizes images.

@@ -30,6 +30,7 @@ from stn import data, warps
 from studies.cards import CARDS, detector, geometry, metrics, rendering
 from studies.cards import data as card_data
 from studies.cards.networks import Net_Card, Net_Card_Homography
+from studies.pictures.cards import photographs
 
 N = 1000  # scenes of each kind
 RECORD = ROOT / "results" / "extract_id.json"
@@ -316,8 +317,9 @@ def test_the_number_its_probabilities_and_the_corners_are_told(run, photos):
 def test_the_threshold_is_called_a_guess_only_for_another_network_than_the_one_it_was_chosen_for(run, photos):
     (line,) = run("dark.png", "--weights", "exp_32")[1]
     assert line.endswith(f"; {NEEDED} is needed, which was chosen for exp_40 and is a guess for exp_32)")
-    (line,) = run("dark.png", "--weights", "exp_40")[1]
-    assert line.endswith(f"; {NEEDED} is needed)")
+    for name in (extract_id.DEFAULT, detector.RULED_BY):
+        (line,) = run("dark.png", "--weights", name)[1]
+        assert line.endswith(f"; {NEEDED} is needed)")
 
 
 def test_json_for_programs(run, photos):
@@ -671,6 +673,7 @@ KINDS = {  # what the tool is measured on: split, with a card, how a scene becom
     "training scenes": ("train", True, as_it_is),
     "test scenes without a card": ("test", False, as_it_is),
     "test photographs without a card": ("test", False, busy),
+    "other photographs without a card": ("photographs", False, busy),  # three that nothing was taught or chosen with
     "test scenes": ("test", True, as_it_is),
     "test scenes, small in photographs of 1600×1200": ("test", True, small_in_a_photograph),
     "test scenes on their heads": ("test", True, on_its_head),
@@ -680,10 +683,12 @@ KINDS = {  # what the tool is measured on: split, with a card, how a scene becom
 def found_in(kind, network, n=N):
     """Return of each of n photographs of a kind: the confidence, whether the number is right, and the corner error.
 
-    The latter is as in stn/card_measures.py, of scenes, in % of the card's diagonal.
+    The latter is as in studies/cards/metrics.py, of scenes, in % of the card's diagonal.
     """
     split, with_card, photographed_as = KINDS[kind]
-    scenes, bank, rng = drawn_scenes(n, with_card, split), rendering.textures(split), np.random.default_rng(0)
+    bank = photographs("test") if split == "photographs" else rendering.textures(split)
+    split = "train" if split == "train" else "test"
+    scenes, rng = drawn_scenes(n, with_card, split), np.random.default_rng(0)
     true = warps.to_pixels(geometry.card_corners(scenes.homographies), geometry.SCENE, geometry.SCENE).numpy()
     alignment, found = detector.alignment(network), []
     for image, label, corners in zip(scenes.images[:, 0].numpy(), scenes.labels.tolist(), true, strict=True):
@@ -739,7 +744,9 @@ def test_how_many_numbers_are_found_and_how_often_there_is_no_card(save_measurem
         assert call("extract_id.py", path, cwd=tmp_path).returncode == 0
         started.append(time.perf_counter())
     times = {"to_find": find, "without_imports": whole, "with_imports": statistics.median(np.diff(started).tolist())}
-    chosen = chosen_threshold(*(found[f"training {what} without a card"][0] for what in ("scenes", "photographs")))
+    ruling = pretrained.load(detector.RULED_BY)
+    kinds = (f"training {what} without a card" for what in ("scenes", "photographs"))
+    chosen = chosen_threshold(*(found_in(kind, ruling)[0] for kind in kinds))
     numbers = {"threshold": detector.THRESHOLD, "chosen": chosen, "rows": rows, "seconds": times}
     save_measurement("extract_id", numbers)
     assert chosen == detector.THRESHOLD

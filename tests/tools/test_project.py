@@ -126,8 +126,8 @@ def test_the_code_of_a_run_is_all_that_decides_its_result_and_nothing_else(tmp_p
         assert changed(name) == set(), name
     assert changed("studies/perspective/data.py") == perspective | pictures
     assert changed("studies/paper/data.py") == papers
-    assert changed("studies/pictures/drawing.py") == pictures
-    assert changed("data/photographs/rocket.png") == {"cards or none"}
+    assert changed("studies/pictures/drawing.py") == changed("digits/layout.py") == pictures
+    assert changed("data/photographs/rocket.png") == {"cards or none", *pictures}
 
 
 def copy_of_the_repository(folder, rooms=True):

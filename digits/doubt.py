@@ -1,0 +1,24 @@
+"""How far a network's answers can be trusted: probabilities that mean what they say, and when to doubt a digit.
+
+Only networks that were taught to be unsure of what is no digit (studies/pictures) know doubt. `tools/doubt.py` fits
+these numbers on pictures of its own, and measures them on others: results/doubt.json.
+"""
+
+from typing import NamedTuple
+
+
+class Calibration(NamedTuple):
+    """What turns the scores of a network into probabilities, and these into doubt."""
+
+    temperature: float  # divides the scores (Guo et al., arXiv 1706.04599); 1 leaves them as they are
+    threshold: float  # a digit that is less probable is in doubt
+
+
+CALIBRATIONS = {}  # {network of weights/: its calibration}
+
+
+def mark(digits, doubtful):
+    """Return N digits as strings, with "?" after those in doubt (N,); None: after none of them."""
+    if doubtful is None:
+        return [str(digit) for digit in digits]
+    return [f"{digit}{'?' * bool(doubt)}" for digit, doubt in zip(digits, doubtful, strict=True)]

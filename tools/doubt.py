@@ -1,0 +1,171 @@
+"""Fit when a network of weights/ should doubt a digit, on pictures with and without digits, and measure it on others.
+
+    python tools/doubt.py --out results/doubt.json
+
+The temperature is the one for which the digits of the calibrating pictures are likeliest. The threshold is the smallest
+one, in steps of 0.001, for which at most `MOST` of the calibrating pictures of each kind without digits are told
+without doubt. Both are for digits/doubt.py. A picture is told without doubt if there is a digit in it, and none in
+doubt.
+
+The calibrating pictures show every second test image of MNIST, the fonts of the family STIX and other letters than
+those to measure with, which show the other test images and Computer Modern.
+"""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import no_digits
+import numpy as np
+import own_pictures
+import torch
+from pictures import COMPUTER_MODERN, STIX, handwritten, in_field, photographed, printed
+from scipy.optimize import minimize_scalar
+
+from digits import pretrained
+from digits.own_images import ImageError, find_digits
+from lab import cli
+from lab.files import write_json
+from lab.folder import provenance
+from lab.tables import markdown_table
+from stn import mnist
+
+COMMAND = "python tools/doubt.py --out results/doubt.json"
+NETWORK = "exp_302"
+MOST = 0.005  # half of what is allowed on other pictures
+N_DIGITS, N_OTHERS = 100, 200  # pictures of each kind
+STEPS = 1000  # of the threshold
+KINDS = ("printed", "handwritten", "by pen")
+
+
+def draw_digits(part, kind, in_perspective):
+    """Yield (picture, digit) of one digit, N_DIGITS times. part: "calibration" or "test"."""
+    is_test = part == "test"
+    rng = np.random.default_rng([is_test, KINDS.index(kind), in_perspective])
+    fonts = COMPUTER_MODERN if is_test else STIX
+    images, labels = (array[is_test::2] for array in mnist.read_mnist()[2:])
+    for number in range(N_DIGITS):
+        digit = number % 10
+        if kind == "handwritten":
+            field = handwritten(images[number])
+            digit = labels[number]
+        elif kind == "printed":
+            field = in_field(printed(str(digit), rng.choice(fonts)))
+        else:
+            strokes = own_pictures.STROKES[str(digit)]
+            field = in_field(own_pictures.draw_pen(strokes, rng, 200, int(rng.integers(6, 24))))
+        picture = photographed(field, rng, in_perspective)
+        picture.save(file := io.BytesIO(), "jpeg", quality=80)
+        yield file, int(digit)
+
+
+def read_digits(part, network):
+    """Return the log-probabilities (N, 10), digits (N,) and kinds (N,) of pictures in which one digit is found."""
+    scores, digits, kinds = [], [], []
+    for kind in KINDS:
+        for in_perspective in (False, True):
+            for file, digit in draw_digits(part, kind, in_perspective):
+                images = find_digits(file).images
+                if len(images) == 1:
+                    scores.append(read_scores(images, network)[0])
+                    digits.append(digit)
+                    kinds.append(kind + ", in perspective" * in_perspective)
+    return np.array(scores), np.array(digits), np.array(kinds)
+
+
+def read_scores(images, network):
+    """Return the log-probabilities (N, 10) of images, not calibrated."""
+    return network.look(images)[0].numpy().astype(float)
+
+
+def soften(scores, temperature):
+    """Return probabilities (N, 10) from log-probabilities."""
+    return torch.softmax(torch.as_tensor(scores) / temperature, 1).numpy()
+
+
+def fit_temperature(scores, digits):
+    """Return the temperature, rounded to 0.01, under which the digits are likeliest."""
+
+    def surprise(logarithm):
+        return -np.log(soften(scores, np.exp(logarithm))[np.arange(len(digits)), digits]).mean()
+
+    return round(float(np.exp(minimize_scalar(surprise, bounds=(-2, 2), method="bounded").x)), 2)
+
+
+def calibration_error(probabilities, digits, bins=15):
+    """Return the expected calibration error: how far confidence and accuracy are apart, in bins of confidence."""
+    confidence, is_right = probabilities.max(1), probabilities.argmax(1) == digits
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    return float(sum(abs((confidence - is_right)[places == place].sum()) for place in range(bins)) / len(digits))
+
+
+def read_others(part, network, temperature):
+    """Return {kind: the smallest probability of a digit in each of its pictures, NaN if it is refused}."""
+    surest = {}
+    for kind in part:
+        surest[kind] = []
+        for picture in no_digits.draw_pictures(part, kind, N_OTHERS):
+            try:
+                scores = read_scores(find_digits(picture).images, network)
+            except ImageError:
+                surest[kind].append(np.nan)
+            else:
+                surest[kind].append(soften(scores, temperature).max(1).min())
+    return {kind: np.array(values) for kind, values in surest.items()}
+
+
+def choose_threshold(others):
+    """Return the smallest threshold for which at most MOST of each kind is told without doubt."""
+    for step in range(STEPS + 1):
+        if all((values >= step / STEPS).mean() <= MOST for values in others.values()):
+            return step / STEPS
+    raise ValueError("even certainty is too little")
+
+
+def draw_table(record):
+    """Draw the table of pictures without digits in Markdown."""
+    rows = [[kind, *row.values()] for kind, row in record["others"].items()]
+    return markdown_table(["pictures without digits", "told without doubt", "with doubt", "refused"], rows)
+
+
+def main():
+    parser = cli.new_parser(__doc__)
+    parser.add_argument("--weights", default=NETWORK, metavar="NAME", help="of weights/, or the folder of a run")
+    parser.add_argument("--out", metavar="FILE", help="where the record goes (default: it is printed)")
+    options = cli.parse(parser)
+    torch.set_num_threads(1)
+    network = pretrained.load(options.weights).require("digits")
+    scores, digits, _ = read_digits("calibration", network)
+    temperature = fit_temperature(scores, digits)
+    threshold = choose_threshold(read_others(no_digits.CALIBRATION, network, temperature))
+    record = {"command": COMMAND, **provenance(), "network": network.name, "temperature": temperature}
+    record |= {"threshold": threshold, "pictures": {"digits": N_DIGITS, "others": N_OTHERS}}
+
+    scores, digits, kinds = read_digits("test", network)
+    softened = soften(scores, temperature)
+    errors = {"before": soften(scores, 1.0), "after": softened}
+    record["calibration_error"] = {name: round(calibration_error(p, digits), 4) for name, p in errors.items()}
+    sure, is_right = softened.max(1) >= threshold, softened.argmax(1) == digits
+    outcomes = {"right": is_right & sure, "right?": is_right & ~sure}
+    outcomes |= {"wrong?": ~is_right & ~sure, "wrong": ~is_right & sure}
+    record["digits"] = {
+        str(kind): {name: int((where & (kinds == kind)).sum()) for name, where in outcomes.items()}
+        for kind in dict.fromkeys(kinds)
+    }
+    record["others"] = {
+        kind: {
+            "told": int((values >= threshold).sum()),
+            "doubtful": int((values < threshold).sum()),
+            "refused": int(np.isnan(values).sum()),
+        }
+        for kind, values in read_others(no_digits.TEST, network, temperature).items()
+    }
+    write_json(options.out, record) if options.out else print(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    cli.run(main)
