@@ -69,7 +69,10 @@ def read_digits(part, network):
     for kind in KINDS:
         for in_perspective in (False, True):
             for file, digit in draw_digits(part, kind, in_perspective):
-                images = find_digits(file).images
+                try:
+                    images = find_digits(file).images
+                except ImageError:
+                    images = ()
                 if len(images) == 1:
                     scores.append(read_scores(images, network)[0])
                     digits.append(digit)
@@ -126,10 +129,14 @@ def choose_threshold(others):
     raise ValueError("even certainty is too little")
 
 
-def draw_table(record):
-    """Draw the table of pictures without digits in Markdown."""
-    rows = [[kind, *row.values()] for kind, row in record["others"].items()]
-    return markdown_table(["pictures without digits", "told without doubt", "with doubt", "refused"], rows)
+def draw_tables(record):
+    """Draw the tables of pictures without digits and of those with one, in Markdown."""
+    others = [[kind, *row.values()] for kind, row in record["others"].items()]
+    digits = [[kind, *row.values()] for kind, row in record["digits"].items()]
+    return (
+        markdown_table(["pictures without digits", "told without doubt", "with doubt", "refused"], others),
+        markdown_table(["pictures", "right", "right, in doubt", "wrong, in doubt", "wrong", "not one digit"], digits),
+    )
 
 
 def main():
@@ -152,10 +159,10 @@ def main():
     sure, is_right = softened.max(1) >= threshold, softened.argmax(1) == digits
     outcomes = {"right": is_right & sure, "right?": is_right & ~sure}
     outcomes |= {"wrong?": ~is_right & ~sure, "wrong": ~is_right & sure}
-    record["digits"] = {
-        str(kind): {name: int((where & (kinds == kind)).sum()) for name, where in outcomes.items()}
-        for kind in dict.fromkeys(kinds)
-    }
+    record["digits"] = {}
+    for kind in map(str, dict.fromkeys(kinds)):
+        row = {name: int((where & (kinds == kind)).sum()) for name, where in outcomes.items()}
+        record["digits"][kind] = row | {"not found": N_DIGITS - sum(row.values())}
     record["others"] = {
         kind: {
             "told": int((values >= threshold).sum()),
