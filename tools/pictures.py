@@ -96,6 +96,6 @@ def pictures(kind):
     images, labels = mnist.read_mnist()[2:]
     for number in range(N):
         digit = labels[number] if is_handwritten else number % 10
-        field = handwritten(images[number]) if is_handwritten else in_field(printed(str(digit), FONTS[number // 10]))
+        field = handwritten(images[number]) if is_handwritten else in_field(printed(str(digit), FONTS[number // 20]))
         photographed(field, rng, in_perspective).save(file := io.BytesIO(), "jpeg", quality=80)
         yield file, str(digit)

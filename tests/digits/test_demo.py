@@ -204,16 +204,19 @@ def test_every_endpoint(client):
     line = np.pad(printed("40", size=90), 40)
     picture = data_url(Image.fromarray(((1 - line) * 255).astype(np.uint8)))
     several, remark, photo = predict(picture, api_name="/photograph")
-    assert remark == "exp_16 reads **40**. Choose one of them. dark ink on light, 2 found"
+    assert remark == "exp_302 reads **40**. Choose one of them. dark ink on light, 2 found"
     assert len(images_in(several["value"])) == 2
     assert photo == ""  # forgotten
     assert digit_in(compare(*AT_REST)[1]) == "4"
     rows = np.pad(stack([printed(text, size=90) for text in ("1,2", "7")], 50), 40)
     remark = predict(data_url(Image.fromarray(((1 - rows) * 255).astype(np.uint8))), api_name="/photograph")[1]
-    assert remark.startswith("exp_16 reads **12 / 7**. ")
+    assert remark.startswith("exp_302 reads **12 / 7**. ")
     assert remark.endswith("; left out: marks (1)")
     assert predict("", False, api_name="/draw")[-1] == ""
     assert "2 found" in predict(picture, False, api_name="/draw")[-1]
+    letters = np.pad(printed("3K", size=90), 40)
+    remark = predict(data_url(Image.fromarray(((1 - letters) * 255).astype(np.uint8))), api_name="/photograph")[1]
+    assert re.match(r"exp_302 reads \*\*3\d\?\*\*\. ", remark)
     assert predict(picture, True, api_name="/draw")[-1] == "This image is not square as the pad is."
     assert predict(api_name="/put_back") == AT_REST
     assert tried == names

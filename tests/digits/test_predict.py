@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 
 import numpy as np
@@ -94,6 +95,20 @@ def test_rows_and_what_was_left_out(call_here, tmp_path):
     assert result["steps"] == ["dark ink on light, 4 found", "left out: marks (1)"]
     line = call_here("predict.py", "page.png", cwd=tmp_path).stdout.splitlines()[0]
     assert line.startswith("page.png: 12 / 74  (dark ink on light, 4 found; left out: marks (1))")
+
+
+def test_what_may_be_no_digit_is_told_with_doubt(call_here, tmp_path):
+    page = np.pad(stack([printed("52", size=80), printed("KW", size=80)], 40), 40)
+    Image.fromarray(((1 - page) * 255).astype(np.uint8)).save(tmp_path / "page.png")
+    result = json.loads(call_here("predict.py", "--json", "page.png", cwd=tmp_path).stdout)
+    assert (result["digits"][:2], result["doubtful"]) == ("52", True)
+    assert result["in_doubt"] == [False, False, True, True]
+    first, *each = call_here("predict.py", "page.png", cwd=tmp_path).stdout.splitlines()
+    assert re.match(r"page\.png: 52 / \d\?\d\?  \(dark ink on light, 4 found\) -> ", first)
+    assert [line[:6] for line in each[:2]] == ["    5 ", "    2 "]
+    assert [line[5:8] for line in each[2:]] == ["?  ", "?  "]
+    other = json.loads(call_here("predict.py", "--json", "--weights", "exp_16", "page.png", cwd=tmp_path).stdout)
+    assert (other["doubtful"], other["in_doubt"]) == (None, None)
 
 
 def test_as_it_is(call_here, tmp_path):

@@ -13,8 +13,8 @@ from run_experiments import ALL, EXPERIMENTS
 from stn import data
 
 N_RUNS = {"runs": 12, "steady": 20, "swings": 6, "homography": 12, "perspective": 8, "whole": 8, "long": 1, "card": 8}
-N_RUNS |= {"formulations": 6, "lost": 20}
-FIRST_RUN = {"lost": 21}  # of records that do not begin with run 1
+N_RUNS |= {"formulations": 6, "lost": 20, "fewer_passes": 10}
+FIRST_RUN = {"lost": 21, "fewer_passes": 21}  # of records that do not begin with run 1
 RECORDS = [*((name, None) for name in N_RUNS if name != "formulations")]  # and the parts of that one
 RECORDS += [("formulations", "fast"), ("formulations", "plain")]
 
@@ -40,7 +40,7 @@ def test_recorded_runs_are_full_and_consistent(name, part):
             assert re.fullmatch(r"[0-9a-f]{40}", run["git_commit"])
             assert {len(column) for column in run["history"].values()} == {experiment.epochs}
             assert run["history"]["test_correct"][-1] == run["test_correct"]
-            if name in ("card", "lost"):
+            if name in ("card", "lost", "fewer_passes"):
                 assert run["test_total"] == 5000
                 assert 100 * run["test_correct"] / 5000 <= run["transformer"]["digits_read"] <= 100
             else:
@@ -115,6 +115,7 @@ def test_the_limits_hold():
         "memory",
         "own_images",
         "own_pictures",
+        "doubt",
         "extract_id",
         "cards_speed",
         "scale",
