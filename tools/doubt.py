@@ -3,8 +3,8 @@
     python tools/doubt.py --out results/doubt.json
 
 The temperature is the one for which the digits of the calibrating pictures are likeliest. The threshold is the smallest
-one, in steps of 0.001, for which at most `MOST` of the calibrating pictures of each kind without digits are told
-without doubt. Both are for digits/doubt.py. A picture is told without doubt if there is a digit in it, and none in
+one, in steps of 0.001, for which at most `MOST` of the calibrating pictures with letters, documents and textures are
+told without doubt. Both are for digits/doubt.py. A picture is told without doubt if there is a digit in it, and none in
 doubt.
 
 The calibrating pictures show every second test image of MNIST, the fonts of the family STIX and other letters than
@@ -14,6 +14,7 @@ those to measure with, which show the other test images and Computer Modern.
 import io
 import json
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,14 +31,15 @@ from digits import pretrained
 from digits.own_images import ImageError, find_digits
 from lab import cli
 from lab.files import write_json
-from lab.folder import provenance
+from lab.folder import available_cores, provenance
 from lab.tables import markdown_table
 from stn import mnist
 
 COMMAND = "python tools/doubt.py --out results/doubt.json"
 NETWORK = "exp_302"
 MOST = 0.005  # half of what is allowed on other pictures
-N_DIGITS, N_OTHERS = 100, 200  # pictures of each kind
+RULING = ("letter, printed", "letter, by pen", "word", "document", "texture")  # kinds that choose the threshold
+N_DIGITS, N_OTHERS = 100, 100  # pictures of each kind
 STEPS = 1000  # of the threshold
 KINDS = ("printed", "handwritten", "by pen")
 
@@ -106,25 +108,32 @@ def calibration_error(probabilities, digits, bins=15):
     return float(sum(abs((confidence - is_right)[places == place].sum()) for place in range(bins)) / len(digits))
 
 
-def read_others(part, network, temperature):
-    """Return {kind: the smallest probability of a digit in each of its pictures, NaN if it is refused}."""
-    surest = {}
-    for kind in part:
-        surest[kind] = []
-        for picture in no_digits.draw_pictures(part, kind, N_OTHERS):
-            try:
-                scores = read_scores(find_digits(picture).images, network)
-            except ImageError:
-                surest[kind].append(np.nan)
-            else:
-                surest[kind].append(soften(scores, temperature).max(1).min())
-    return {kind: np.array(values) for kind, values in surest.items()}
+def surest_digits(name, part, kind, temperature):
+    """Return for each picture of a kind the smallest probability of a digit that is read in it, NaN if it is refused."""
+    torch.set_num_threads(1)
+    network, surest = pretrained.load(name), []
+    for picture in no_digits.draw_pictures(getattr(no_digits, part), kind, N_OTHERS):
+        try:
+            images = find_digits(picture).images
+        except ImageError:
+            surest.append(np.nan)
+        else:
+            surest.append(soften(read_scores(images, network), temperature).max(1).min())
+    return np.array(surest)
+
+
+def read_others(name, part, kinds, temperature):
+    """Return {kind: `surest_digits` of it}."""
+    with ProcessPoolExecutor(available_cores()) as pool:
+        found = {kind: pool.submit(surest_digits, name, part, kind, temperature) for kind in kinds}
+        return {kind: future.result() for kind, future in found.items()}
 
 
 def choose_threshold(others):
-    """Return the smallest threshold for which at most MOST of each kind is told without doubt."""
+    """Return the smallest threshold for which at most MOST of all pictures, {kind: their surest digits}, are told."""
+    surest = np.concatenate(list(others.values()))
     for step in range(STEPS + 1):
-        if all((values >= step / STEPS).mean() <= MOST for values in others.values()):
+        if (surest >= step / STEPS).mean() <= MOST:
             return step / STEPS
     raise ValueError("even certainty is too little")
 
@@ -141,14 +150,14 @@ def draw_tables(record):
 
 def main():
     parser = cli.new_parser(__doc__)
-    parser.add_argument("--weights", default=NETWORK, metavar="NAME", help="of weights/, or the folder of a run")
+    parser.add_argument("--weights", default=NETWORK, metavar="NAME", help="a network of weights/")
     parser.add_argument("--out", metavar="FILE", help="where the record goes (default: it is printed)")
     options = cli.parse(parser)
     torch.set_num_threads(1)
     network = pretrained.load(options.weights).require("digits")
     scores, digits, _ = read_digits("calibration", network)
     temperature = fit_temperature(scores, digits)
-    threshold = choose_threshold(read_others(no_digits.CALIBRATION, network, temperature))
+    threshold = choose_threshold(read_others(network.name, "CALIBRATION", RULING, temperature))
     record = {"command": COMMAND, **provenance(), "network": network.name, "temperature": temperature}
     record |= {"threshold": threshold, "pictures": {"digits": N_DIGITS, "others": N_OTHERS}}
 
@@ -169,7 +178,7 @@ def main():
             "doubtful": int((values < threshold).sum()),
             "refused": int(np.isnan(values).sum()),
         }
-        for kind, values in read_others(no_digits.TEST, network, temperature).items()
+        for kind, values in read_others(network.name, "TEST", no_digits.TEST, temperature).items()
     }
     write_json(options.out, record) if options.out else print(json.dumps(record, indent=1))
 
