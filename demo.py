@@ -225,7 +225,10 @@ def build_page(networks, examples):
     choices = [(f"{name}: {network.description}", name) for name, network in networks.items()]
     with gr.Blocks(title="Spatial transformers by hand", analytics_enabled=False) as blocks:
         digit, digits_found = gr.State(examples[0]), gr.State(examples[:1])
-        gr.Markdown("# Spatial transformers by hand\nDraw a digit, then move it: the orange frame is what is read.")
+        gr.Markdown(
+            "# Spatial transformers by hand\nDraw a digit, then move it: the orange frame is what is read. "
+            f'{FIRST[1]} writes "?" after a digit that may be none.'
+        )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 with gr.Tab("Draw"):

@@ -109,7 +109,7 @@ def calibration_error(probabilities, digits, bins=15):
 
 
 def surest_digits(name, part, kind, temperature):
-    """Return for each picture of a kind the smallest probability of a digit that is read in it, NaN if it is refused."""
+    """Return the smallest probability of a digit that is read in each picture of a kind, NaN if it is refused."""
     torch.set_num_threads(1)
     network, surest = pretrained.load(name), []
     for picture in no_digits.draw_pictures(getattr(no_digits, part), kind, N_OTHERS):

@@ -75,6 +75,6 @@ STUDY = Study(
             for whole, half in (FEWER_PASSES[:2], FEWER_PASSES[2:])
         ),
     },
-    records={"lost": tuple(row.id for row in CANDIDATES)},
+    records={"lost": tuple(row.id for row in CANDIDATES), "fewer_passes": tuple(row.id for row in FEWER_PASSES)},
     section="studies/lost/results.md.jinja",
 )
