@@ -769,6 +769,6 @@ def test_what_was_measured_is_a_table():
     from page import measurement_tables  # of tools/
 
     told = measurement_tables().extract_id(record)
-    assert "| test scenes | 1,000 | 50 | 5.0 | 25 | 0.60 |" in told
+    assert "| test scenes | 1,000 | 60 | 6.0 | 25 | 0.60 |" in told
     assert "| test scenes without a card | 1,000 | 30 | 3.0 |  |  |" in told
     assert "confidence of 0.90" in told
