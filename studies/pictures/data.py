@@ -15,7 +15,7 @@ from studies.pictures import NO_DIGIT, PERSPECTIVE, PICTURES
 from studies.pictures.drawing import draw_digit, draw_no_digits
 
 BANK_SEED = 1  # of the drawings, which are the same in all runs
-N_DRAWINGS = dict.fromkeys(range(10), 800) | {NO_DIGIT: 4000}
+N_DRAWINGS = dict.fromkeys(range(10), 800) | {NO_DIGIT: 8000}
 
 
 def pictures(clean, adds=PICTURES):

@@ -37,8 +37,8 @@ FONTS = {
 LIKE_DIGITS = "OoQDlIiJjSsZzBbGgqTyY"  # letters that some hand or font draws as a digit
 SIGNS = "".join(sorted(set(string.ascii_letters + "&@#%$+=*~^€£§") - set(LIKE_DIGITS)))
 
-# How people write each digit: strokes, separated by semicolons, of points "x,y" in a box of 100×100, y downward, that a
-# smooth curve joins. A point that is repeated is a corner.
+# How people write digits, and letters that no hand writes as a digit: strokes, separated by semicolons, of points "x,y"
+# in a box of 100×100, y downward, that a smooth curve joins. A point that is repeated is a corner.
 FORMS = {
     0: (
         "50,0 15,20 5,55 25,95 60,97 90,60 85,20 50,0",
@@ -96,11 +96,46 @@ FORMS = {
         "85,20 50,0 12,25 45,50 85,25 85,25 85,85 50,100 12,90",
     ),
 }
+LETTERS = {
+    "A": ("0,100 50,0 50,0 100,100; 20,62 80,62", "5,100 15,55 50,0 85,55 95,100; 12,65 90,62"),
+    "C": ("92,15 50,0 8,50 50,100 92,85", "95,25 65,2 15,25 12,75 55,100 95,88"),
+    "E": ("92,3 8,3 8,3 8,98 8,98 95,98; 8,50 75,48", "88,8 45,0 15,22 50,46 50,46 8,72 45,100 92,88"),
+    "F": ("92,3 8,3 8,3 8,100; 8,48 72,46", "20,0 15,100; 5,5 95,0; 15,50 75,48"),
+    "H": ("8,0 8,100; 92,0 92,100; 8,50 92,48",),
+    "K": ("8,0 8,100; 88,0 8,58; 30,45 92,100", "10,0 10,100; 90,5 12,55 12,55 90,98"),
+    "L": ("10,0 10,98 10,98 92,98", "15,0 12,85 25,98 90,95"),
+    "M": ("5,100 12,0 12,0 50,65 50,65 88,0 88,0 95,100", "5,100 5,0 5,0 50,50 50,50 95,0 95,0 95,100"),
+    "N": ("8,100 8,0 8,0 92,100 92,100 92,0", "5,100 15,5 15,5 80,98 80,98 95,0"),
+    "P": ("10,100 10,0 10,0 70,3 90,28 65,52 10,55", "15,0 10,100; 5,10 60,0 92,25 60,52 15,50"),
+    "R": (
+        "10,100 10,0 10,0 70,3 88,26 60,50 10,50 10,50 90,100",
+        "12,0 10,100; 5,8 65,2 88,25 55,50 15,48; 40,50 92,100",
+    ),
+    "U": ("8,0 10,70 50,100 90,70 92,0", "8,0 10,70 45,98 85,70 88,0 88,0 90,100"),
+    "V": ("5,0 50,100 50,100 95,0",),
+    "W": ("3,0 25,100 25,100 50,30 50,30 75,100 75,100 97,0", "5,0 15,85 42,90 50,30 58,90 85,85 95,0"),
+    "X": ("5,0 95,100; 95,0 5,100", "5,5 40,25 45,75 5,95; 95,5 60,25 55,75 95,95"),
+    "a": (
+        "90,20 50,0 8,45 35,100 88,60; 88,0 90,80 100,100",
+        "15,15 55,0 85,25 85,100; 85,45 30,50 10,78 40,100 85,75",
+    ),
+    "d": ("88,0 88,100; 88,60 50,38 10,70 45,100 88,80", "85,65 45,40 10,72 45,98 80,75 90,0 90,0 88,85 98,100"),
+    "e": ("10,50 88,48 88,48 82,12 50,0 12,30 15,75 55,100 92,85",),
+    "f": ("85,8 55,0 40,25 40,100; 10,42 75,40", "90,12 60,0 45,30 50,80 25,100; 15,45 80,42"),
+    "h": ("12,0 12,100; 12,65 50,42 85,60 88,100", "20,0 10,100 10,100 25,60 65,45 75,65 70,100"),
+    "k": ("12,0 12,100; 80,40 14,70 14,70 88,100",),
+    "m": ("5,100 5,5; 5,35 28,5 48,30 48,100; 48,35 72,5 93,30 95,100",),
+    "n": ("10,100 10,5; 10,40 50,3 88,35 90,100", "5,10 15,5 20,100; 20,40 60,0 85,30 85,90 98,95"),
+    "p": ("12,0 12,100; 12,15 55,0 88,28 55,60 12,48",),
+    "r": ("15,100 15,5; 15,45 45,5 88,15",),
+    "t": ("45,0 42,85 65,100 92,88; 10,30 88,28", "50,0 50,100; 12,30 88,28"),
+    "u": ("8,5 10,75 45,98 85,65; 88,5 88,80 98,98",),
+}
 
 
 def draw_digit(digit, rng, fonts="training"):
     """Draw a digit in a random font or, as often, with a random pen: (28, 28) in [0, 1]."""
-    return draw_printed(str(digit), rng, fonts) if rng.random() < 0.5 else draw_written(digit, rng)
+    return draw_printed(str(digit), rng, fonts) if rng.random() < 0.5 else draw_written(FORMS[digit], rng)
 
 
 def draw_printed(text, rng, fonts="training"):
@@ -121,9 +156,9 @@ def open_font(name):
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", HEIGHT)
 
 
-def draw_written(digit, rng):
-    """Write a digit in a random form of `FORMS`, with a random hand and pen: (28, 28) in [0, 1]."""
-    strokes = rng.choice(FORMS[digit]).split(";")
+def draw_written(forms, rng):
+    """Write one of the forms of a digit or letter, with a random hand and pen: (28, 28) in [0, 1]."""
+    strokes = rng.choice(forms).split(";")
     return draw_strokes([[point.split(",") for point in stroke.split()] for stroke in strokes], rng)
 
 
@@ -158,8 +193,8 @@ def draw_no_digits(rng, number):
 
 
 def draw_no_digit(rng, fonts="training"):
-    """Draw what is no digit: a sign, a word, joined digits or a scribble: (28, 28) in [0, 1]."""
-    kind = rng.integers(4)
+    """Draw what is no digit: a sign, a letter, a word, joined digits or a scribble: (28, 28) in [0, 1]."""
+    kind = rng.integers(5)
     if kind == 0:
         return draw_printed(rng.choice(list(SIGNS)), rng, fonts)
     if kind == 1:
@@ -167,6 +202,8 @@ def draw_no_digit(rng, fonts="training"):
         return draw_printed("".join(rng.choice(letters, rng.integers(2, 6))), rng, fonts)
     if kind == 2:
         return draw_printed("".join(map(str, rng.integers(0, 10, rng.integers(2, 4)))), rng, fonts)
+    if kind == 3:
+        return draw_written(LETTERS[rng.choice(list(LETTERS))], rng)
     n_strokes = rng.integers(1, 4)
     return draw_strokes([rng.uniform(0, 100, (rng.integers(5, 10), 2)) for _ in range(n_strokes)], rng)
 

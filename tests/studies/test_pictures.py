@@ -29,7 +29,11 @@ def few_drawings(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "draw", [drawing.draw_written, lambda digit, rng: drawing.draw_printed(str(digit), rng, "test")]
+    "draw",
+    [
+        lambda digit, rng: drawing.draw_written(drawing.FORMS[digit], rng),
+        lambda digit, rng: drawing.draw_printed(str(digit), rng, "test"),
+    ],
 )
 def test_a_network_that_never_saw_a_drawing_reads_most_of_them(draw):
     rng, digits = np.random.default_rng(0), [0, 2, 3, 4, 5, 6, 8, 9] * 10  # 1 and 7 are what MNIST does not teach
