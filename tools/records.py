@@ -1,6 +1,6 @@
 """Keep runs and weights in the repository, and write its page of results from what is kept.
 
-    python tools/records.py --record runs      keeps the runs in experiments/ as results/runs.json, if they are complete
+    python tools/records.py --record runs      adds the runs in experiments/ to results/runs.json, if they are complete
     python tools/records.py --keep exp_16      keeps the weights of its run 01 in weights/, with the record of that run
     python tools/records.py --docs             writes docs/results.md and its figures, from results/ and weights/
 
@@ -160,17 +160,19 @@ def complete(out, runs, exp_ids, plain=False):
 
 
 def record(out, name, runs, results):
-    """Keep the runs of a complete set as results/<name>.json.
+    """Keep the runs of a complete set in results/<name>.json, beside those from the same code and machine.
 
     Of the formulations, <out> has the runs and <out>_plain the same in the plain form.
     Raise ValueError or OSError if the set is not complete.
     """
-    kept = complete(out, runs, RECORDS[name])
+    kept, path = complete(out, runs, RECORDS[name]), results / f"{name}.json"
     if name == "formulations":
         plain_dir = f"{Path(out)}_plain"
         plain_runs, _ = drop_incompatible_runs(read_all(plain_dir)[0])
         kept = {"fast": kept, "plain": complete(plain_dir, plain_runs, RECORDS[name], plain=True)}
-    write_json(results / f"{name}.json", kept)
+    elif path.exists() and comparable(together := read_json(path) | kept):
+        kept = complete(path, together, RECORDS[name])
+    write_json(path, kept)
 
 
 def keep(out, exp_ids, runs):
@@ -191,7 +193,7 @@ def main():
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--out", default="experiments", metavar="FOLDER", help="where the runs are")
-    add("--record", choices=RECORDS, help="keep the runs as results/NAME.json")
+    add("--record", choices=RECORDS, help="keep the runs in results/NAME.json")
     add("--keep", nargs="+", choices=ALL, default=(), metavar="EXP", help="keep the weights of run 01 of these")
     add("--docs", action="store_true", help="write docs/results.md and .readme_figures/")
     options = cli.parse(parser)

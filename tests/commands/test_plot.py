@@ -1,5 +1,6 @@
 """Figures and comparison: what is drawn, and what is named and passed over."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -250,6 +251,26 @@ def test_a_record_has_the_same_runs_of_every_experiment():
         records.complete("out", record, ("exp_02", "exp_03"))
     with pytest.raises(ValueError, match="out has no full run of exp_05"):
         records.complete("out", record, ("exp_02", "exp_05"))
+
+
+def test_a_record_grows_by_runs_of_the_same_code_and_machine(tmp_path):
+    def made(numbers, correct, machine):
+        runs = {}
+        for exp_id in records.RECORDS["swings"]:
+            row = ALL[exp_id]
+            changes = {"model": row.model, "arguments": row.arguments, "device_name": machine}
+            changes |= {"data": {"name": "MNIST", "md5": results.MNIST_MD5}, **row.recipe.as_settings()}
+            runs |= {(exp_id, run): ([correct] * row.epochs, changes) for run in numbers}
+        return record_of(runs)
+
+    def kept(numbers, correct, machine="a CPU"):
+        records.record("out", "swings", made(numbers, correct, machine), tmp_path)
+        record = json.loads((tmp_path / "swings.json").read_text(encoding="utf-8"))
+        return {run["run"]: run["test_correct"] for run in record.values()}
+
+    assert kept((1, 2), 970) == {1: 970, 2: 970}
+    assert kept((2, 3), 980) == {1: 970, 2: 980, 3: 980}
+    assert kept((3, 4), 990, "another") == {3: 990, 4: 990}  # replaces what cannot be compared with it
 
 
 def test_perspective_runs_are_drawn_by_themselves(tmp_path, call_here):
