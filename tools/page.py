@@ -41,6 +41,10 @@ class Page(NamedTuple):
         """Return the content of results/<name>.json."""
         return read_json(self.folder / f"{name}.json")
 
+    def has(self, name):
+        """Tell whether there is such a file; the runs of some studies are made one record after another."""
+        return (self.folder / f"{name}.json").exists()
+
     def chosen(self, name, columns, exp_ids=None, prefix=""):
         """Return the table of a study's record; columns: "module:name" of them, the rest as in `chosen_table`."""
         return tables.chosen_table(self.read(name), exp_ids or RECORDS[name], self.table, load_object(columns), prefix)

@@ -35,6 +35,7 @@ from plot import (
     train_losses,
 )
 from run_experiments import ALL, EXPERIMENTS
+from studies.paper.protocol import SIDES
 from studies.steady import recipes_figure
 
 RECORDS = {  # the records in results/: the experiments of each
@@ -86,7 +87,6 @@ def draw_papers(path):
     """Draw examples of the papers' distorted digits."""
     from stn import data
     from studies.paper import report
-    from studies.paper.protocol import SIDES
 
     digits, images = data.load(), {}
     few = digits._replace(test_images=digits.test_images[: report.EXAMPLES**2])
@@ -118,6 +118,9 @@ def write_docs(results, docs, pictures):
     drawn = comparison_figures(runs)
     for made in distorted:
         drawn |= comparison_figures(made)
+    for data in SIDES:
+        if (path := results / f"paper_{data}.json").exists():
+            drawn |= comparison_figures(read_json(path))
     drawn |= recipes_figure(runs, ALL, steady)
     drawn["StabilityCurves.png"] = accuracy_curves(swings)
     drawn["LongCurves.png"] = curves_figure(read_json(results / "long.json"), train_losses, LOSS)

@@ -1,7 +1,7 @@
 """Columns and figures of the papers' benchmarks."""
 
 from lab import figures
-from lab.tables import ERROR, INK, LOST, RUNS, centre_metric, common
+from lab.tables import ERROR, INK, LOST, RUNS, centre_metric, common, markdown_table
 from studies.paper.protocol import SIDES
 
 EXAMPLES = 8  # in a row and in a column of the figure
@@ -13,7 +13,19 @@ BENCHMARK = (
     ("spread of angles in a class, degrees", centre_metric("angle_spread", 1)),
     *INK,
 )
+RECIPES = (RUNS, LOST, *ERROR)
 LIKE_FOR_LIKE = (("epochs", common("n_epochs")), *BENCHMARK)
+
+
+def passes_table(record):
+    """Tabulate the errors in %, by the number of passes, of results/passes.json; bold: as many as in training."""
+    rows = []
+    for row in record["rows"]:
+        errors = [f"{100 - share:.2f}" for share in row["read"]]
+        place = record["passes"].index(row["trained_with"])
+        errors[place] = f"**{errors[place]}**"
+        rows.append([f"`{row['network']}`", *errors])
+    return markdown_table(["error % with this many passes", *record["passes"]], rows)
 
 
 def examples_figure(images):
