@@ -3,6 +3,7 @@
 from lab import figures
 from lab.tables import ERROR, INK, LOST, RUNS, centre_metric, common, markdown_table
 from studies.paper.protocol import SIDES
+from studies.perspective.report import paper_error
 
 EXAMPLES = 8  # in a row and in a column of the figure
 
@@ -13,6 +14,7 @@ BENCHMARK = (
     ("spread of angles in a class, degrees", centre_metric("angle_spread", 1)),
     *INK,
 )
+IC_STN = (*BENCHMARK[:4], ("the paper's", paper_error), *BENCHMARK[4:])
 RECIPES = (RUNS, LOST, *ERROR)
 LIKE_FOR_LIKE = (("epochs", common("n_epochs")), *BENCHMARK)
 
