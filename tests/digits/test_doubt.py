@@ -49,12 +49,14 @@ def test_a_network_without_calibration_knows_no_doubt():
     np.testing.assert_allclose(read.probabilities, np.exp(network.look(images)[0].numpy()), rtol=1e-5)
 
 
-def test_digits_are_told_without_doubt_and_letters_with(network):
+def test_digits_are_told_with_hardly_a_doubt_and_letters_with_one(network):
+    doubts = []
     for font in COMPUTER_MODERN[:3]:
         read = network.read(find_digits(picture(np.pad(printed("2358", font, 80), 30))).images)
         assert read.probabilities.argmax(1).tolist() == [2, 3, 5, 8]
-        assert not read.doubtful.any()
+        doubts += read.doubtful.tolist()
         assert network.read(find_digits(picture(np.pad(printed("ARKMW", font, 80), 30))).images).doubtful.all()
+    assert sum(doubts) <= 1
 
 
 # how the calibration is found
@@ -110,11 +112,10 @@ def test_the_calibration_is_the_recorded_one():
 
 
 def test_few_letters_documents_and_textures_are_told_without_doubt():
-    """At most 2 %; the aim of 1 % was missed, by letters that a pen draws."""
     assert list(RECORD["others"]) == list(no_digits.TEST)
     assert all(sum(row.values()) == RECORD["pictures"]["others"] for row in RECORD["others"].values())
     told = sum(RECORD["others"][kind]["told"] for kind in doubt.RULING)
-    assert told <= 0.02 * len(doubt.RULING) * RECORD["pictures"]["others"]
+    assert told <= 0.01 * len(doubt.RULING) * RECORD["pictures"]["others"]
 
 
 def test_the_page_shows_the_record():

@@ -120,6 +120,7 @@ def test_the_limits_hold():
         "memory",
         "own_images",
         "own_pictures",
+        "passes",
         "doubt",
         "extract_id",
         "cards_speed",
