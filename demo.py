@@ -22,9 +22,8 @@ from digits import gate
 from lab import cli
 from lab.figures import ORANGE
 from lab.settings import RunError
-from predict import DEFAULT
 
-FIRST = "exp_12", DEFAULT  # shown at the start: without a transformer, and what predict.py reads with
+FIRST = "exp_12", "exp_302"  # shown at the start: without a transformer, and what predict.py reads with
 EXAMPLES = 20  # test images to choose from
 MARGIN = 8  # pixels around an image, for frames that reach beyond it
 AT_ONCE, MOST_WAITING = 3, 20  # pictures in which digits are looked for, and requests that wait
