@@ -160,6 +160,7 @@ def n_lost(runs):
 
 
 RUNS, LOST = ("runs", len), ("lost", n_lost)
+PARAMETERS = ("parameters", lambda runs: f"{common('trainable_parameters')(runs):,}")
 LAST, SPREAD = ("accuracy %, last epoch", per_run(last)), spread_of(last)
 LAST_FIVE = ("mean of the last five", per_run(last_five))
 ERROR = ("error %, last epoch", per_run(error)), spread_of(error)
@@ -182,9 +183,9 @@ STABILITY = (
 )
 RESULTS = (
     ("epochs", common("n_epochs")),
-    *(RUNS, LOST),
-    ("parameters", lambda runs: f"{common('trainable_parameters')(runs):,}"),
-    *(LAST, SPREAD, LAST_FIVE, ("original %", original), *STEPS),
+    *(RUNS, LOST, PARAMETERS, LAST, SPREAD, LAST_FIVE),
+    ("original %", original),
+    *STEPS,
 )
 
 

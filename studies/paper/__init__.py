@@ -166,6 +166,6 @@ STUDY = Study(
     records={f"paper_{data}": tuple(ids.values()) for data, ids in IDS.items()}
     | {"finnveden": ("exp_251", "exp_252", "exp_253"), "large_networks": ("exp_254", "exp_255")}
     | {"two_passes": ("exp_256",), "ic_stn_classifier": ("exp_257",)}
-    | {f"recipe_{data}": tuple(row.id for row in TRIAL if row.title.startswith(f"{data}_")) for data in ("R", "TC")},
+    | {f"recipe_{data}": tuple(row.id for row in TRIAL if row.data == f"{data} held out") for data in ("R", "TC")},
     section="studies/paper/results.md.jinja",
 )

@@ -1,20 +1,18 @@
 """Columns and figures of the papers' benchmarks."""
 
 from lab import figures
-from lab.tables import ERROR, INK, LOST, RUNS, centre_metric, common, markdown_table
+from lab.tables import ERROR, INK, LOST, PARAMETERS, RUNS, centre_metric, common, markdown_table
 from studies.paper.protocol import SIDES
 from studies.perspective.report import paper_error
 
 EXAMPLES = 8  # in a row and in a column of the figure
 
 BENCHMARK = (
-    *(RUNS, LOST),
-    ("parameters", lambda runs: f"{common('trainable_parameters')(runs):,}"),
-    *ERROR,
+    *(RUNS, LOST, PARAMETERS, *ERROR),
     ("spread of angles in a class, degrees", centre_metric("angle_spread", 1)),
     *INK,
 )
-IC_STN = (*BENCHMARK[:4], ("the paper's", paper_error), *BENCHMARK[4:])
+IC_STN = (RUNS, LOST, PARAMETERS, *ERROR, ("the paper's", paper_error), *INK)
 RECIPES = (RUNS, LOST, *ERROR)
 LIKE_FOR_LIKE = (("epochs", common("n_epochs")), *BENCHMARK)
 
