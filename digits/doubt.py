@@ -6,6 +6,8 @@ these numbers on pictures of its own, and measures them on others: results/doubt
 
 from typing import NamedTuple
 
+import torch
+
 
 class Calibration(NamedTuple):
     """What turns the scores of a network into probabilities, and these into doubt."""
@@ -15,6 +17,11 @@ class Calibration(NamedTuple):
 
 
 CALIBRATIONS = {"exp_302": Calibration(temperature=1.05, threshold=0.993)}  # {network of weights/: its calibration}
+
+
+def soften(scores, temperature=1.0):
+    """Return probabilities (N, 10), an array, from log-probabilities (N, 10), an array or a tensor."""
+    return torch.softmax(torch.as_tensor(scores) / temperature, 1).numpy()
 
 
 def mark(digits, doubtful):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from digits.doubt import CALIBRATIONS
+from digits.doubt import CALIBRATIONS, soften
 from lab import results
 from lab.catalogue import MNIST, build_network, find_network, spec_of
 from lab.files import Damaged, sha256
@@ -83,8 +83,8 @@ class Trained(NamedTuple):
         """Read images (N, 28, 28) in [0, 1], light ink on black; return `Predictions`. Raise RunError for cards."""
         scores, straightened, frames = self.look(images)
         if self.calibration is None:
-            return Predictions(scores.exp().numpy(), None, straightened, frames)
-        probabilities = torch.softmax(scores / self.calibration.temperature, 1).numpy()
+            return Predictions(soften(scores), None, straightened, frames)
+        probabilities = soften(scores, self.calibration.temperature)
         return Predictions(probabilities, probabilities.max(1) < self.calibration.threshold, straightened, frames)
 
     @torch.inference_mode()

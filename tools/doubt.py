@@ -24,11 +24,11 @@ import no_digits
 import numpy as np
 import own_pictures
 import torch
-from pictures import COMPUTER_MODERN, STIX, handwritten, in_field, photographed, printed
+from pictures import COMPUTER_MODERN, STIX, found_images, handwritten, in_field, photographed, printed
 from scipy.optimize import minimize_scalar
 
 from digits import pretrained
-from digits.own_images import ImageError, find_digits
+from digits.doubt import soften
 from lab import cli
 from lab.files import write_json
 from lab.folder import available_cores, provenance
@@ -71,10 +71,7 @@ def read_digits(part, network):
     for kind in KINDS:
         for in_perspective in (False, True):
             for file, digit in draw_digits(part, kind, in_perspective):
-                try:
-                    images = find_digits(file).images
-                except ImageError:
-                    images = ()
+                images = found_images(file)
                 if len(images) == 1:
                     scores.append(read_scores(images, network)[0])
                     digits.append(digit)
@@ -85,11 +82,6 @@ def read_digits(part, network):
 def read_scores(images, network):
     """Return the log-probabilities (N, 10) of images, not calibrated."""
     return network.look(images)[0].numpy().astype(float)
-
-
-def soften(scores, temperature):
-    """Return probabilities (N, 10) from log-probabilities."""
-    return torch.softmax(torch.as_tensor(scores) / temperature, 1).numpy()
 
 
 def fit_temperature(scores, digits):
@@ -113,12 +105,8 @@ def surest_digits(name, part, kind, temperature):
     torch.set_num_threads(1)
     network, surest = pretrained.load(name), []
     for picture in no_digits.draw_pictures(getattr(no_digits, part), kind, N_OTHERS):
-        try:
-            images = find_digits(picture).images
-        except ImageError:
-            surest.append(np.nan)
-        else:
-            surest.append(soften(read_scores(images, network), temperature).max(1).min())
+        images = found_images(picture)
+        surest.append(soften(read_scores(images, network), temperature).max(1).min() if len(images) else np.nan)
     return np.array(surest)
 
 

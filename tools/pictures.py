@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from digits.own_images import ImageError, find_digits
 from stn import mnist
 
 N = 180  # of each kind
@@ -87,6 +88,14 @@ def endless_jpeg():
     content = file.getvalue()
     last = content.rindex(b"\xff\xda")
     return content[:last] + content[last:-2] * 20_000 + content[-2:]
+
+
+def found_images(file):
+    """Return the digits that are found in a picture, (N, 28, 28); none if it is refused."""
+    try:
+        return find_digits(file).images
+    except ImageError:
+        return np.zeros((0, 28, 28), np.float32)
 
 
 def pictures(kind):

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from pictures import (
     coefficients,
     dots,
     endless_jpeg,
+    found_images,
     handwritten,
     in_field,
     photographed,
@@ -367,13 +367,8 @@ def test_how_many_digits_are_read_in_imitated_photographs(save_measurement):
     networks = {network.name: network for network in loaded if network.reads == "digits"}
     rows = {name: {} for name in networks}
 
-    def find(file):
-        with suppress(ImageError):
-            return find_digits(file).images
-        return np.zeros((0, 28, 28), np.float32)
-
     for kind in KINDS:
-        found, digits = zip(*[(find(file), digit) for file, digit in pictures(kind)], strict=True)
+        found, digits = zip(*[(found_images(file), digit) for file, digit in pictures(kind)], strict=True)
         lengths = np.cumsum([len(images) for images in found])[:-1]
         for name, network in networks.items():
             read = np.split(network.read(np.concatenate(found)).probabilities.argmax(1), lengths)
