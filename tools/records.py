@@ -163,18 +163,24 @@ def complete(out, runs, exp_ids, plain=False):
 
 
 def record(out, name, runs, results):
-    """Keep the runs of a complete set in results/<name>.json, beside those from the same code and machine.
+    """Keep the runs of a complete set in results/<name>.json.
 
+    The runs there count as well, if they come from the same code and machine; otherwise they are replaced.
     Of the formulations, <out> has the runs and <out>_plain the same in the plain form.
     Raise ValueError or OSError if the set is not complete.
     """
-    kept, path = complete(out, runs, RECORDS[name]), results / f"{name}.json"
+    path = results / f"{name}.json"
     if name == "formulations":
         plain_dir = f"{Path(out)}_plain"
         plain_runs, _ = drop_incompatible_runs(read_all(plain_dir)[0])
-        kept = {"fast": kept, "plain": complete(plain_dir, plain_runs, RECORDS[name], plain=True)}
-    elif path.exists() and comparable(together := read_json(path) | kept):
-        kept = complete(path, together, RECORDS[name])
+        kept = {
+            form: complete(*of_form, RECORDS[name], form == "plain")
+            for form, of_form in {"fast": (out, runs), "plain": (plain_dir, plain_runs)}.items()
+        }
+    else:
+        runs = {run_name: run for run_name, run in runs.items() if run_name.partition("_run_")[0] in RECORDS[name]}
+        together = (read_json(path) if path.exists() else {}) | runs
+        kept = complete(out, together if comparable(together) else runs, RECORDS[name])
     write_json(path, kept)
 
 
