@@ -20,6 +20,7 @@ from studies.cards import metrics as card_metrics
 RECORDS = Path(__file__).resolve().parents[2] / "results"
 LOST = {  # of all kept runs: read off their losses, which end at that of guessing
     "exp_30_run_01_perspective_whole_homography_4_passes_long": 85,
+    "exp_32_run_06_card_affine": 1,
     "exp_50_run_23_lost_as_it_is": 1,
     "exp_50_run_24_lost_as_it_is": 1,
     "exp_50_run_31_lost_as_it_is": 6,

@@ -224,7 +224,7 @@ def test_rows_of_cards_are_trained_and_skipped_when_finished(few_cards, idx_fold
     assert found["exp_41"]["data"] == {**few_cards().description, "straight": True}
     assert "iou" in found["exp_33"]["transformer"]
     assert set(found["exp_41"]["transformer"]) == {"digits_read", "by_strength"}
-    assert (found["exp_33"]["optimizer"], found["exp_33"]["localisation_rate"]) == ("adam", 0.0005)
+    assert (found["exp_33"]["optimizer"], found["exp_33"]["localisation_rate"]) == ("adam", 0.001)
     assert np.isfinite(found["exp_33"]["avg_test_loss"])
     _, (_, jobs, _) = prepared(rows, *arguments)
     assert [job.status for job in jobs] == ["skipped: already finished"] * 2
