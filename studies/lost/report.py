@@ -1,5 +1,7 @@
 """Table of candidates, and tables and figures of the first steps (see tools/lost_steps.py)."""
 
+from textwrap import fill
+
 import numpy as np
 
 from lab import figures
@@ -64,7 +66,7 @@ def seen_figure(record, columns=4):
             colour = LOST_COLOUR if is_lost_trace(trace) else figures.BLUE
             axes.plot(record["steps"], [100 * share for share in trace["seen"]], color=colour, alpha=0.6, linewidth=0.9)
         axes.axhline(100 * SMALLEST_SHARE, color=figures.GREY, linestyle="--", linewidth=0.8)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(fill(name, 32), fontsize=9)
         axes.grid(alpha=0.3)
         axes.tick_params(labelbottom=True, labelsize=8)
     figure.supxlabel("step", fontsize=9)
