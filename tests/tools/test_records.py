@@ -13,7 +13,7 @@ from run_experiments import ALL, EXPERIMENTS
 from stn import data
 
 N_RUNS = {"runs": 12, "steady": 20, "swings": 6, "homography": 12, "perspective": 8, "whole": 8, "long": 1, "card": 8}
-N_RUNS |= {"formulations": 6, "lost": 20, "fewer_passes": 10, "recipe_R": 2, "ic_stn_classifier": 8}
+N_RUNS |= {"formulations": 6, "lost": 20, "fewer_passes": 10, "recipe_R": 2, "ic_stn_classifier": 8, "half_rate": 4}
 N_TESTED = {"card": 5000, "lost": 5000, "fewer_passes": 5000}  # others: 10,000 images
 CLASSIFIERS = ("exp_251", "exp_254", "exp_257")  # without a transformer, which their arguments do not say
 FIRST_RUN = {"lost": 21, "fewer_passes": 21}  # of records that do not begin with run 1
