@@ -173,14 +173,13 @@ def record(out, name, runs, results):
     if name == "formulations":
         plain_dir = f"{Path(out)}_plain"
         plain_runs, _ = drop_incompatible_runs(read_all(plain_dir)[0])
-        kept = {
-            form: complete(*of_form, RECORDS[name], form == "plain")
-            for form, of_form in {"fast": (out, runs), "plain": (plain_dir, plain_runs)}.items()
-        }
+        kept = {"fast": complete(out, runs, RECORDS[name])}
+        kept["plain"] = complete(plain_dir, plain_runs, RECORDS[name], plain=True)
     else:
-        runs = {run_name: run for run_name, run in runs.items() if run_name.partition("_run_")[0] in RECORDS[name]}
+        rows = {run_name: run for run_name, run in runs.items() if run_name.partition("_run_")[0] in RECORDS[name]}
+        runs = {run_name: run for run_name, run in rows.items() if as_in_the_table(run)}
         together = (read_json(path) if path.exists() else {}) | runs
-        kept = complete(out, together if comparable(together) else runs, RECORDS[name])
+        kept = complete(out, together if runs and comparable(together) else runs, RECORDS[name])
     write_json(path, kept)
 
 
